@@ -1,0 +1,102 @@
+"""Softmax attention that also returns the probability maps of a few tokens.
+
+``O = softmax(Q K^T * scale) V`` and, for each tracked token ``t_k``, the column ``P[:, t_k]`` averaged over the
+heads (DisenDiff, CVPR 2024, section 3.2: the maps that the calibration losses act on). Two implementations:
+
+* ``reference``: plain PyTorch, the definition; float64 stays float64.
+* ``augmented_v``: the tracked columns come out of stock fused attention, because ``P [V | E] = [P V | P E]``
+  and ``E`` can hold one-hot columns. No probability matrix is stored, and autograd delivers the gradient
+  of the maps. The maps pass through the dtype of the values on their way.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._backends import resolve_backend
+
+
+def attention_with_maps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_indices: Tensor,
+    *,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend, and return the maps of the tracked tokens.
+
+    Args:
+        query: ``[B, H, N, D]``, floating point.
+        key: ``[B, H, T, D]``.
+        value: ``[B, H, T, D]``.
+        token_indices: int64 ``[B, K]``, positions in ``0..T-1``; ``-1`` tracks nothing and gives a map of zeros.
+        scale: factor on the logits; default ``D ** -0.5``.
+        backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready: plain PyTorch on
+            a CPU, where stock fused attention is slower at these sizes, and ``augmented_v`` on a GPU.
+
+    Returns:
+        ``out`` ``[B, H, N, D]`` in the dtype of ``query``, and ``maps`` ``[B, K, N]``, float32 (float64 for float64
+        input): the softmax probability of token k at pixel n, mean over the heads.
+
+    Raises:
+        ValueError: shapes that do not fit, an index out of range, or a backend that is not ready.
+    """
+    _check(query, key, value, token_indices)
+    chosen = resolve_backend(backend, "augmented_v" if query.is_cuda else "reference")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    implementation = _augmented_v if chosen == "augmented_v" else _reference
+    return implementation(query, key, value, token_indices, scale)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:
+    if (
+        query.ndim != 4
+        or key.shape != value.shape
+        or query.shape[:2] != key.shape[:2]
+        or query.shape[3] != key.shape[3]
+    ):
+        raise ValueError(
+            "query must be [B, H, N, D] and key and value [B, H, T, D] with the same B, H and D, got "
+            f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}"
+        )
+    if token_indices.ndim != 2 or token_indices.shape[0] != query.shape[0] or token_indices.dtype != torch.int64:
+        raise ValueError(
+            f"token_indices must be int64 [B, K] with B = {query.shape[0]}, got {token_indices.dtype} "
+            f"{list(token_indices.shape)}"
+        )
+
+
+def _map_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _reference(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    logits = query @ key.transpose(-1, -2) * scale  # [B, H, N, T]
+    probabilities = logits.softmax(-1, dtype=_map_dtype(query.dtype))
+    out = probabilities.to(value.dtype) @ value
+    mean = probabilities.mean(1).transpose(1, 2)  # [B, T, N]
+    tracked = token_indices >= 0
+    index = token_indices.clamp(min=0)[:, :, None].expand(-1, -1, query.shape[2])
+    maps = mean.gather(1, index) * tracked[:, :, None]
+    return out.to(query.dtype), maps
+
+
+def _augmented_v(
+    query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    batch, heads, tokens, width = value.shape
+    positions = torch.arange(tokens, device=value.device)
+    one_hot = (positions[None, :, None] == token_indices[:, None, :]).to(value.dtype)  # [B, T, K]
+    count = token_indices.shape[1]
+    # Fused kernels want equal widths of query, key and value in multiples of 8.
+    padded = -(-(width + count) // 8) * 8
+    columns = F.pad(one_hot, (0, padded - width - count))[:, None].expand(batch, heads, tokens, padded - width)
+    query, key = (F.pad(x, (0, padded - width)) for x in (query, key))
+    extended = F.scaled_dot_product_attention(query, key, torch.cat([value, columns], -1), scale=scale)
+    out = extended[..., :width]
+    maps = extended[..., width : width + count].to(_map_dtype(value.dtype)).mean(1)  # [B, N, K]
+    return out, maps.transpose(1, 2)

@@ -1,0 +1,39 @@
+"""Teach a text-to-image model several things from one picture, without blending them.
+
+>>> from sdk import Personalizer
+>>> p = Personalizer.from_pretrained("bundled")
+>>> pack = p.fit("photo.jpg", ["cat", "dog"])
+>>> p.generate("a <new1> cat on the beach", concepts=pack).images
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .concepts import Concept
+    from .config import FitConfig
+    from .evaluation import EvaluationReport, evaluate
+    from .pack import ConceptPack
+    from .personalizer import Personalizer
+
+__all__ = ["Concept", "ConceptPack", "EvaluationReport", "FitConfig", "Personalizer", "__version__", "evaluate"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Concept": "concepts",
+    "ConceptPack": "pack",
+    "EvaluationReport": "evaluation",
+    "FitConfig": "config",
+    "Personalizer": "personalizer",
+    "evaluate": "evaluation",
+}
+
+
+def __getattr__(name: str):
+    # Lazy (PEP 562): importing the package loads neither torch nor diffusers.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

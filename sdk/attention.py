@@ -1,0 +1,176 @@
+"""Cross-attention processors: maps of chosen tokens out of chosen layers, and a start token without gradient.
+
+diffusers' own processors can do neither. Layers are chosen by name or by map size, never by "256 queries",
+which is right at one resolution only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from .kernels import attention_with_maps
+
+
+class MapRecorder:
+    """Collects the maps of the tracked tokens during one forward pass.
+
+    Attributes:
+        token_indices: int64 ``[B, K]``; ``None`` records nothing and costs nothing.
+        maps: float ``[B, K, N]``, one per layer that ran, in order.
+    """
+
+    def __init__(self) -> None:
+        self.token_indices: Tensor | None = None
+        self.maps: list[Tensor] = []
+
+    def start(self, token_indices: Tensor | None) -> None:
+        """Forget what was recorded and track these tokens from now on."""
+        self.token_indices = token_indices
+        self.maps = []
+
+    def mean(self) -> Tensor:
+        """Mean over the recorded layers as square maps ``[B, K, h, w]``."""
+        mean = torch.stack(self.maps).mean(0)
+        side = round(mean.shape[-1] ** 0.5)
+        return mean.unflatten(-1, (side, side))
+
+
+class CrossAttentionProcessor:
+    """Attention of one layer for diffusers' ``Attention`` module.
+
+    Args:
+        recorder: where maps go; ``None`` for layers whose maps nobody needs.
+        key_value: weights to use instead of the layer's own ``to_k`` and ``to_v``, ``[hidden, context]`` each.
+        detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
+        backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
+    """
+
+    def __init__(
+        self,
+        recorder: MapRecorder | None = None,
+        *,
+        key_value: tuple[Tensor, Tensor] | None = None,
+        detach_start_token: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        self.recorder = recorder
+        self.key_value = key_value
+        self.detach_start_token = detach_start_token
+        self.backend = backend
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Run the layer on ``hidden_states`` ``[B, N, C]``; no attention mask is supported."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = attn.to_q(hidden_states)
+        if self.key_value is None:
+            key, value = attn.to_k(context), attn.to_v(context)
+        else:
+            key, value = (F.linear(context, weight) for weight in self.key_value)
+        if self.detach_start_token and encoder_hidden_states is not None:
+            key, value = (torch.cat([x[:, :1].detach(), x[:, 1:]], 1) for x in (key, value))
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        if self.recorder is not None and self.recorder.token_indices is not None:
+            out, maps = attention_with_maps(
+                query, key, value, self.recorder.token_indices, scale=attn.scale, backend=self.backend
+            )
+            self.recorder.maps.append(maps)
+        else:
+            out = attend(query, key, value, attn.scale)
+        out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class CachedKeyValueProcessor:
+    """Cross-attention with K and V computed beforehand, once per prompt instead of once per step.
+
+    Args:
+        key: ``[B, T, hidden]``, one row for each row of the batch that will be attended.
+        value: ``[B, T, hidden]``.
+    """
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self.key, self.value = key, value
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the layer on ``hidden_states`` ``[B, N, C]``; the text states passed along are ignored."""
+        projected = (attn.to_q(hidden_states), self.key, self.value)
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+        out = attend(query, key, value, attn.scale).transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+# Above this many logits per head, storing them costs more than stock fused attention's overhead on a CPU.
+_EXPLICIT_LIMIT = 512 * 512
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Plain attention of ``[B, H, N, D]`` on ``[B, H, T, D]``, by whichever stock way is faster here."""
+    if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= _EXPLICIT_LIMIT:
+        return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+def cross_attention_layers(unet: nn.Module) -> dict[str, Attention]:
+    """Return the cross-attention modules of a UNet by name, ``...attn2``, in order."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, Attention) and name.endswith("attn2") and module.is_cross_attention
+    }
+
+
+def map_layers(unet: nn.Module) -> list[str]:
+    """Return the names of the layers whose 16x16 maps the method uses.
+
+    SD 1.5 at 512 pixels has its 16x16 maps a quarter of the latents' side down: ``down_blocks.2`` and
+    ``up_blocks.1``. In general these are the down and up blocks at the smallest map size above the middle
+    block's. The middle block itself is not used.
+    """
+    layers = cross_attention_layers(unet)
+    down = [name for name in layers if name.startswith("down_blocks.")]
+    if not down:
+        return [name for name in layers if not name.startswith("mid_block.")]
+    last = max(int(name.split(".")[1]) for name in down)
+    blocks = len(unet.down_blocks)  # type: ignore[arg-type]
+    wanted = (f"down_blocks.{last}.", f"up_blocks.{blocks - 1 - last}.")
+    return [name for name in layers if name.startswith(wanted)]
+
+
+@contextmanager
+def attention_processors(unet: nn.Module, processors: dict[str, CrossAttentionProcessor]) -> Iterator[None]:
+    """Use these processors, by layer name, and put back what was there before."""
+    modules = {name: unet.get_submodule(name) for name in processors}
+    before = {name: module.processor for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.set_processor(processors[name])
+        yield
+    finally:
+        for name, module in modules.items():
+            module.set_processor(before[name])
+
+
+def recording_processors(
+    unet: nn.Module, recorder: MapRecorder, layers: list[str]
+) -> dict[str, CrossAttentionProcessor]:
+    """Return processors for every attention layer: ``layers`` record maps, all others only attend."""
+    return {
+        name: CrossAttentionProcessor(recorder if name in layers else None)
+        for name, module in unet.named_modules()
+        if isinstance(module, Attention)
+    }

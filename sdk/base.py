@@ -1,0 +1,122 @@
+"""Base models: loading them, and telling one from another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from .attention import cross_attention_layers
+from .errors import BaseModelError, MissingFileError
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parent / "bundled" / "model"
+_SINGLE_FILES = (".safetensors", ".ckpt")
+# Norms survive a change of precision to about 1e-5; fine-tunes of one family differ by far more than this.
+_FINGERPRINT_TOLERANCE = 3e-4
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """What a pack remembers of its base model.
+
+    Attributes:
+        name: what the user called it: a path, a Hub id or ``"bundled"``.
+        fingerprint: Euclidean norms of the K and V weights of every cross-attention, by layer.
+        context: width of the text states.
+        resolution: side of the model's pictures in pixels.
+    """
+
+    name: str
+    fingerprint: dict[str, tuple[float, float]]
+    context: int
+    resolution: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "context": self.context,
+            "resolution": self.resolution,
+            "fingerprint": {k: list(v) for k, v in self.fingerprint.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BaseIdentity:
+        prints = {k: (float(v[0]), float(v[1])) for k, v in values["fingerprint"].items()}
+        return cls(values["name"], prints, int(values["context"]), int(values["resolution"]))
+
+    def difference(self, other: BaseIdentity) -> str | None:
+        """Return why ``other`` is another model, or ``None`` if it is the same."""
+        if self.context != other.context:
+            return f"its text states are {other.context} wide instead of {self.context}"
+        if self.fingerprint.keys() != other.fingerprint.keys():
+            return "its cross-attention layers are others"
+        for layer, values in self.fingerprint.items():
+            for a, b in zip(values, other.fingerprint[layer], strict=True):
+                if abs(a - b) > _FINGERPRINT_TOLERANCE * max(abs(a), abs(b)):
+                    return "its weights are others"
+        return None
+
+
+def load_pipeline(model: str | Path, *, dtype: torch.dtype, **options: Any) -> StableDiffusionPipeline:
+    """Load a base model.
+
+    Args:
+        model: ``"bundled"``, a folder in diffusers' layout, a single ``.safetensors`` or ``.ckpt`` file, or a Hub id.
+        dtype: of the weights.
+        **options: passed on to diffusers (``revision``, ``variant``, ``local_files_only``, ``config``, ...).
+
+    Raises:
+        MissingFileError: a path that does not exist.
+        BaseModelError: something is there, but it is no Stable Diffusion model.
+    """
+    source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else model)
+    defaults: dict[str, Any] = {"dtype": dtype}
+    looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in _SINGLE_FILES
+    if not source.exists() and (looks_like_path or str(model) == BUNDLED):
+        raise MissingFileError(f"there is no model at {source}; check the path of the base model")
+    try:
+        if source.is_file():
+            return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
+        defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        where = str(source) if source.is_dir() else str(model)
+        return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseModelError(
+            f"cannot load the base model {str(model)!r} ({first_line}); give 'bundled', a Stable Diffusion folder, a "
+            "single checkpoint file or a Hub id"
+        ) from error
+
+
+def sampling_scheduler(pipe: StableDiffusionPipeline) -> DDIMScheduler:
+    """Return DDIM on the model's own noise schedule, as the paper samples."""
+    return DDIMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
+    )
+
+
+def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
+    """Return the identity of a loaded base model."""
+    norms = {
+        layer: (module.to_k.weight.float().norm().item(), module.to_v.weight.float().norm().item())
+        for layer, module in cross_attention_layers(pipe.unet).items()
+    }
+    if not norms:
+        raise BaseModelError(f"{name} has no cross-attention layers; give a Stable Diffusion model")
+    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution))
+
+
+def recommended_settings(model: str | Path) -> dict[str, Any]:
+    """Return the settings that come with a base model (``fit_defaults.json`` in its folder), if any.
+
+    The bundled model is far smaller than SD 1.5 and needs other step sizes; its model card says why.
+    """
+    folder = BUNDLED_FOLDER if str(model) == BUNDLED else Path(model)
+    file = folder / "fit_defaults.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

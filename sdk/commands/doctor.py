@@ -1,0 +1,41 @@
+"""Show what this machine has: device, precision, attention backends and why, optional packages."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+
+EXAMPLE = "personalizer doctor"
+_REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
+_OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``doctor`` has no options."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .. import __version__
+    from ..kernels import available_backends
+    from ..personalizer import best_device
+    from ..priors import cache_folder
+
+    device = best_device()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    print(f"personalizer {__version__}, Python {platform.python_version()}, {platform.system()}")
+    print(f"device: {device.type} ({name}), {torch.get_num_threads()} CPU threads")
+    print(f"frozen weights: {'float16' if device.type == 'cuda' else 'float32'}; --dtype changes it")
+    print("attention backends:")
+    for backend, status in available_backends().items():
+        print(f"  {backend}: {status}")
+    print(f"  in use for recorded layers: {'augmented_v' if device.type == 'cuda' else 'reference'}")
+    print("packages:")
+    for package in (*_REQUIRED, *_OPTIONAL):
+        try:
+            print(f"  {package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"  {package}: not installed{'' if package in _REQUIRED else ' (optional)'}")
+    print(f"cache of prior pictures: {cache_folder()}")

@@ -1,0 +1,40 @@
+"""Measure fidelity and leakage of a pack on the bundled world, beside the untouched model."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = "personalizer evaluate my-pets --output report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pack", metavar="PACK", help="folder that a fit wrote")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for report.html, metrics.json and gallery.png"
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
+    parser.add_argument("--steps", type=int, default=25, help="DDIM steps; default 25")
+    parser.add_argument("--seed", type=int, default=1000)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ..files import prepare_output_folder
+    from ..pack import ConceptPack
+
+    pack = ConceptPack.from_pretrained(arguments.pack)
+    prepare_output_folder(arguments.output)
+    from ..evaluation import evaluate, read_identities
+    from ..miniworld.judge import bundled_judge
+    from ..report import save_report
+
+    read_identities(pack, bundled_judge())  # mistakes show before the model is loaded
+    personalizer = load_personalizer(arguments, pack.base.name)
+    report = evaluate(
+        personalizer, pack, num_images=arguments.num_images, num_inference_steps=arguments.steps, seed=arguments.seed
+    )
+    page = save_report(report, arguments.output)
+    print(report.table())
+    print(page)

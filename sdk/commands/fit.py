@@ -1,0 +1,85 @@
+"""Learn each concept of one picture as its own token, and write the pack to a folder."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from ..config import PRESETS, FitConfig
+from ..errors import InputError, MissingFileError
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="the reference picture")
+    parser.add_argument(
+        "--concept", action="append", required=True, metavar="NOUN", help="class of a subject; repeat it"
+    )
+    parser.add_argument("--output", required=True, metavar="PACK", help="folder for the pack")
+    add_model_arguments(parser)
+    parser.add_argument("--method", default="disendiff", help="default: disendiff")
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--class-images", metavar="DIR", help="prior pictures of your own; 'none' to go without")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted fit stopped")
+    parser.add_argument("--report-to", choices=("none", "tensorboard"), default="none")
+    parser.add_argument("--preset", choices=PRESETS, default="reference")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of the forward pass; default fp32")
+    parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    changes = read_settings(arguments)
+    FitConfig.preset(arguments.preset, **changes)  # mistakes show before the model is loaded
+    from ..images import load_image
+
+    load_image(arguments.image)
+    personalizer = load_personalizer(arguments, "bundled")
+    from tqdm import tqdm
+
+    config = personalizer.default_config(arguments.preset, **changes)
+    bar = tqdm(total=config.steps, desc="fit", unit="step")
+
+    def progress(report: Any) -> None:
+        bar.set_postfix({name: f"{value:.3f}" for name, value in report.losses.items()}, refresh=False)
+        bar.update(report.step - bar.n)
+
+    pack = personalizer.fit(
+        arguments.image,
+        arguments.concept,
+        method=arguments.method,
+        config=config,
+        seed=arguments.seed,
+        output_dir=arguments.output,
+        resume=arguments.resume,
+        callback=progress,
+        report_to=arguments.report_to,
+    )
+    bar.close()
+    print(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
+    print(f"content sha256 {pack.content_hash()}")
+    print(f"try: personalizer generate {arguments.output} --prompt {pack.prompt!r} --output pictures")
+
+
+def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the options and the configuration file name."""
+    settings: dict[str, Any] = {}
+    if arguments.config:
+        path = Path(arguments.config)
+        if not path.is_file():
+            raise MissingFileError(f"there is no file {path}; check the path of the configuration")
+        try:
+            settings |= tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
+    if arguments.steps is not None:
+        settings["steps"] = arguments.steps
+    if arguments.precision is not None:
+        settings["precision"] = arguments.precision
+    if arguments.class_images is not None:
+        settings["prior"] = arguments.class_images
+    return settings

@@ -1,0 +1,45 @@
+"""Draw pictures with a pack."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = 'personalizer generate my-pets --prompt "a <new1> cat on the beach" --output pictures'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pack", metavar="PACK", help="folder that a fit wrote")
+    parser.add_argument("--prompt", action="append", required=True, help="what to draw; repeat it for more")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
+    add_model_arguments(parser)
+    parser.add_argument("--negative-prompt", help="what to steer away from")
+    parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps; default 50")
+    parser.add_argument("--guidance", type=float, default=6.0, help="classifier-free guidance; default 6")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ..files import prepare_output_folder, reporting_full_disk
+    from ..pack import ConceptPack
+
+    pack = ConceptPack.from_pretrained(arguments.pack)
+    output = prepare_output_folder(Path(arguments.output))
+    personalizer = load_personalizer(arguments, pack.base.name)
+    result = personalizer.generate(
+        arguments.prompt,
+        num_images=arguments.num_images,
+        seed=arguments.seed,
+        concepts=[pack] * len(arguments.prompt),
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        negative_prompt=arguments.negative_prompt,
+    )
+    with reporting_full_disk(output):
+        for index, image in enumerate(result.images):
+            path = output / f"{index // arguments.num_images:02d}-{index % arguments.num_images:02d}.png"
+            image.save(path)
+            print(path)

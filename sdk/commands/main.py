@@ -1,0 +1,62 @@
+"""``personalizer``: the command line. Results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import SdkError
+
+_COMMANDS = {
+    "fit": "learn the concepts of one picture",
+    "generate": "draw pictures with a pack",
+    "evaluate": "measure fidelity and leakage of a pack on the bundled world",
+    "verify": "check a pack's files and its base model",
+    "doctor": "show what this machine has",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        # One line, as for every other mistake; the full usage is a --help away.
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands."""
+    parser = _Parser(prog="personalizer", description="Teach a text-to-image model several things from one picture.")
+    parser.add_argument("--version", action="version", version=f"personalizer {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, text in _COMMANDS.items():
+        module = import_module(f".{name}", __package__)
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=module.__doc__,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 when done, 2 for bad input, 1 for anything else."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except SdkError as error:
+        print(f"personalizer {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"personalizer {parsed.command}: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The settings of a fit. Every default is the paper's or the released code's value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .errors import InputError
+
+PRESETS = ("reference", "paper")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Settings of :meth:`sdk.Personalizer.fit`.
+
+    The sources named in the fields' help: "paper" is DisenDiff (CVPR 2024), "code" its released repository,
+    "CD" Custom Diffusion (CVPR 2023), which the code builds on.
+    """
+
+    steps: int = _field(250, "optimiser steps (code: 5 epochs of 400 samples, 8 to a step)")
+    learning_rate: float = _field(8e-5, "of K and V (code: 1e-5 x 4 accumulations x batch 2)")
+    token_learning_rate: float | None = _field(None, "of the token embeddings; None: as learning_rate (code)")
+    weight_decay: float = _field(0.01, "of AdamW (code: torch's default)")
+    batch_size: int = _field(8, "rows in a step (paper)")
+    target_share: float = _field(
+        0.5, "probability that a row shows the reference picture and not a prior (code: 199 of 400)"
+    )
+    micro_batch: int = _field(2, "rows over which the calibration loss is averaged first (code: 4 accumulations of 2)")
+    target_pool: int = _field(
+        128, "augmented variants of the reference picture, encoded once each (ours; code: one a row)"
+    )
+    calibration_weight: float = _field(0.01, "of the calibration loss, beside 4 x MSE (code); 0 leaves it out")
+    bind_weight: float = _field(1.0, "of the bind terms inside the calibration loss (paper, eq. 3)")
+    separate_weight: float = _field(1.0, "of the separate-and-strengthen terms (paper, eq. 5)")
+    normalize_maps: bool = _field(True, "min-max each map to [0, 1] (code; the paper does not mention it)")
+    blur_sigma: float = _field(0.5**0.5, "of the 3x3 Gaussian in map cells (code: '0.5' means 0.707); 0 for none")
+    suppress: int = _field(1, "how often class maps are squared (paper: once)")
+    smooth: float = _field(1.0, "added to both sides of the soft IoU (code; 0 in the paper's equations)")
+    loss_scale: float = _field(
+        4.0, "factor on the MSE: the code sums over 4 latent channels and divides by a 1-channel mask"
+    )
+    detach_start_token: bool = _field(True, "no gradient into K and V through the first text position (CD)")
+    swap_order: float = _field(
+        0.5, "probability of naming the concepts in another order (code, issue 1; not in the paper)"
+    )
+    flip: float = _field(0.5, "probability of a horizontal flip (CD)")
+    scale_augmentation: bool = _field(
+        True, "show the picture small on grey, enlarged or as it is, with words for it (CD)"
+    )
+    prior: str = _field(
+        "generate", "'generate': pictures of the base model, made once and cached; 'none'; or a folder of pictures"
+    )
+    prior_count: int = _field(200, "prior pictures (code: 200)")
+    prior_steps: int = _field(50, "sampling steps of generated priors")
+    prior_guidance: float = _field(6.0, "guidance scale of generated priors")
+    initializers: tuple[str, ...] = _field(
+        (), "words whose embeddings the tokens start from, one a concept; empty: method's rule"
+    )
+    precision: str = _field("fp32", "'fp32', 'bf16' or 'fp16' for the forward pass; weights and losses stay fp32")
+    gradient_checkpointing: bool = _field(False, "recompute activations: less memory, about 1.5 times the time")
+    checkpoint_every: int = _field(50, "steps between checkpoints; 0 for none")
+
+    def __post_init__(self) -> None:
+        positive = (
+            "steps",
+            "learning_rate",
+            "batch_size",
+            "micro_batch",
+            "target_pool",
+            "prior_count",
+            "prior_steps",
+            "loss_scale",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        for name in ("calibration_weight", "blur_sigma", "suppress", "smooth", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("swap_order", "flip", "target_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a probability and must lie between 0 and 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not self.prior:
+            raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> FitConfig:
+        """Return a preset, with changes.
+
+        Args:
+            name: ``"reference"``, as the authors' code behaves, or ``"paper"``, the equations read literally: maps
+                without min-max, a Gaussian of sigma 0.5, no smoothing, loss weights of one beside a plain MSE,
+                no exchange of the concepts' order.
+            **changes: fields to set otherwise.
+        """
+        if name == "reference":
+            return cls.from_dict(changes)
+        if name == "paper":
+            literal = {
+                "calibration_weight": 1.0,
+                "normalize_maps": False,
+                "blur_sigma": 0.5,
+                "smooth": 0.0,
+                "loss_scale": 1.0,
+                "swap_order": 0.0,
+            }
+            return cls.from_dict(literal | changes)
+        raise InputError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FitConfig:
+        """Build a configuration from plain values, such as a TOML file's.
+
+        Raises:
+            InputError: an unknown name or a value of the wrong type.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for name, value in values.items():
+            if name not in known:
+                raise InputError(f"there is no setting {name!r}; known settings: {', '.join(known)}")
+            _check_type(name, value, known[name].default)
+        cleaned = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**cleaned)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def with_changes(self, **changes: Any) -> FitConfig:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    if default is None or value is None:
+        wanted: tuple[type, ...] = (float, int, type(None))
+    elif isinstance(default, bool):
+        wanted = (bool,)
+    elif isinstance(default, int):
+        wanted = (int,)
+    elif isinstance(default, float):
+        wanted = (float, int)
+    elif isinstance(default, tuple):
+        wanted = (list, tuple)
+    else:
+        wanted = (type(default),)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise InputError(f"{name} must be of type {wanted[0].__name__}, got {value!r}")

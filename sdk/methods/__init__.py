@@ -1,0 +1,20 @@
+"""Methods by name. Each has one file that reads like its paper."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ..errors import InputError
+
+METHODS = {"disendiff": "DisenDiff"}
+
+
+def method_class(name: str) -> type:
+    """Return the class of a method.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    if name not in METHODS:
+        raise InputError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    return getattr(import_module(f".{name}", __name__), METHODS[name])

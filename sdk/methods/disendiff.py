@@ -1,0 +1,217 @@
+"""DisenDiff (CVPR 2024): K/V of the cross-attentions and new token embeddings, with attention calibration.
+
+    L = L_denoise + 0.01 * mean over target rows of ( sum_i bind_i + mean_{i<j} s&s_ij )
+
+The maps are those of the 16x16 layers, averaged over layers and heads; :mod:`sdk.kernels` has the loss.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from ..attention import CrossAttentionProcessor, MapRecorder, attention_processors, cross_attention_layers, map_layers
+from ..concepts import Concept, find_positions, target_caption
+from ..config import FitConfig
+from ..kernels import calibration_loss
+from ..text import TextConditioner
+from ..training import Batch, masked_denoising_loss
+
+# Rare tokens of CLIP's vocabulary that the released code starts from, as ids (disendiff.md 2.2).
+_CLIP_VOCABULARY = 49408
+_CLIP_INITIALIZERS = {1: (42170,), 2: (47629, 42170), 3: (43514, 47629, 42170)}
+
+
+class DisenDiff:
+    """The trainable tensors of one fit, and their losses.
+
+    Args:
+        pipe: base model; frozen and left as it is.
+        concepts: the concepts with their tokens.
+        config: settings.
+        scheduler: noise schedule of the training.
+        device: where to train.
+    """
+
+    def __init__(
+        self, pipe: StableDiffusionPipeline, concepts: list[Concept], config: FitConfig, scheduler, device: torch.device
+    ):
+        self.unet, self.scheduler, self.config, self.device = pipe.unet, scheduler, config, device
+        self.concepts = concepts
+        self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
+        self.layers = cross_attention_layers(pipe.unet)
+        self.key_value = {
+            name: tuple(
+                torch.nn.Parameter(projection.weight.detach().to(device, torch.float32, copy=True))
+                for projection in (layer.to_k, layer.to_v)
+            )
+            for name, layer in self.layers.items()
+        }
+        self.embeddings = torch.nn.Parameter(initial_embeddings(self.conditioner, concepts, config).to(device))
+        self.recorder = MapRecorder()
+        recorded = map_layers(pipe.unet)
+        self.processors = {
+            name: CrossAttentionProcessor(
+                self.recorder if name in recorded else None,
+                key_value=self.key_value[name],
+                detach_start_token=config.detach_start_token,
+            )
+            for name in self.layers
+        }
+        self._prior_states: dict[str, Tensor] = {}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the trainable tensors by name."""
+        named = {f"{name}.to_{w}": p for name, pair in self.key_value.items() for w, p in zip("kv", pair, strict=True)}
+        return named | {"embeddings": self.embeddings}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimiser groups: K/V, and the token embeddings."""
+        config = self.config
+        key_value = [p for pair in self.key_value.values() for p in pair]
+        return [
+            {"params": key_value, "lr": config.learning_rate},
+            {"params": [self.embeddings], "lr": config.token_learning_rate or config.learning_rate},
+        ]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``loss``, ``denoise`` and ``calibration`` of a batch."""
+        config = self.config
+        token_ids = self.conditioner.tokenize(batch.captions)
+        states = self._encode(token_ids, batch)
+        noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        indices, counts = self.token_indices(token_ids, batch.is_target.tolist())
+        calibrate = config.calibration_weight > 0
+        self.recorder.start(indices.to(self.device) if calibrate else None)
+        with attention_processors(self.unet, self.processors), self._autocast():
+            weights = self.unet.dtype
+            prediction = self.unet(noisy.to(weights), batch.timesteps, states.to(weights)).sample
+        target = batch.noise
+        if self.scheduler.config.prediction_type == "v_prediction":
+            target = self.scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        denoise = masked_denoising_loss(prediction, target, batch.masks, config.loss_scale)
+        if not calibrate:
+            return {"loss": denoise, "denoise": denoise}
+        calibration = self._calibration(self.concept_maps(counts), batch.is_target)
+        self.recorder.start(None)
+        return {
+            "loss": denoise + config.calibration_weight * calibration,
+            "denoise": denoise,
+            "calibration": calibration,
+        }
+
+    def concept_maps(self, counts: Tensor) -> Tensor:
+        """Return the recorded maps ``[B, 2S, h, w]``: modifier and class of each concept, mean over a noun's pieces."""
+        maps = self.recorder.mean()  # [B, S * (1 + pieces), h, w]
+        grouped = maps.unflatten(1, (len(self.concepts), -1))
+        modifiers = grouped[:, :, 0]
+        classes = grouped[:, :, 1:].sum(2) / counts.to(maps)[None, :, None, None]
+        return torch.stack([modifiers, classes], 2).flatten(1, 2)
+
+    @torch.no_grad()
+    def reference_maps(self, image_latents: Tensor, timesteps: tuple[int, ...] = (300, 500, 700)) -> Tensor:
+        """Return the maps ``[2S, h, w]`` on the reference picture, mean over a few noise levels.
+
+        Args:
+            image_latents: clean latents of the picture, ``[C, h, w]``.
+            timesteps: noise levels, of 1000.
+        """
+        token_ids = self.conditioner.tokenize([target_caption(self.concepts, "", random.Random(0), 0.0)])
+        indices, counts = self.token_indices(token_ids, [True])
+        states = self.conditioner.encode(token_ids, self.embeddings)
+        found = []
+        for timestep in timesteps:
+            noise = torch.randn(image_latents.shape, generator=torch.Generator().manual_seed(timestep))
+            t = torch.tensor([timestep], device=self.device)
+            noisy = self.scheduler.add_noise(image_latents[None].to(self.device), noise[None].to(self.device), t)
+            self.recorder.start(indices.to(self.device))
+            with attention_processors(self.unet, self.processors), self._autocast():
+                self.unet(noisy.to(self.unet.dtype), t, states.to(self.unet.dtype))
+            found.append(self.concept_maps(counts)[0].float())
+        self.recorder.start(None)
+        return torch.stack(found).mean(0)
+
+    def token_indices(self, token_ids: Tensor, is_target: list[bool]) -> tuple[Tensor, Tensor]:
+        """Return what to track.
+
+        Returns:
+            int64 ``[B, S * (1 + P)]``: for each concept its modifier's position and those of its noun's pieces, padded
+            with -1 to the longest noun's ``P``; all -1 in rows that are no targets. And the pieces per concept, ``[S]``.
+        """
+        nouns = [self.conditioner.pieces(c.noun) for c in self.concepts]
+        longest = max(len(pieces) for pieces in nouns)
+        indices = torch.full((len(token_ids), len(self.concepts), 1 + longest), -1)
+        for row, ids in enumerate(token_ids.tolist()):
+            if not is_target[row]:
+                continue
+            for slot, (concept, pieces) in enumerate(zip(self.concepts, nouns, strict=True)):
+                modifier_id = self.conditioner.table_size + slot
+                modifier, positions = find_positions(ids, modifier_id, pieces, phrase=concept.phrase)
+                indices[row, slot, : 1 + len(positions)] = torch.tensor([modifier, *positions])
+        return indices.flatten(1), torch.tensor([len(pieces) for pieces in nouns])
+
+    def _encode(self, token_ids: Tensor, batch: Batch) -> Tensor:
+        """Text states of a batch; captions of priors hold nothing that trains, so each is encoded once."""
+        is_target = batch.is_target.tolist()
+        states: list[Tensor | None] = [None] * len(is_target)
+        for row, target in enumerate(is_target):
+            if not target:
+                caption = batch.captions[row]
+                if caption not in self._prior_states:
+                    with torch.no_grad():
+                        self._prior_states[caption] = self.conditioner.encode(token_ids[row : row + 1])[0].float()
+                states[row] = self._prior_states[caption]
+        targets = [row for row, target in enumerate(is_target) if target]
+        if targets:
+            with self._autocast():
+                encoded = self.conditioner.encode(token_ids[targets], self.embeddings)
+            for row, state in zip(targets, encoded, strict=True):
+                states[row] = state.float()
+        return torch.stack([s for s in states if s is not None])
+
+    def _calibration(self, maps: Tensor, is_target: Tensor) -> Tensor:
+        """Mean over micro-batches of the mean over their target rows (none: 0), as gradient accumulation has it."""
+        config = self.config
+        per_row = calibration_loss(
+            maps.float(),
+            normalize=config.normalize_maps,
+            sigma=config.blur_sigma,
+            suppress=config.suppress,
+            smooth=config.smooth,
+            bind=config.bind_weight,
+            separate=config.separate_weight,
+        )
+        parts = [
+            (loss * target).sum() / target.sum().clamp(min=1)
+            for loss, target in zip(
+                per_row.split(config.micro_batch), is_target.to(per_row).split(config.micro_batch), strict=True
+            )
+        ]
+        return torch.stack(parts).mean()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def initial_embeddings(conditioner: TextConditioner, concepts: list[Concept], config: FitConfig) -> Tensor:
+    """Return the embeddings the tokens start from, float32 ``[S, C]``.
+
+    The settings' ``initializers`` if given; in CLIP's vocabulary the rare tokens of the released code (for three
+    concepts all are set: the code forgets the middle one); elsewhere, and beyond three concepts, the class noun.
+    """
+    if config.initializers:
+        if len(config.initializers) != len(concepts):
+            from ..errors import InputError
+
+            raise InputError(f"initializers needs one word a concept, {len(concepts)}, got {len(config.initializers)}")
+        return torch.stack([conditioner.embedding_of(word) for word in config.initializers])
+    rare = _CLIP_INITIALIZERS.get(len(concepts))
+    if conditioner.table_size == _CLIP_VOCABULARY and rare:
+        weight = conditioner.text_encoder.get_input_embeddings().weight
+        return weight[list(rare)].detach().float().clone()
+    return torch.stack([conditioner.embedding_of(c.noun) for c in concepts])

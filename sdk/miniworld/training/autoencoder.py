@@ -1,0 +1,124 @@
+"""Train the bundled model's autoencoder: 64x64 pictures to 16x16 latents.
+
+Latents are normalised channel by channel at the end, folded into ``quant_conv`` and ``post_quant_conv``,
+so that the diffusion model sees zero mean and unit variance and ``scaling_factor`` is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from ..scene import Vocabulary
+from .common import cosine_schedule, default_device, load_checkpoint, render_pool, save_checkpoint, to_unit
+
+log = logging.getLogger(__name__)
+
+
+def build_autoencoder(latent_channels: int = 8) -> AutoencoderKL:
+    """Return an untrained autoencoder with a factor of 4 between pixels and latents."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 48, 96),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
+    """Mean over pictures of the reconstruction's peak signal-to-noise ratio, in dB."""
+    values = []
+    for batch in pictures.split(64):
+        target = to_unit(batch).to(vae.device)
+        output = vae.decode(vae.encode(target).latent_dist.mode()).sample.clamp(-1, 1)
+        error = F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
+        values.append(10 * torch.log10(4.0 / error))
+    return torch.cat(values).mean().item()
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+    """Fold the latents' channel means and deviations into the two 1x1 convolutions around them."""
+    modes = [vae.encode(to_unit(batch).to(vae.device)).latent_dist.mode() for batch in pictures.split(64)]
+    latents = torch.cat(modes)
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()  # the second half is the log-variance
+    after.bias += (after.weight[:, :, 0, 0] * mean).sum(1)
+    after.weight *= std[None, :, None, None]
+
+
+def train(output: Path, *, steps: int, batch_size: int = 16, pool: int = 12000, learning_rate: float = 2e-3) -> None:
+    """Train for ``steps`` steps, resuming from ``output/checkpoint.pt`` if it is there."""
+    device = default_device()
+    torch.manual_seed(0)
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = render_pool(pool, Vocabulary(), seed=1).pictures
+    held_out = render_pool(256, Vocabulary(), seed=2, split="held_out", scaled=False).pictures
+    vae = build_autoencoder().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.0)
+    first = 0
+    if (state := load_checkpoint(output / "checkpoint.pt")) is not None:
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    start = time.monotonic()
+    for step in range(first, steps):
+        generator = torch.Generator().manual_seed(step)
+        batch = pictures[torch.randint(pool, (batch_size,), generator=generator)]
+        target = to_unit(batch).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(target).latent_dist
+            output_picture = vae.decode(posterior.sample()).sample
+        difference = output_picture.float() - target
+        loss = difference.square().mean() + 0.2 * difference.abs().mean() + 1e-5 * posterior.kl().mean() / 2048
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine_schedule(step, steps)
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            rate = (step + 1 - first) * batch_size / (time.monotonic() - start)
+            log.info(
+                "step %d loss %.5f psnr %.2f dB, %.0f samples/s", step + 1, loss.item(), psnr(vae, held_out[:64]), rate
+            )
+            save_checkpoint(
+                output / "checkpoint.pt",
+                {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+            )
+    vae.eval()
+    normalise_latents(vae, pictures[:2000])
+    log.info("held-out psnr %.2f dB", psnr(vae, held_out))
+    vae.save_pretrained(output / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(arguments.output, steps=arguments.steps, batch_size=arguments.batch_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Drawing pictures with packs: K and V once per prompt, a different pack per row, the base model untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from .attention import CachedKeyValueProcessor, attention_processors, cross_attention_layers
+from .concepts import find_positions, tokens_in
+from .errors import InputError
+from .images import to_tensor
+from .pack import ConceptPack
+from .text import TextConditioner
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to draw: prompts, the pack they are meant with, and the seed of its noise."""
+
+    prompt: str
+    negative_prompt: str
+    pack: ConceptPack | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Repaint:
+    """A picture of which a part is redrawn.
+
+    Attributes:
+        latents: clean latents of the picture, ``[1, C, h, w]``.
+        mask: ``[1, 1, h, w]``, 1 where it is redrawn.
+    """
+
+    latents: Tensor
+    mask: Tensor
+
+
+class Sampler:
+    """Draws batches of requests with one pipeline.
+
+    Args:
+        pipe: the base model; nothing in it is changed.
+        scheduler: DDIM on the model's noise schedule.
+    """
+
+    def __init__(self, pipe: StableDiffusionPipeline, scheduler: DDIMScheduler):
+        self.pipe, self.scheduler = pipe, scheduler
+        self.layers = cross_attention_layers(pipe.unet)
+
+    def draw(
+        self,
+        requests: Sequence[Request],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        eta: float,
+        height: int | None,
+        width: int | None,
+        generators: list[torch.Generator] | None = None,
+        callback_on_step_end: Callable | None = None,
+        repaint: Repaint | None = None,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draw one picture per request, in one batch.
+
+        Each picture's noise comes from its own generator on the CPU, so it does not depend on the batch it is in.
+        """
+        positive = [self._encode(r.pack, r.prompt) for r in requests]
+        guided = guidance_scale > 1
+        negative = [self._encode(r.pack, r.negative_prompt) for r in requests] if guided else []
+        states = torch.stack(negative + positive)
+        packs = [r.pack for r in requests] * (2 if guided else 1)
+        processors = self._cached_processors(states, packs)
+        generators = generators or [torch.Generator().manual_seed(r.seed) for r in requests]
+        pipe = self._pipeline()
+        pipe.set_progress_bar_config(disable=not progress, leave=False)
+        noise_at_start = None if repaint is None else self._noise(repaint, generators)
+        with attention_processors(pipe.unet, processors):
+            result = pipe(
+                prompt_embeds=torch.stack(positive),
+                negative_prompt_embeds=torch.stack(negative) if guided else None,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                height=height,
+                width=width,
+                generator=generators,
+                callback_on_step_end=_blending(callback_on_step_end, repaint, noise_at_start),
+            )
+        return result.images
+
+    def _pipeline(self) -> StableDiffusionPipeline:
+        parts = dict(self.pipe.components) | {"scheduler": self.scheduler}
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+    def _noise(self, repaint: Repaint, generators: list[torch.Generator]) -> Tensor:
+        shape = repaint.latents.shape[1:]
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(g.initial_seed() + 1)) for g in generators]
+        return torch.stack(drawn).to(repaint.latents)
+
+    @torch.no_grad()
+    def _encode(self, pack: ConceptPack | None, prompt: str) -> Tensor:
+        """Return the text states ``[T, C]`` of a prompt under a pack."""
+        tokens = pack.tokens if pack is not None else []
+        conditioner = TextConditioner(self.pipe.tokenizer, self.pipe.text_encoder, tokens)
+        rows = pack.embeddings.float() if pack is not None else None
+        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(self.pipe.unet.dtype)
+
+    @torch.no_grad()
+    def _cached_processors(
+        self, states: Tensor, packs: Sequence[ConceptPack | None]
+    ) -> dict[str, CachedKeyValueProcessor]:
+        """Project the text states of all rows, each with its own pack's weights, once for all steps."""
+        states = states.to(self.pipe.unet.device)
+        processors = {}
+        for name, layer in self.layers.items():
+            projected = []
+            for which, module in enumerate((layer.to_k, layer.to_v)):
+                rows = [self._project(module, row, pack, name, which) for row, pack in zip(states, packs, strict=True)]
+                projected.append(torch.stack(rows))
+            processors[name] = CachedKeyValueProcessor(*projected)
+        return processors
+
+    @staticmethod
+    def _project(module: nn.Module, row: Tensor, pack: ConceptPack | None, name: str, which: int) -> Tensor:
+        if pack is None or name not in pack.key_value:
+            return module(row)
+        learned = F.linear(row, pack.key_value[name][which].to(row))
+        base = getattr(module, "base_layer", None)
+        # A LoRA on this very projection adds to the pack's weights instead of being hidden by them.
+        return learned if base is None else learned + (module(row) - base(row))
+
+
+def _blending(callback: Callable | None, repaint: Repaint | None, noise: Tensor | None) -> Callable | None:
+    """After each step put the kept part of the picture back, at the noise level of the next step."""
+    if repaint is None:
+        return callback
+
+    def blend(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if callback is not None:
+            values = callback(pipe, step, timestep, values) or values
+        later = pipe.scheduler.timesteps[step + 1 : step + 2]
+        kept = repaint.latents.expand_as(values["latents"])
+        if len(later):
+            kept = pipe.scheduler.add_noise(kept, noise, later.expand(len(kept)))
+        mask = repaint.mask.to(values["latents"])
+        values["latents"] = mask * values["latents"] + (1 - mask) * kept.to(values["latents"])
+        return values
+
+    return blend
+
+
+@torch.no_grad()
+def prepare_repaint(pipe: StableDiffusionPipeline, image: Image.Image, mask: Image.Image) -> Repaint:
+    """Encode a picture and reduce its mask to the latents' size (a cell is redrawn if any of its pixels is)."""
+    latents = pipe.vae.encode(to_tensor(image)[None].to(pipe.device, pipe.vae.dtype)).latent_dist.mode()
+    hole = (to_tensor(mask.convert("RGB"))[:1] > 0).float()[None]
+    hole = F.adaptive_max_pool2d(hole, latents.shape[-2:])
+    return Repaint(latents * pipe.vae.config.scaling_factor, hole.to(latents))
+
+
+def check_prompt(pipe: StableDiffusionPipeline, prompt: str, pack: ConceptPack | None) -> str | None:
+    """Check a prompt against the pack it is meant with.
+
+    Returns:
+        A note worth telling the user, or ``None``.
+
+    Raises:
+        InputError: empty, an unknown token, or a learned token without its class noun.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError("the prompt is empty; describe what to draw")
+    known = pack.tokens if pack is not None else []
+    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, known)
+    written = tokens_in(prompt)
+    for token in written:
+        if token not in known:
+            there = f"this pack knows {', '.join(known)}" if known else "no pack is in use, give one with concepts="
+            raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+    ids = conditioner.tokenize([prompt])[0].tolist()
+    for slot, concept in enumerate(pack.concepts if pack is not None else []):
+        if concept.token in written:
+            modifier = conditioner.table_size + slot
+            find_positions(ids, modifier, conditioner.pieces(concept.noun), phrase=concept.phrase)
+    if conditioner.truncated(prompt):
+        return f"the prompt is longer than {conditioner.tokenizer.model_max_length} tokens; its end is not read"
+    if known and not written:
+        return f"the prompt names no learned token; write {' or '.join(c.phrase for c in pack.concepts)} to draw them"  # type: ignore[union-attr]
+    return None
