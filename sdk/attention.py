@@ -6,7 +6,7 @@ which is right at one resolution only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -152,9 +152,9 @@ def map_layers(unet: nn.Module) -> list[str]:
 
 
 @contextmanager
-def attention_processors(unet: nn.Module, processors: dict[str, CrossAttentionProcessor]) -> Iterator[None]:
+def attention_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
     """Use these processors, by layer name, and put back what was there before."""
-    modules = {name: unet.get_submodule(name) for name in processors}
+    modules: dict[str, Any] = {name: unet.get_submodule(name) for name in processors}
     before = {name: module.processor for name, module in modules.items()}
     try:
         for name, module in modules.items():

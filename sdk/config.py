@@ -127,7 +127,7 @@ class FitConfig:
             if name not in known:
                 raise InputError(f"there is no setting {name!r}; known settings: {', '.join(known)}")
             _check_type(name, value, known[name].default)
-        cleaned = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        cleaned: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**cleaned)
 
     def to_dict(self) -> dict[str, Any]:

@@ -103,7 +103,8 @@ class EvaluationReport:
         """Return the figures as plain values."""
         return {
             "concepts": [
-                {"token": c.token, "class": c.noun, "looks": l} for c, l in zip(self.concepts, self.looks, strict=True)
+                {"token": c.token, "class": c.noun, "looks": look}
+                for c, look in zip(self.concepts, self.looks, strict=True)
             ],
             "fitted": asdict(self.fitted) | {"fidelity": self.fitted.fidelity, "leakage": self.fitted.leakage},
             "untouched": asdict(self.untouched)
@@ -124,9 +125,8 @@ class EvaluationReport:
                     before, after = self.untouched.matrix[i][j], self.fitted.matrix[i][j]
                     lines.append(f"{'':{width}}  {before:>10.2f}  {after:>10.2f}  leakage of {other.phrase} into it")
         if self.fitted.together is not None:
-            lines.append(
-                f"{'all together':{width}}  {self.untouched.together:>10.2f}  {self.fitted.together:>10.2f}  share of right pictures"
-            )
+            figures = f"{self.untouched.together:>10.2f}  {self.fitted.together:>10.2f}"
+            lines.append(f"{'all together':{width}}  {figures}  share of right pictures")
         lines.append(
             f"{'text alignment':{width}}  {self.untouched.text_alignment:>10.2f}  {self.fitted.text_alignment:>10.2f}"
         )
@@ -159,7 +159,7 @@ def evaluate(
     identities = read_identities(pack, judge)
     fitted, untouched = [], []
     for prompt, plain, asked, background in evaluation_prompts(pack.concepts):
-        common = {"num_images": num_images, "seed": seed, "num_inference_steps": num_inference_steps}
+        common: dict[str, Any] = {"num_images": num_images, "seed": seed, "num_inference_steps": num_inference_steps}
         with_pack = personalizer.generate([prompt], concepts=[pack], **common).images
         without = personalizer.generate([plain], concepts=[None], **common).images
         fitted.append(Drawn(prompt, asked, background, with_pack))

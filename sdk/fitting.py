@@ -80,15 +80,13 @@ def fit_concepts(
     prior_rows = PriorRows(priors, LatentCache(pipe.vae, device), config.flip) if priors else None
     rows = training.Rows(targets, prior_rows, resolved, config, seed, scheduler.config.num_train_timesteps)
     learner = chosen(pipe, resolved, config, scheduler, device)
-    before = learner.reference_maps(clean) if output_dir is not None else None
+    before = learner.reference_maps(clean)
 
     work = None
     if output_dir is not None:
         work = prepare_output_folder(_partial(output_dir))
         if not resume:
             (work / training.CHECKPOINT).unlink(missing_ok=True)
-        if not (work / training.CHECKPOINT).exists():
-            (work / training.METRICS).unlink(missing_ok=True)
     if config.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
         pipe.unet.train()
@@ -121,8 +119,7 @@ def fit_concepts(
         with new_folder(output_dir) as folder:
             if (work / training.METRICS).is_file():
                 shutil.copy(work / training.METRICS, folder / training.METRICS)
-            after = learner.reference_maps(clean)
-            attention_sheet(images[0], resolved, before, after).save(folder / "attention.png")
+            attention_sheet(images[0], resolved, before, learner.reference_maps(clean)).save(folder / "attention.png")
             _samples(personalizer, pack).save(folder / "samples.png")
             pack.write_files(folder)
         shutil.rmtree(work)
@@ -172,8 +169,8 @@ def _prior_pictures(personalizer: Personalizer, concepts: list[Concept], config:
     if config.prior == "none":
         if config.target_share < 1:
             warnings.warn(
-                "fitting without prior pictures: the class words will drift towards the reference; use prior='generate' "
-                "or a folder of pictures",
+                "fitting without prior pictures: the class words will drift towards the reference; use "
+                "prior='generate' or a folder of pictures",
                 stacklevel=4,
             )
         return []

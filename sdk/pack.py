@@ -39,7 +39,7 @@ class ConceptPack:
     Attributes:
         concepts: the concepts, in order.
         base: the base model the pack belongs to.
-        key_value: by layer name (``...attn2``): K and V weights, float16 ``[hidden, context]`` each. Absolute, not deltas.
+        key_value: by layer name (``...attn2``): K and V weights, float16 ``[hidden, context]`` each; absolute values.
         embeddings: float16 ``[S, C]``, one row a concept.
         method: name of the method that learned it.
         settings: the fit's configuration.

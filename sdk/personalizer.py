@@ -118,7 +118,7 @@ class Personalizer:
         """
         from .fitting import fit_concepts
 
-        pictures = list(image) if isinstance(image, (list, tuple)) else [image]
+        pictures = [image] if isinstance(image, (str, Path, Image.Image)) else list(image)
         if not pictures:
             raise InputError("give at least one reference picture")
         pack = fit_concepts(

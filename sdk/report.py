@@ -57,7 +57,9 @@ def render_page(report: EvaluationReport) -> str:
         f'<div class="pair"><div>{_pictures(a)}</div><div>{_pictures(b)}</div></div>'
         for a, b in zip(report.fitted_pictures, report.untouched_pictures, strict=True)
     )
-    looks = "".join(f"<li>{html.escape(n)}: {html.escape(l)}</li>" for n, l in zip(names, report.looks, strict=True))
+    looks = "".join(
+        f"<li>{html.escape(n)}: {html.escape(look)}</li>" for n, look in zip(names, report.looks, strict=True)
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Personalizer evaluation</title><style>{_STYLE}</style></head><body>
 <h1>Did the concepts come apart?</h1>

@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +58,9 @@ class Method(Protocol):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The same as optimiser groups with their learning rates."""
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Puts the trained tensors into the base model for the length of a block."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is the one to minimise."""
@@ -198,13 +202,16 @@ def run(
     first = checkpoints.load(method, optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
     metrics = work / METRICS if work is not None else None
+    if metrics is not None and first == 0:
+        metrics.unlink(missing_ok=True)
     history: list[dict[str, float]] = []
     begin = time.monotonic()
     for step in range(first, config.steps):
         batch = to_device(rows[step], device)
-        losses = method.losses(batch)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(losses["loss"]).backward()
+        with method.installed():
+            losses = method.losses(batch)
+            scaler.scale(losses["loss"]).backward()
         scaler.step(optimizer)
         scaler.update()
         values = {name: float(value.detach()) for name, value in losses.items()}

@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from ..concepts import resolve_concepts
 from ..config import PRESETS, FitConfig
 from ..errors import InputError, MissingFileError
+from ..methods import check_method
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
@@ -35,19 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     changes = read_settings(arguments)
     FitConfig.preset(arguments.preset, **changes)  # mistakes show before the model is loaded
+    resolve_concepts(arguments.concept)
+    check_method(arguments.method)
     from ..images import load_image
 
     load_image(arguments.image)
     personalizer = load_personalizer(arguments, "bundled")
-    from tqdm import tqdm
-
     config = personalizer.default_config(arguments.preset, **changes)
-    bar = tqdm(total=config.steps, desc="fit", unit="step")
-
-    def progress(report: Any) -> None:
-        bar.set_postfix({name: f"{value:.3f}" for name, value in report.losses.items()}, refresh=False)
-        bar.update(report.step - bar.n)
-
+    progress = Progress()
     pack = personalizer.fit(
         arguments.image,
         arguments.concept,
@@ -56,13 +53,32 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         output_dir=arguments.output,
         resume=arguments.resume,
-        callback=progress,
+        callback=progress.update,
         report_to=arguments.report_to,
     )
-    bar.close()
+    progress.close()
     print(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
     print(f"content sha256 {pack.content_hash()}")
     print(f"try: personalizer generate {arguments.output} --prompt {pack.prompt!r} --output pictures")
+
+
+class Progress:
+    """A bar with the losses and the time left, on standard error; it appears with the first step."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def update(self, report: Any) -> None:
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=report.steps, initial=report.step - 1, desc="fit", unit="step")
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in report.losses.items()}, refresh=False)
+        self.bar.update(report.step - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -18,10 +18,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)
+    load_personalizer(arguments, pack.base.name).load_pack(pack)
     print(f"files: whole, content sha256 {pack.content_hash()}")
     print(f"method: {pack.method}, fitted on the base model {pack.base.name}")
-    personalizer = load_personalizer(arguments, pack.base.name)
-    personalizer.load_pack(pack)
     print("base model: matches")
     print(f"tokens: {', '.join(pack.tokens)}")
     print(f"loads in: this package, with prompts such as {pack.prompt!r}")

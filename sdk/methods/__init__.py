@@ -9,12 +9,13 @@ from ..errors import InputError
 METHODS = {"disendiff": "DisenDiff"}
 
 
-def method_class(name: str) -> type:
-    """Return the class of a method.
-
-    Raises:
-        InputError: there is no such method.
-    """
+def check_method(name: str) -> None:
+    """Raise :class:`InputError` if there is no such method."""
     if name not in METHODS:
         raise InputError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+
+
+def method_class(name: str) -> type:
+    """Return the class of a method, or raise :class:`InputError` if there is none of this name."""
+    check_method(name)
     return getattr(import_module(f".{name}", __name__), METHODS[name])

@@ -8,6 +8,7 @@ The maps are those of the 16x16 layers, averaged over layers and heads; :mod:`sd
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -45,10 +46,7 @@ class DisenDiff:
         self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
         self.layers = cross_attention_layers(pipe.unet)
         self.key_value = {
-            name: tuple(
-                torch.nn.Parameter(projection.weight.detach().to(device, torch.float32, copy=True))
-                for projection in (layer.to_k, layer.to_v)
-            )
+            name: (_trainable(layer.to_k.weight, device), _trainable(layer.to_v.weight, device))
             for name, layer in self.layers.items()
         }
         self.embeddings = torch.nn.Parameter(initial_embeddings(self.conditioner, concepts, config).to(device))
@@ -66,7 +64,9 @@ class DisenDiff:
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the trainable tensors by name."""
-        named = {f"{name}.to_{w}": p for name, pair in self.key_value.items() for w, p in zip("kv", pair, strict=True)}
+        named: dict[str, Tensor] = {
+            f"{name}.to_{w}": p for name, pair in self.key_value.items() for w, p in zip("kv", pair, strict=True)
+        }
         return named | {"embeddings": self.embeddings}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -78,8 +78,12 @@ class DisenDiff:
             {"params": [self.embeddings], "lr": config.token_learning_rate or config.learning_rate},
         ]
 
+    def installed(self) -> AbstractContextManager[None]:
+        """Use the trained K and V in the UNet; around forward *and* backward, which may recompute activations."""
+        return attention_processors(self.unet, self.processors)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss``, ``denoise`` and ``calibration`` of a batch."""
+        """Return ``loss``, ``denoise`` and, if it counts, ``calibration``; needs :meth:`installed`."""
         config = self.config
         token_ids = self.conditioner.tokenize(batch.captions)
         states = self._encode(token_ids, batch)
@@ -87,8 +91,8 @@ class DisenDiff:
         indices, counts = self.token_indices(token_ids, batch.is_target.tolist())
         calibrate = config.calibration_weight > 0
         self.recorder.start(indices.to(self.device) if calibrate else None)
-        with attention_processors(self.unet, self.processors), self._autocast():
-            weights = self.unet.dtype
+        weights = self.unet.dtype
+        with self._autocast():
             prediction = self.unet(noisy.to(weights), batch.timesteps, states.to(weights)).sample
         target = batch.noise
         if self.scheduler.config.prediction_type == "v_prediction":
@@ -97,7 +101,6 @@ class DisenDiff:
         if not calibrate:
             return {"loss": denoise, "denoise": denoise}
         calibration = self._calibration(self.concept_maps(counts), batch.is_target)
-        self.recorder.start(None)
         return {
             "loss": denoise + config.calibration_weight * calibration,
             "denoise": denoise,
@@ -129,10 +132,9 @@ class DisenDiff:
             t = torch.tensor([timestep], device=self.device)
             noisy = self.scheduler.add_noise(image_latents[None].to(self.device), noise[None].to(self.device), t)
             self.recorder.start(indices.to(self.device))
-            with attention_processors(self.unet, self.processors), self._autocast():
+            with self.installed(), self._autocast():
                 self.unet(noisy.to(self.unet.dtype), t, states.to(self.unet.dtype))
             found.append(self.concept_maps(counts)[0].float())
-        self.recorder.start(None)
         return torch.stack(found).mean(0)
 
     def token_indices(self, token_ids: Tensor, is_target: list[bool]) -> tuple[Tensor, Tensor]:
@@ -140,7 +142,8 @@ class DisenDiff:
 
         Returns:
             int64 ``[B, S * (1 + P)]``: for each concept its modifier's position and those of its noun's pieces, padded
-            with -1 to the longest noun's ``P``; all -1 in rows that are no targets. And the pieces per concept, ``[S]``.
+            with -1 to the longest noun's ``P``; all -1 in rows that are no targets. And the pieces per concept,
+            ``[S]``.
         """
         nouns = [self.conditioner.pieces(c.noun) for c in self.concepts]
         longest = max(len(pieces) for pieces in nouns)
@@ -175,8 +178,18 @@ class DisenDiff:
 
     def _calibration(self, maps: Tensor, is_target: Tensor) -> Tensor:
         """Mean over micro-batches of the mean over their target rows (none: 0), as gradient accumulation has it."""
+        size = self.config.micro_batch
+        per_row = self._per_row(maps)
+        parts = [
+            (loss * target).sum() / target.sum().clamp(min=1)
+            for loss, target in zip(per_row.split(size), is_target.to(per_row).split(size), strict=True)
+        ]
+        return torch.stack(parts).mean()
+
+    def _per_row(self, maps: Tensor) -> Tensor:
+        """Calibration loss of each row's maps ``[B, 2S, h, w]``, with this fit's switches."""
         config = self.config
-        per_row = calibration_loss(
+        return calibration_loss(
             maps.float(),
             normalize=config.normalize_maps,
             sigma=config.blur_sigma,
@@ -185,17 +198,14 @@ class DisenDiff:
             bind=config.bind_weight,
             separate=config.separate_weight,
         )
-        parts = [
-            (loss * target).sum() / target.sum().clamp(min=1)
-            for loss, target in zip(
-                per_row.split(config.micro_batch), is_target.to(per_row).split(config.micro_batch), strict=True
-            )
-        ]
-        return torch.stack(parts).mean()
 
     def _autocast(self) -> torch.autocast:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _trainable(weight: Tensor, device: torch.device) -> torch.nn.Parameter:
+    return torch.nn.Parameter(weight.detach().to(device, torch.float32, copy=True))
 
 
 def initial_embeddings(conditioner: TextConditioner, concepts: list[Concept], config: FitConfig) -> Tensor:

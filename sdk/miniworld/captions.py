@@ -53,10 +53,9 @@ def write_caption(scene: Scene, rng: random.Random, *, prefix: str = "", keep: f
     order = list(range(len(scene.objects)))
     rng.shuffle(order)
     article = "a " if rng.random() < 0.5 else ""
+    opening = "photo of a" if prefix or rng.random() < 0.5 else "a"
     if scene.style == "sketch":
         opening = "sketch of a"
-    else:
-        opening = "photo of a" if prefix or rng.random() < 0.5 else "a"
     parts = [(f"{prefix} {opening}".strip(), -1)]
     for place, index in enumerate(order):
         if place:

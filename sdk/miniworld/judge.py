@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,9 +124,9 @@ class Judge(nn.Module):
     def load(cls, folder: Path) -> Judge:
         """Read a judge written by :meth:`save`."""
         described = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
-        vocabulary = Vocabulary(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in described["vocabulary"].items()}
-        )
+        words: dict[str, Any] = described["vocabulary"]
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in words.items()}
+        vocabulary = Vocabulary(**fields)
         judge = cls(vocabulary, described["width"])
         state = load_file(folder / "judge.safetensors")
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

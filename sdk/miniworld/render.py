@@ -129,5 +129,5 @@ def render(scene: Scene, resolution: int = RESOLUTION) -> tuple[Image.Image, np.
         stencil.paste(silhouette, corner)
         stencils = [ImageChops.subtract(earlier, stencil) for earlier in stencils] + [stencil]
     image = canvas.reduce(_SUPERSAMPLING)
-    masks = np.stack([np.asarray(s.reduce(_SUPERSAMPLING)) >= 128 for s in stencils])
+    masks = np.stack([np.asarray(s.reduce(_SUPERSAMPLING)) > 128 for s in stencils])
     return image, masks

@@ -91,8 +91,8 @@ class AveragedWeights:
     def update(self, module: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = list(self.module.parameters()), list(module.parameters())
-        torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - decay)
+        averaged = [p.detach() for p in self.module.parameters()]
+        torch._foreach_lerp_(averaged, [p.detach() for p in module.parameters()], 1 - decay)
 
 
 def save_checkpoint(path: Path, state: dict) -> None:

@@ -85,7 +85,7 @@ def train(output: Path, vae_folder: Path, *, steps: int = 2400, batch_size: int 
         part = slice(start, start + 1000)
         pool.pictures[part] = damaged(vae, pool.pictures[part], 0.15 * (start % 3000) / 1000, generator)
     log.info("rendered %d scenes", pool_size)
-    judge = Judge(vocabulary).to(device, memory_format=torch.channels_last).train()
+    judge = Judge(vocabulary).to(device).train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01)
     begin = time.monotonic()
     for step in range(steps):

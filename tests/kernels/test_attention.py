@@ -1,0 +1,83 @@
+"""Attention with maps: the reference against the definition, the augmented-V path against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdk.kernels import attention_with_maps, available_backends
+
+SHAPES = [
+    pytest.param((2, 8, 256, 77, 160), id="SD1.5-16x16"),
+    pytest.param((3, 3, 256, 32, 32), id="bundled"),
+    pytest.param((1, 1, 1, 1, 1), id="ones"),
+    pytest.param((2, 2, 129, 63, 40), id="odd"),
+]
+
+
+def inputs(batch, heads, pixels, tokens, width, dtype=torch.float64):
+    torch.manual_seed(0)
+    query = torch.randn(batch, heads, pixels, width, dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(batch, heads, tokens, width, dtype=dtype, requires_grad=True) for _ in range(2))
+    indices = torch.randint(0, tokens, (batch, 5))
+    indices[0, 1] = -1
+    return query, key, value, indices
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("backend", ["reference", "augmented_v"])
+def test_forward_and_gradients_against_the_definition(shape, backend):
+    query, key, value, indices = inputs(*shape)
+    out, maps = attention_with_maps(query, key, value, indices, backend=backend)
+    probabilities = torch.einsum("bhnd,bhtd->bhnt", query, key).mul(shape[-1] ** -0.5).softmax(-1)
+    expected_out = torch.einsum("bhnt,bhtd->bhnd", probabilities, value)
+    expected_maps = torch.zeros(shape[0], 5, shape[2], dtype=torch.float64)
+    for row in range(shape[0]):
+        for slot, token in enumerate(indices[row].tolist()):
+            if token >= 0:
+                expected_maps[row, slot] = probabilities[row, :, :, token].mean(0)
+    torch.testing.assert_close(out, expected_out)
+    torch.testing.assert_close(maps, expected_maps)
+    weight_out, weight_maps = torch.randn_like(out), torch.randn_like(maps)
+    got = torch.autograd.grad((out * weight_out).sum() + (maps * weight_maps).sum(), (query, key, value))
+    want = torch.autograd.grad(
+        (expected_out * weight_out).sum() + (expected_maps * weight_maps).sum(), (query, key, value)
+    )
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", ["reference", "augmented_v"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_stays_close(backend, dtype):
+    query, key, value, indices = inputs(2, 2, 64, 20, 16)
+    exact_out, exact_maps = attention_with_maps(query, key, value, indices)
+    low = [x.detach().to(dtype) for x in (query, key, value)]
+    out, maps = attention_with_maps(*low, indices, backend=backend)
+    assert out.dtype == dtype
+    assert maps.dtype == torch.float32
+    budget = 8 * torch.finfo(dtype).eps
+    assert (out.double() - exact_out).abs().max() <= budget * exact_out.abs().max()
+    assert (maps.double() - exact_maps).abs().max() <= budget
+
+
+def test_the_map_sums_to_one_over_tokens():
+    query, key, value, _ = inputs(1, 2, 9, 6, 4)
+    _, maps = attention_with_maps(query, key, value, torch.arange(6)[None])
+    torch.testing.assert_close(maps.sum(1), torch.ones(1, 9, dtype=torch.float64))
+
+
+def test_a_named_backend_never_falls_back():
+    query, key, value, indices = inputs(1, 1, 4, 4, 4)
+    for name, status in available_backends().items():
+        if status != "ready":
+            with pytest.raises(ValueError, match="cannot be used here"):
+                attention_with_maps(query, key, value, indices, backend=name)
+
+
+def test_wrong_shapes_are_named():
+    query, key, value, indices = inputs(2, 2, 9, 6, 4)
+    with pytest.raises(ValueError, match="same B, H and D"):
+        attention_with_maps(query, key[:1], value[:1], indices)
+    with pytest.raises(ValueError, match="token_indices must be int64"):
+        attention_with_maps(query, key, value, indices.float())

@@ -1,0 +1,274 @@
+"""A fit on a tiny model: what trains, what does not, what is written, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from sdk import Concept, ConceptPack, FitConfig, Personalizer
+from sdk.errors import InputError, OutputError
+
+
+def weights_of(personalizer):
+    parts = (personalizer.pipe.unet, personalizer.pipe.text_encoder, personalizer.pipe.vae)
+    return [p.detach().clone() for part in parts for p in part.parameters()]
+
+
+def test_a_fit_learns_and_leaves_the_base_alone(personalizer, picture, quick):
+    before = weights_of(personalizer)
+    vocabulary = len(personalizer.pipe.tokenizer)
+    pack = personalizer.fit(picture, ["cat", "dog"], config=quick)
+    assert pack.tokens == ["<new1>", "<new2>"]
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(personalizer), strict=True))
+    assert len(personalizer.pipe.tokenizer) == vocabulary
+    processors = {type(m).__name__ for m in personalizer.pipe.unet.attn_processors.values()}
+    assert not processors & {"CrossAttentionProcessor", "CachedKeyValueProcessor"}
+    for layer, (key, value) in pack.key_value.items():
+        module = personalizer.pipe.unet.get_submodule(layer)
+        assert not torch.equal(key.float(), module.to_k.weight.half().float())
+        assert not torch.equal(value.float(), module.to_v.weight.half().float())
+    assert personalizer.pack is pack
+
+
+def test_every_trained_tensor_moves_and_only_calibration_reaches_the_early_queries(personalizer, picture, quick):
+    plain = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(calibration_weight=0.0))
+    calibrated = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(calibration_weight=10.0))
+    assert plain.content_hash() != calibrated.content_hash()
+    assert not torch.equal(plain.embeddings, calibrated.embeddings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bind_weight": 0.0},
+        {"separate_weight": 0.0},
+        {"suppress": 0},
+        {"suppress": 2},
+        {"blur_sigma": 0.0},
+        {"normalize_maps": False},
+        {"smooth": 0.0},
+        {"detach_start_token": False},
+        {"swap_order": 1.0},
+        {"flip": 1.0},
+        {"scale_augmentation": False},
+        {"loss_scale": 1.0},
+        {"micro_batch": 4},
+    ],
+    ids=lambda change: next(iter(change)) + "=" + str(next(iter(change.values()))),
+)
+def test_every_switch_changes_the_result(personalizer, picture, quick, change):
+    config = quick.with_changes(steps=2, calibration_weight=1.0, batch_size=6)
+    usual = personalizer.fit(picture, ["cat", "dog"], config=config)
+    other = personalizer.fit(picture, ["cat", "dog"], config=config.with_changes(**change))
+    assert usual.content_hash() != other.content_hash()
+
+
+def test_the_loss_falls(personalizer, picture, quick):
+    seen = []
+    config = quick.with_changes(steps=40, prior="none", target_share=1.0, calibration_weight=100.0, learning_rate=1e-2)
+    personalizer.fit(picture, ["cat", "dog"], config=config, callback=lambda r: seen.append(r.losses["calibration"]))
+    assert sum(seen[-8:]) < sum(seen[:8])
+
+
+def test_same_seed_same_pack_other_seed_other_pack(personalizer, picture, quick):
+    first = personalizer.fit(picture, ["cat", "dog"], config=quick, seed=3)
+    again = personalizer.fit(picture, ["cat", "dog"], config=quick, seed=3)
+    other = personalizer.fit(picture, ["cat", "dog"], config=quick, seed=4)
+    assert first.content_hash() == again.content_hash() != other.content_hash()
+
+
+def test_the_output_folder_holds_everything(personalizer, picture, quick, tmp_path):
+    pack = personalizer.fit(picture, ["cat", "dog"], config=quick, output_dir=tmp_path / "pack")
+    names = {p.name for p in (tmp_path / "pack").iterdir()}
+    assert names >= {
+        "personalizer.json",
+        "attention.png",
+        "samples.png",
+        "metrics.jsonl",
+        "reference.png",
+        "new1.safetensors",
+    }
+    lines = [json.loads(line) for line in (tmp_path / "pack/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert set(lines[0]) == {"step", "loss", "denoise", "calibration"}
+    assert ConceptPack.from_pretrained(tmp_path / "pack").content_hash() == pack.content_hash()
+    assert {p.name for p in tmp_path.iterdir()} == {"pack"}
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_resume_gives_the_same_bits(personalizer, picture, quick, tmp_path, stop_at):
+    whole = personalizer.fit(picture, ["cat", "dog"], config=quick, output_dir=tmp_path / "whole")
+
+    def interrupt(report):
+        if report.step == stop_at:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        personalizer.fit(picture, ["cat", "dog"], config=quick, output_dir=tmp_path / "cut", callback=interrupt)
+    assert not (tmp_path / "cut").exists()
+    steps = []
+    resumed = personalizer.fit(
+        picture,
+        ["cat", "dog"],
+        config=quick,
+        output_dir=tmp_path / "cut",
+        resume=True,
+        callback=lambda report: steps.append(report.step),
+    )
+    assert steps[0] == stop_at + 1
+    assert resumed.content_hash() == whole.content_hash()
+    assert (tmp_path / "cut/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", "cut"}
+
+
+def test_a_checkpoint_of_another_fit_is_not_continued(personalizer, picture, quick, tmp_path):
+    def interrupt(report):
+        if report.step == 2:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        personalizer.fit(picture, ["cat", "dog"], config=quick, output_dir=tmp_path / "cut", callback=interrupt)
+    steps = []
+    personalizer.fit(
+        picture,
+        ["cat", "dog"],
+        config=quick,
+        seed=1,
+        output_dir=tmp_path / "cut",
+        resume=True,
+        callback=lambda report: steps.append(report.step),
+    )
+    assert steps == [1, 2, 3, 4]
+    assert len((tmp_path / "cut/metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_finished_pack_is_never_overwritten(personalizer, picture, quick, tmp_path):
+    pack = personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
+    with pytest.raises(OutputError, match="already holds a pack"):
+        personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
+    again = personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack", resume=True)
+    assert again.content_hash() == pack.content_hash()
+    with pytest.raises(OutputError, match="already holds a pack"):
+        personalizer.fit(picture, ["cat"], config=quick, seed=9, output_dir=tmp_path / "pack", resume=True)
+
+
+@pytest.mark.parametrize("concepts", [["cat"], ["cat", "dog", "car"], ["cat", "cat"], ["teddy bear", "dog"]])
+def test_one_three_same_and_multi_word_concepts(personalizer, picture, quick, concepts):
+    pack = personalizer.fit(picture, concepts, config=quick)
+    assert len(pack.embeddings) == len(concepts)
+    prompt = "photo of " + " and ".join(f"a {c.phrase}" for c in pack.concepts)
+    assert len(personalizer.generate(prompt, num_inference_steps=2).images) == 1
+
+
+def test_own_tokens(personalizer, picture, quick):
+    pack = personalizer.fit(picture, [Concept("cat", "<tom>"), Concept("dog", "<rex>")], config=quick)
+    assert pack.tokens == ["<tom>", "<rex>"]
+    personalizer.generate("a <rex> dog", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("concepts", "message"),
+    [
+        ([], "at least one"),
+        ("cat", "at least one"),
+        (["cat"] * 20, "too many"),
+        ([""], "empty class"),
+        (["<new1> cat"], "holds a token"),
+        ([Concept("cat", "new1")], "angle brackets"),
+        ([Concept("cat", "<a>"), Concept("dog", "<a>")], "token of its own"),
+    ],
+)
+def test_bad_concepts_are_refused(personalizer, picture, quick, concepts, message):
+    with pytest.raises(InputError, match=message):
+        personalizer.fit(picture, concepts, config=quick)
+
+
+def test_priors_are_generated_once(personalizer, picture, quick, monkeypatch, tmp_path):
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
+    calls = []
+    original = Personalizer.generate
+    monkeypatch.setattr(Personalizer, "generate", lambda self, *a, **k: calls.append(a) or original(self, *a, **k))
+    personalizer.fit(picture, ["cat", "dog"], config=quick)
+    personalizer.fit(picture, ["cat", "dog"], config=quick)
+    assert len(calls) == 1
+    personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(prior_steps=3))
+    assert len(calls) == 2
+
+
+def test_priors_from_a_folder_and_without(personalizer, picture, quick, tmp_path):
+    for index in range(2):
+        picture.save(tmp_path / f"{index}.png")
+    (tmp_path / "0.txt").write_text("a cat in the snow\n")
+    folder = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(prior=str(tmp_path)))
+    with pytest.warns(UserWarning, match="without prior"):
+        without = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(prior="none"))
+    assert folder.content_hash() != without.content_hash()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precisions(personalizer, picture, quick, precision):
+    pack = personalizer.fit(picture, ["cat"], config=quick.with_changes(precision=precision))
+    assert all(torch.isfinite(k).all() for pair in pack.key_value.values() for k in pair)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(personalizer, picture, quick):
+    usual = personalizer.fit(picture, ["cat", "dog"], config=quick)
+    frugal = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(gradient_checkpointing=True))
+    for layer, pair in usual.key_value.items():
+        for a, b in zip(pair, frugal.key_value[layer], strict=True):
+            torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2)
+
+
+def test_several_pictures(personalizer, picture, quick):
+    personalizer.fit([picture, picture.rotate(90)], ["cat"], config=quick)
+    with pytest.raises(InputError, match="at least one reference"):
+        personalizer.fit([], ["cat"], config=quick)
+
+
+def test_tensorboard_on_request(personalizer, picture, quick, tmp_path):
+    personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack", report_to="tensorboard")
+    assert any((tmp_path / "pack.tensorboard").iterdir())
+    with pytest.raises(InputError, match="needs an output_dir"):
+        personalizer.fit(picture, ["cat"], config=quick, report_to="tensorboard")
+
+
+def test_v_prediction_is_trained_towards_the_velocity(personalizer, picture, quick):
+    epsilon = personalizer.fit(picture, ["cat"], config=quick)
+    personalizer.pipe.scheduler.register_to_config(prediction_type="v_prediction")
+    velocity = personalizer.fit(picture, ["cat"], config=quick)
+    assert epsilon.content_hash() != velocity.content_hash()
+
+
+def test_presets():
+    assert FitConfig.preset("reference") == FitConfig()
+    assert FitConfig.preset("paper").normalize_maps is False
+    with pytest.raises(InputError, match="no preset"):
+        FitConfig.preset("best")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"steps": 0},
+        {"steps": 2.5},
+        {"step": 3},
+        {"flip": 2.0},
+        {"precision": "fp8"},
+        {"blur_sigma": -1.0},
+        {"flip": True},
+    ],
+)
+def test_bad_settings_are_refused(values):
+    with pytest.raises(InputError):
+        FitConfig.from_dict(values)
+
+
+def test_settings_survive_a_round_trip():
+    config = FitConfig(steps=7, initializers=("cat", "dog"))
+    assert FitConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,155 @@
+"""The pieces of a training step against their definitions."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from sdk.augmentation import GREY, augment
+from sdk.concepts import resolve_concepts
+from sdk.config import FitConfig
+from sdk.methods.disendiff import DisenDiff, initial_embeddings
+from sdk.text import TextConditioner
+from sdk.training import Batch, masked_denoising_loss
+
+
+def test_the_denoising_loss_is_four_times_the_masked_mean():
+    residual = torch.full((2, 4, 8, 8), 0.5)
+    masks = torch.ones(2, 1, 8, 8)
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+    masks[0, :, 3:] = 0
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+    residual[0, :, 3:] = 9.0
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+
+
+def test_augmentation_frequencies_and_masks():
+    image = Image.new("RGB", (128, 128), (255, 0, 0))
+    rng = random.Random(0)
+    counts = {"shrunk": 0, "enlarged": 0, "plain": 0}
+    for _ in range(1500):
+        variant = augment(image, 32, rng, flip=0.5, scale=True)
+        assert variant.image.size == (128, 128)
+        if variant.prefix in ("a far away", "very small"):
+            counts["shrunk"] += 1
+            assert 0 < variant.mask.sum() < 32 * 32
+            corners = {variant.image.getpixel((x, y)) for x in (0, 127) for y in (0, 127)}
+            assert GREY in corners
+            # Every latent cell that counts lies inside the pasted picture.
+            covered = torch.tensor(list(variant.image.getchannel("R").tobytes())).view(32, 4, 32, 4).amin((1, 3))
+            assert (covered[variant.mask[0] > 0] == 255).all()
+        elif variant.prefix in ("zoomed in", "close up"):
+            counts["enlarged"] += 1
+            assert variant.mask.min() == 1
+        else:
+            assert variant.prefix == ""
+            counts["plain"] += 1
+    assert counts["shrunk"] / 1500 == pytest.approx(0.266, abs=0.04)
+    assert counts["enlarged"] / 1500 == pytest.approx(0.334, abs=0.04)
+
+
+def method_on(personalizer, nouns, **changes):
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_config(personalizer.pipe.scheduler.config)
+    config = FitConfig(**changes)
+    return DisenDiff(personalizer.pipe, resolve_concepts(nouns), config, scheduler, torch.device("cpu"))
+
+
+def batch_of(captions, is_target):
+    generator = torch.Generator().manual_seed(0)
+    count = len(captions)
+    return Batch(
+        latents=torch.randn(count, 4, 16, 16, generator=generator),
+        noise=torch.randn(count, 4, 16, 16, generator=generator),
+        timesteps=torch.randint(0, 1000, (count,), generator=generator),
+        captions=captions,
+        masks=torch.ones(count, 1, 16, 16),
+        is_target=torch.tensor(is_target),
+    )
+
+
+def test_a_noun_of_several_pieces_is_tracked_whole(personalizer):
+    method = method_on(personalizer, ["xyz", "dog"])
+    ids = method.conditioner.tokenize(["photo of a <new1> xyz and <new2> dog"])
+    indices, counts = method.token_indices(ids, [True])
+    assert counts.tolist() == [3, 1]
+    assert indices.tolist() == [[4, 5, 6, 7, 9, 10, -1, -1]]
+    tracked = (torch.arange(8.0) * (indices[0] >= 0))[None, :, None].expand(1, 8, 4)  # padding slots hold zeros
+    method.recorder.maps = [tracked]
+    maps = method.concept_maps(counts)[0, :, 0, 0]
+    assert maps.tolist() == [0.0, 2.0, 4.0, 5.0]
+
+
+def test_priors_get_no_calibration(personalizer):
+    method = method_on(personalizer, ["cat", "dog"])
+    prior = "photo of a cat and a dog"
+    with method.installed():
+        losses = method.losses(batch_of([prior, prior], [False, False]))
+        losses["loss"].backward()
+    assert losses["calibration"].item() == 0
+    assert method.embeddings.grad is None or method.embeddings.grad.abs().max() == 0
+
+
+def test_calibration_is_averaged_over_micro_batches(personalizer):
+    target, prior = "photo of a <new1> cat and <new2> dog", "photo of a cat and a dog"
+    method = method_on(personalizer, ["cat", "dog"])
+    per_row = torch.tensor([0.8, 5.0, 5.0, 5.0])
+    method._per_row = lambda maps: per_row
+    with method.installed():
+        mixed = method.losses(batch_of([target, prior, prior, prior], [True, False, False, False]))["calibration"]
+    # The target's micro-batch counts in full, the other one with zero.
+    assert mixed.item() == pytest.approx(0.4)
+
+
+def test_the_start_token_gets_no_gradient_through_keys_and_values(personalizer):
+    from sdk.attention import CrossAttentionProcessor, cross_attention_layers
+
+    layer = next(iter(cross_attention_layers(personalizer.pipe.unet).values()))
+    states = torch.randn(1, 6, layer.to_k.in_features, requires_grad=True)
+    hidden = torch.randn(1, 16, layer.to_q.in_features)
+    for detach in (True, False):
+        processor = CrossAttentionProcessor(detach_start_token=detach)
+        (gradient,) = torch.autograd.grad(processor(layer, hidden, states).square().sum(), states)
+        assert (gradient[:, 0].abs().max() == 0) == detach
+        assert gradient[:, 1:].abs().max() > 0
+
+
+def test_initial_embeddings(personalizer):
+    concepts = resolve_concepts(["cat", "dog"])
+    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, ["<new1>", "<new2>"])
+    table = personalizer.pipe.text_encoder.get_input_embeddings().weight
+    rows = initial_embeddings(conditioner, concepts, FitConfig())
+    assert torch.equal(rows[1], table[conditioner.pieces("dog")[0]])
+    rows = initial_embeddings(conditioner, concepts, FitConfig(initializers=("car", "house")))
+    assert torch.equal(rows[0], table[conditioner.pieces("car")[0]])
+
+
+def test_only_the_new_rows_of_the_table_train(personalizer):
+    encoder = personalizer.pipe.text_encoder
+    conditioner = TextConditioner(personalizer.pipe.tokenizer, encoder, ["<new1>"])
+    rows = torch.randn(1, encoder.config.hidden_size, requires_grad=True)
+    ids = conditioner.tokenize(["a <new1> cat"])
+    states = conditioner.encode(ids, rows)
+    states.square().sum().backward()
+    assert rows.grad.abs().max() > 0
+    assert encoder.get_input_embeddings().weight.grad is None
+    assert type(encoder.get_input_embeddings()).__name__ == "Embedding"
+    other = conditioner.encode(ids, rows + 1)
+    assert not torch.allclose(states, other)
+
+
+def test_which_layers_the_maps_come_from():
+    from diffusers import UNet2DConditionModel
+
+    from sdk.attention import map_layers
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+    suffix = "transformer_blocks.0.attn2"
+    expected = [f"down_blocks.2.attentions.{i}.{suffix}" for i in (0, 1)]
+    expected += [f"up_blocks.1.attentions.{i}.{suffix}" for i in (0, 1, 2)]
+    assert map_layers(unet) == expected
