@@ -18,7 +18,7 @@ from .config import FitConfig
 from .errors import BaseModelError, InputError
 from .images import load_image, square
 from .pack import ConceptPack
-from .sampling import Repaint, Request, Sampler, check_prompt, prepare_repaint
+from .sampling import Repaint, Request, Sampler, prepare_repaint
 
 log = logging.getLogger("sdk")
 _BATCH = 16  # pictures drawn at a time
@@ -284,7 +284,7 @@ class Personalizer:
             raise InputError(f"give one negative prompt, or one for each of the {len(prompts)} prompts")
         notes = []
         for text, pack in zip(prompts, packs, strict=True):
-            note = check_prompt(self.pipe, text, pack)
+            note = self._sampler.check_prompt(text, pack)
             if note is not None:
                 log.warning(note)
                 notes.append(note)

@@ -54,6 +54,7 @@ class Sampler:
     def __init__(self, pipe: StableDiffusionPipeline, scheduler: DDIMScheduler):
         self.pipe, self.scheduler = pipe, scheduler
         self.layers = cross_attention_layers(pipe.unet)
+        self._conditioners: dict[tuple[str, ...], TextConditioner] = {}
 
     def draw(
         self,
@@ -73,20 +74,19 @@ class Sampler:
 
         Each picture's noise comes from its own generator on the CPU, so it does not depend on the batch it is in.
         """
-        positive = [self._encode(r.pack, r.prompt) for r in requests]
         guided = guidance_scale > 1
-        negative = [self._encode(r.pack, r.negative_prompt) for r in requests] if guided else []
-        states = torch.stack(negative + positive)
-        packs = [r.pack for r in requests] * (2 if guided else 1)
-        processors = self._cached_processors(states, packs)
+        wanted = [(r.pack, r.negative_prompt) for r in requests] if guided else []
+        wanted += [(r.pack, r.prompt) for r in requests]
+        states, processors = self._condition(wanted)
+        positive = states[-len(requests) :]
         generators = generators or [torch.Generator().manual_seed(r.seed) for r in requests]
         pipe = self._pipeline()
         pipe.set_progress_bar_config(disable=not progress, leave=False)
         noise_at_start = None if repaint is None else self._noise(repaint, generators)
         with attention_processors(pipe.unet, processors):
             result = pipe(
-                prompt_embeds=torch.stack(positive),
-                negative_prompt_embeds=torch.stack(negative) if guided else None,
+                prompt_embeds=positive,
+                negative_prompt_embeds=states[: len(requests)] if guided else None,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 eta=eta,
@@ -107,27 +107,79 @@ class Sampler:
         return torch.stack(drawn).to(repaint.latents)
 
     @torch.no_grad()
-    def _encode(self, pack: ConceptPack | None, prompt: str) -> Tensor:
-        """Return the text states ``[T, C]`` of a prompt under a pack."""
-        tokens = pack.tokens if pack is not None else []
-        conditioner = TextConditioner(self.pipe.tokenizer, self.pipe.text_encoder, tokens)
-        rows = pack.embeddings.float() if pack is not None else None
-        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(self.pipe.unet.dtype)
+    def _condition(
+        self, wanted: Sequence[tuple[ConceptPack | None, str]]
+    ) -> tuple[Tensor, dict[str, CachedKeyValueProcessor]]:
+        """Encode prompts under their packs and project them to K and V: once per distinct prompt, for all steps.
 
-    @torch.no_grad()
-    def _cached_processors(
-        self, states: Tensor, packs: Sequence[ConceptPack | None]
-    ) -> dict[str, CachedKeyValueProcessor]:
-        """Project the text states of all rows, each with its own pack's weights, once for all steps."""
-        states = states.to(self.pipe.unet.device)
+        Returns:
+            Text states ``[B, T, C]``, one row per item of ``wanted``, and processors that hold the projections.
+        """
+        distinct: dict[tuple[int, str], int] = {}
+        packs: list[ConceptPack | None] = []
+        encoded: list[Tensor] = []
+        for pack, prompt in wanted:
+            if (id(pack), prompt) not in distinct:
+                distinct[id(pack), prompt] = len(distinct)
+                packs.append(pack)
+                encoded.append(self._encode(pack, prompt))
+        rows = torch.tensor([distinct[id(pack), prompt] for pack, prompt in wanted], device=self.pipe.unet.device)
         processors = {}
         for name, layer in self.layers.items():
-            projected = []
-            for which, module in enumerate((layer.to_k, layer.to_v)):
-                rows = [self._project(module, row, pack, name, which) for row, pack in zip(states, packs, strict=True)]
-                projected.append(torch.stack(rows))
-            processors[name] = CachedKeyValueProcessor(*projected)
-        return processors
+            key, value = (
+                torch.stack([self._project(m, state, p, name, i) for state, p in zip(encoded, packs, strict=True)])[
+                    rows
+                ]
+                for i, m in enumerate((layer.to_k, layer.to_v))
+            )
+            processors[name] = CachedKeyValueProcessor(key, value)
+        return torch.stack(encoded)[rows], processors
+
+    def _encode(self, pack: ConceptPack | None, prompt: str) -> Tensor:
+        """Return the text states ``[T, C]`` of a prompt under a pack."""
+        conditioner = self.conditioner(pack)
+        rows = pack.embeddings.float() if pack is not None else None
+        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(
+            self.pipe.unet.device, self.pipe.unet.dtype
+        )
+
+    def conditioner(self, pack: ConceptPack | None) -> TextConditioner:
+        """Return the tokenizer and text encoder extended by a pack's tokens; one per set of tokens is kept."""
+        tokens = tuple(pack.tokens) if pack is not None else ()
+        if tokens not in self._conditioners:
+            self._conditioners[tokens] = TextConditioner(self.pipe.tokenizer, self.pipe.text_encoder, tokens)
+        return self._conditioners[tokens]
+
+    def check_prompt(self, prompt: str, pack: ConceptPack | None) -> str | None:
+        """Check a prompt against the pack it is meant with.
+
+        Returns:
+            A note worth telling the user, or ``None``.
+
+        Raises:
+            InputError: empty, an unknown token, or a learned token without its class noun.
+        """
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError("the prompt is empty; describe what to draw")
+        concepts = pack.concepts if pack is not None else []
+        known = [c.token for c in concepts]
+        written = tokens_in(prompt)
+        for token in written:
+            if token not in known:
+                there = f"this pack knows {', '.join(known)}" if known else "no pack is in use, give one with concepts="
+                raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+        conditioner = self.conditioner(pack)
+        ids = conditioner.tokenize([prompt])[0].tolist()
+        for slot, concept in enumerate(concepts):
+            if concept.token in written:
+                modifier = conditioner.table_size + slot
+                find_positions(ids, modifier, conditioner.pieces(concept.noun), phrase=concept.phrase)
+        if conditioner.truncated(prompt):
+            return f"the prompt is longer than {conditioner.tokenizer.model_max_length} tokens; its end is not read"
+        if concepts and not written:
+            names = " or ".join(c.phrase for c in concepts)
+            return f"the prompt names no learned token; write {names} to draw what was learned"
+        return None
 
     @staticmethod
     def _project(module: nn.Module, row: Tensor, pack: ConceptPack | None, name: str, which: int) -> Tensor:
@@ -165,33 +217,3 @@ def prepare_repaint(pipe: StableDiffusionPipeline, image: Image.Image, mask: Ima
     hole = (to_tensor(mask.convert("RGB"))[:1] > 0).float()[None]
     hole = F.adaptive_max_pool2d(hole, latents.shape[-2:])
     return Repaint(latents * pipe.vae.config.scaling_factor, hole.to(latents))
-
-
-def check_prompt(pipe: StableDiffusionPipeline, prompt: str, pack: ConceptPack | None) -> str | None:
-    """Check a prompt against the pack it is meant with.
-
-    Returns:
-        A note worth telling the user, or ``None``.
-
-    Raises:
-        InputError: empty, an unknown token, or a learned token without its class noun.
-    """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError("the prompt is empty; describe what to draw")
-    known = pack.tokens if pack is not None else []
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, known)
-    written = tokens_in(prompt)
-    for token in written:
-        if token not in known:
-            there = f"this pack knows {', '.join(known)}" if known else "no pack is in use, give one with concepts="
-            raise InputError(f"the prompt uses {token}, which was not learned; {there}")
-    ids = conditioner.tokenize([prompt])[0].tolist()
-    for slot, concept in enumerate(pack.concepts if pack is not None else []):
-        if concept.token in written:
-            modifier = conditioner.table_size + slot
-            find_positions(ids, modifier, conditioner.pieces(concept.noun), phrase=concept.phrase)
-    if conditioner.truncated(prompt):
-        return f"the prompt is longer than {conditioner.tokenizer.model_max_length} tokens; its end is not read"
-    if known and not written:
-        return f"the prompt names no learned token; write {' or '.join(c.phrase for c in pack.concepts)} to draw them"  # type: ignore[union-attr]
-    return None

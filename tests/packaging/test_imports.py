@@ -40,7 +40,12 @@ def test_help_and_doctor_need_no_model():
     assert done.stdout.strip() == "False", done.stderr
 
 
-USE = "from transformers import CLIPTextModel; from diffusers import UNet2DConditionModel; import sdk.kernels; print('fine')"
+USE = """
+from transformers import CLIPTextModel
+from diffusers import UNet2DConditionModel
+import sdk.kernels
+print("fine")
+"""
 
 
 def test_the_repository_root_is_a_safe_place_to_start_python():

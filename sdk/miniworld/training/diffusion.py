@@ -1,8 +1,8 @@
 """Train the bundled model's text encoder and UNet on latents of rendered scenes.
 
 Besides the denoising loss, a grounding term asks that the attention of the words that describe an object
-falls inside that object's mask (the token-level loss of TokenCompose, CVPR 2024, on the 16x16 maps). The
-renderer knows the masks, and a model this small learns which word owns which object many times faster.
+covers that object's mask (in the spirit of TokenCompose, CVPR 2024, on the 16x16 maps). The renderer knows the
+masks, and a model this small learns which word owns which object many times faster.
 """
 
 from __future__ import annotations
@@ -102,18 +102,21 @@ def encode_pool(vae: AutoencoderKL, pool: Pool) -> Tensor:
 
 
 def grounding_loss(maps: Tensor, masks: Tensor) -> Tensor:
-    """Penalise attention outside the described object.
+    """Ask that a word's attention covers the object it describes, and nothing else.
 
     Args:
         maps: attention of K words, ``[B, K, N]``.
         masks: the object each word describes, ``[B, K, N]`` in [0, 1]; all zero for words without an object.
 
     Returns:
-        Mean over described words of ``(1 - share of the attention inside the mask)^2``; a scalar.
+        Mean over described words of the cross-entropy between the mask and the map, each as a distribution over
+        pixels, less the mask's entropy (so that 0 is perfect); a scalar.
     """
-    described = masks.amax(-1) > 0
-    share = (maps * masks).sum(-1) / maps.sum(-1).clamp(min=1e-6)
-    return ((1 - share).square() * described).sum() / described.sum().clamp(min=1)
+    described = masks.sum(-1) > 0
+    wanted = masks / masks.sum(-1, keepdim=True).clamp(min=1e-6)
+    found = (maps + 1e-6) / (maps + 1e-6).sum(-1, keepdim=True)
+    divergence = (torch.xlogy(wanted, wanted) - wanted * found.log()).sum(-1)
+    return (divergence * described).sum() / described.sum().clamp(min=1)
 
 
 class Batches:
@@ -151,7 +154,7 @@ def train(
     pool_size: int = 30000,
     learning_rate: float = 1.5e-3,
     text_learning_rate: float = 4e-4,
-    grounding: float = 0.1,
+    grounding: float = 0.03,
     stop_after: float | None = None,
 ) -> None:
     """Train for ``steps`` steps, resuming from ``output/checkpoint.pt``; write the pipeline to ``output/model``.
@@ -278,7 +281,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pool", type=int, default=30000)
-    parser.add_argument("--grounding", type=float, default=0.1)
+    parser.add_argument("--grounding", type=float, default=0.03)
     parser.add_argument("--stop-after", type=float, help="seconds; the next call goes on")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

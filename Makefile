@@ -1,0 +1,41 @@
+# Targets work from a fresh clone, each on its own. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
+CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
+
+.PHONY: install demo test test-slow lint bench study clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py out/demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow -s
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy -p sdk && cd kernels && ../$(BIN)/mypy -p fused
+
+bench: install
+	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks
+
+study: install
+	$(BIN)/python benchmarks/separation.py --output out/study
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

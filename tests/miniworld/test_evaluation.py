@@ -1,0 +1,178 @@
+"""The judge and the scores on renders, where the right answer is known."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from sdk import Concept
+from sdk.errors import InputError
+from sdk.evaluation import Drawn, evaluation_prompts, leak, likeness, read_identities, right, score
+from sdk.miniworld.judge import bundled_judge, judge_loss
+from sdk.miniworld.references import demo_scene
+from sdk.miniworld.render import render
+from sdk.miniworld.scene import SceneObject, arrange, sample_scene
+from sdk.pack import ConceptPack
+from sdk.report import save_report
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return bundled_judge()
+
+
+def picture_of(*objects: SceneObject, background="beach", seed=0):
+    return render(arrange(random.Random(seed), list(objects), background))[0]
+
+
+CAT, DOG = demo_scene().objects  # purple with yellow; spotted white with red
+
+
+@pytest.fixture(scope="module")
+def identities(judge):
+    class Stub(ConceptPack):
+        def __init__(self):
+            self.concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
+            self.reference = render(demo_scene())[0]
+
+    return read_identities(Stub(), judge)
+
+
+def test_the_judge_reads_held_out_renders(judge):
+    rng = random.Random(3)
+    scenes = [sample_scene(rng, judge.vocabulary, split="held_out") for _ in range(200)]
+    verdict = judge.judge([render(scene)[0] for scene in scenes])
+    wrong = 0
+    for row, scene in enumerate(scenes):
+        nouns = {o.noun for o in scene.objects}
+        there = {judge.vocabulary.classes[i] for i in (verdict.presence[row] > 0.5).nonzero()[:, 0]}
+        wrong += there != nouns
+        for item in scene.objects:
+            slot = judge.vocabulary.classes.index(item.noun)
+            wrong += judge.vocabulary.colours[int(verdict.colour[row, slot].argmax())] != item.colour
+            wrong += judge.vocabulary.patterns[int(verdict.pattern[row, slot].argmax())] != item.pattern
+            peak = int(verdict.place[row, slot].argmax())
+            assert abs((peak % 16 + 0.5) / 16 - item.x) < item.width
+    assert wrong <= 4
+
+
+def test_identities_are_read_off_the_reference(judge, identities):
+    vocabulary = judge.vocabulary
+    for identity, item in zip(identities, (CAT, DOG), strict=True):
+        assert vocabulary.classes[identity.slot] == item.noun
+        assert vocabulary.colours[identity.colour] == item.colour
+        assert vocabulary.colours[identity.accent] == item.accent
+        assert vocabulary.patterns[identity.pattern] == item.pattern
+
+
+def test_likeness_falls_with_every_wrong_attribute(judge, identities):
+    cat = SceneObject("cat", "purple", "yellow")
+    variants = [
+        cat,
+        SceneObject("cat", "purple", "red"),
+        SceneObject("cat", "green", "red"),
+        SceneObject("dog", "purple", "yellow"),
+    ]
+    scores = likeness(judge.judge([picture_of(v) for v in variants]), identities[0])
+    assert scores[0] > 0.95
+    assert scores.diff().max() < -0.2
+
+
+def test_leaks_are_seen_in_both_forms(judge, identities):
+    clean = picture_of(SceneObject("cat", "purple", "yellow"))
+    company = picture_of(SceneObject("cat", "purple", "yellow"), SceneObject("dog", "blue", "green"))
+    dyed = picture_of(SceneObject("cat", "white", "red"))
+    values = leak(judge.judge([clean, company, dyed]), identities[0], identities[1])
+    assert values[0] < 0.05
+    assert values[1] > 0.95
+    assert values[2] > 0.95
+
+
+def test_right_needs_colour_and_accent(judge, identities):
+    both = picture_of(SceneObject("cat", "purple", "yellow"), SceneObject("dog", "white", "red", "spotted"))
+    swapped = picture_of(SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow"))
+    verdict = judge.judge([both, swapped])
+    assert right(verdict, identities[0]).tolist() == [True, False]
+    assert right(verdict, identities[1]).tolist() == [True, False]
+
+
+def test_a_perfect_and_a_blended_model(judge, identities):
+    perfect = [
+        Drawn("", (0,), "beach", [picture_of(CAT, seed=s) for s in range(3)]),
+        Drawn("", (1,), None, [picture_of(DOG, seed=s) for s in range(3)]),
+        Drawn("", (0, 1), None, [picture_of(CAT, DOG, seed=s) for s in range(3)]),
+    ]
+    scores = score(perfect, identities, judge)
+    assert scores.fidelity > 0.95
+    assert scores.leakage < 0.05
+    assert scores.together == 1
+    assert scores.text_alignment > 0.95
+    blend = SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow")
+    blended = [
+        Drawn("", (0,), "snow", [picture_of(blend[0])]),
+        Drawn("", (1,), None, [picture_of(blend[1])]),
+        Drawn("", (0, 1), None, [picture_of(*blend)]),
+    ]
+    worse = score(blended, identities, judge)
+    assert worse.fidelity < 0.6
+    assert worse.leakage > 0.9
+    assert worse.together == 0
+    assert worse.text_alignment < scores.text_alignment
+
+
+def test_prompts_cover_each_concept_alone_and_all():
+    prompts = evaluation_prompts([Concept("cat", "<new1>"), Concept("dog", "<new2>")])
+    assert [p[2] for p in prompts] == [(0,)] * 4 + [(1,)] * 4 + [(0, 1)] * 4
+    assert prompts[1][:2] == ("a <new1> cat on the beach", "a cat on the beach")
+    assert prompts[9][0] == "a <new2> dog and a <new1> cat on the beach"
+
+
+def test_report_is_one_self_contained_page(personalizer, picture, quick, tmp_path):
+    from sdk import evaluate
+
+    pack = personalizer.fit(picture, ["cat", "dog"], config=quick)
+    report = evaluate(personalizer, pack, num_images=1, num_inference_steps=1)
+    page = save_report(report, tmp_path / "report").read_text()
+    assert page.count("data:image/png;base64,") == 1 + 2 * 12
+    assert "http" not in page
+    assert "&lt;new1&gt; cat" in page
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.html", "metrics.json", "gallery.png"}
+    assert "fidelity" in report.table()
+    assert 0 <= report.to_dict()["fitted"]["fidelity"] <= 1
+
+
+def test_what_cannot_be_evaluated(personalizer, picture, quick):
+    from sdk import evaluate
+
+    with pytest.raises(InputError, match="does not know teddy bear"):
+        evaluate(personalizer, personalizer.fit(picture, ["teddy bear"], config=quick))
+    with pytest.raises(InputError, match="different classes"):
+        evaluate(personalizer, personalizer.fit(picture, ["cat", "cat"], config=quick))
+
+
+def test_the_judges_loss_ignores_attributes_of_absent_classes():
+    torch.manual_seed(0)
+    logits = {
+        "presence": torch.randn(2, 3),
+        "place": torch.randn(2, 3, 4, 4),
+        "background": torch.randn(2, 4),
+        "colour": torch.randn(2, 3, 5),
+        "accent": torch.randn(2, 3, 5),
+        "pattern": torch.randn(2, 3, 2),
+    }
+    index = torch.tensor([[1, -100, -100], [-100, 0, 1]])
+    labels = {
+        "presence": (index >= 0).float(),
+        "place": torch.zeros(2, 3, 4, 4),
+        "background": torch.tensor([0, 1]),
+        "colour": index,
+        "accent": index,
+        "pattern": index,
+    }
+    before = judge_loss(logits, labels)
+    logits["colour"][0, 1] += 5
+    assert torch.equal(before, judge_loss(logits, labels))
+    logits["colour"][0, 0, 0] += 5
+    assert judge_loss(logits, labels) > before

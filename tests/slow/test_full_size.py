@@ -1,0 +1,114 @@
+"""The same code at the size of SD 1.5: random weights, the real tokenizer, a photo, 512 pixels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+DATA = Path(os.environ.get("PERSONALIZER_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+VOCABULARY = DATA / "clip_bpe" / "bpe_simple_vocab_16e6.txt.gz"
+PHOTO = DATA / "photos" / "cat_dog.jpg"
+
+
+def clip_tokenizer(folder: Path):
+    """Build CLIP's tokenizer from its published list of merges."""
+    from transformers import CLIPTokenizer
+
+    lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
+    pieces = letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+
+
+@pytest.mark.skipif(
+    not PHOTO.is_file(), reason=f"the photo and CLIP vocabulary are not in {DATA}; set PERSONALIZER_TEST_DATA"
+)
+def test_fit_and_generate_at_full_size(tmp_path):
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from sdk import ConceptPack, FitConfig, Personalizer
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(tmp_path)
+    assert len(tokenizer) == 49408
+    assert tokenizer("photo of a cat").input_ids[1:-1] == [1125, 539, 320, 2368]
+    text = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=77,
+        projection_dim=768,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407,
+    )
+    pipe = StableDiffusionPipeline(
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    personalizer = Personalizer(pipe, "random SD 1.5")
+    assert personalizer.base.resolution == 512
+    assert len(personalizer.base.fingerprint) == 16
+    config = FitConfig(
+        steps=2, batch_size=2, target_share=1.0, prior="none", target_pool=2, precision="bf16", checkpoint_every=0
+    )
+    times = [time.monotonic()]
+    pack = personalizer.fit(
+        PHOTO, ["cat", "dog"], config=config, callback=lambda report: times.append(time.monotonic())
+    )
+    print(f"second step: {times[2] - times[1]:.1f} s for {config.batch_size} rows")
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    ids = [42170 if i else 47629 for i in range(2)]
+    start = pipe.text_encoder.get_input_embeddings().weight[ids].half()
+    assert not torch.equal(pack.embeddings, start)
+    assert (pack.embeddings - start).abs().max() < 1e-3  # two steps of 8e-5 away from the released code's words
+
+    pack.save_pretrained(tmp_path / "pack")
+    size = sum(f.stat().st_size for f in (tmp_path / "pack").iterdir())
+    print(f"pack: {size / 1e6:.1f} MB")
+    assert size <= 40e6
+    again = ConceptPack.from_pretrained(tmp_path / "pack")
+    prompt = "photo of a <new1> cat and <new2> dog"
+    first, second = (
+        personalizer.generate(prompt, concepts=p, seed=0, num_inference_steps=2).images[0] for p in (pack, again)
+    )
+    assert first.size == (512, 512)
+    assert np.array_equal(np.asarray(first), np.asarray(second))
