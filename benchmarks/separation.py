@@ -13,9 +13,10 @@ import csv
 import random
 from pathlib import Path
 
-from sdk import EvaluationReport, Personalizer, evaluate
+from sdk import Personalizer
 from sdk.commands.common import quiet
-from sdk.evaluation import Scores
+from sdk.evaluation import Scores, draw_for, read_identities, score
+from sdk.miniworld.judge import bundled_judge
 from sdk.miniworld.references import SPLITS, reference_scene
 from sdk.miniworld.render import render
 
@@ -34,16 +35,16 @@ def run_scene(personalizer: Personalizer, split: str, index: int, images: int, c
     scene = reference_scene(split, index)
     picture, _ = render(scene)
     nouns = [item.noun for item in scene.objects]
+    judge = bundled_judge()
+    common = {"num_images": images, "num_inference_steps": 25, "seed": 1000}
     rows: list[dict] = []
-    report: EvaluationReport | None = None
-    for arm in ARMS[:2]:
-        extra = {} if arm == "with calibration" else {"calibration_weight": 0.0}
-        config = personalizer.default_config(**(changes | extra))
-        pack = personalizer.fit(picture, nouns, config=config, seed=index)
-        report = evaluate(personalizer, pack, num_images=images)
-        rows.append({"scene": index, "nouns": "+".join(nouns), "arm": arm, **figures(report.fitted)})
-    assert report is not None
-    rows.append({"scene": index, "nouns": "+".join(nouns), "arm": ARMS[2], **figures(report.untouched)})
+    for arm, extra in zip(ARMS, ({}, {"calibration_weight": 0.0}, None), strict=True):
+        if extra is not None:
+            config = personalizer.default_config(**(changes | extra))
+            pack = personalizer.fit(picture, nouns, config=config, seed=index)
+        drawn = draw_for(personalizer, pack.concepts, None if extra is None else pack, **common)
+        scores = score(drawn, read_identities(pack, judge), judge)
+        rows.append({"scene": index, "nouns": "+".join(nouns), "arm": arm, **figures(scores)})
     return rows
 
 

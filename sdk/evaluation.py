@@ -157,13 +157,9 @@ def evaluate(
     """
     judge = judge or bundled_judge()
     identities = read_identities(pack, judge)
-    fitted, untouched = [], []
-    for prompt, plain, asked, background in evaluation_prompts(pack.concepts):
-        common: dict[str, Any] = {"num_images": num_images, "seed": seed, "num_inference_steps": num_inference_steps}
-        with_pack = personalizer.generate([prompt], concepts=[pack], **common).images
-        without = personalizer.generate([plain], concepts=[None], **common).images
-        fitted.append(Drawn(prompt, asked, background, with_pack))
-        untouched.append(Drawn(plain, asked, background, without))
+    common: dict[str, Any] = {"num_images": num_images, "num_inference_steps": num_inference_steps, "seed": seed}
+    fitted = draw_for(personalizer, pack.concepts, pack, **common)
+    untouched = draw_for(personalizer, pack.concepts, None, **common)
     assert pack.reference is not None
     return EvaluationReport(
         pack.concepts,
@@ -174,6 +170,26 @@ def evaluate(
         untouched,
         pack.reference,
     )
+
+
+def draw_for(
+    personalizer: Personalizer,
+    concepts: Sequence[Concept],
+    pack: ConceptPack | None,
+    *,
+    num_images: int,
+    num_inference_steps: int,
+    seed: int,
+) -> list[Drawn]:
+    """Draw the evaluation's prompts with a pack, or the same without tokens on the untouched model."""
+    drawn = []
+    for learned, plain, asked, background in evaluation_prompts(concepts):
+        prompt = plain if pack is None else learned
+        images = personalizer.generate(
+            [prompt], num_images=num_images, seed=seed, concepts=[pack], num_inference_steps=num_inference_steps
+        ).images
+        drawn.append(Drawn(prompt, asked, background, images))
+    return drawn
 
 
 def read_identities(pack: ConceptPack, judge: Judge) -> list[Identity]:

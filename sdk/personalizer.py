@@ -196,19 +196,16 @@ class Personalizer:
         requests, notes = self._requests(prompt, num_images, seed, concepts, negative_prompt, generator)
         self._check_size(height, width)
         self._check_steps(num_inference_steps)
-        given = generator if isinstance(generator, list) else None
-        images: list[Image.Image] = []
-        for start in range(0, len(requests), _BATCH):
-            images += self._sampler.draw(
-                requests[start : start + _BATCH],
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                eta=eta,
-                height=height,
-                width=width,
-                generators=given[start : start + _BATCH] if given else None,
-                callback_on_step_end=callback_on_step_end,
-            )
+        images = self._draw(
+            requests,
+            generators=generator if isinstance(generator, list) else None,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            height=height,
+            width=width,
+            callback_on_step_end=callback_on_step_end,
+        )
         return Generation(images, notes)
 
     def inpaint(
@@ -250,19 +247,28 @@ class Personalizer:
         self._check_steps(num_inference_steps)
         requests, notes = self._requests(prompt, num_images, seed, concepts, negative_prompt, None)
         repaint: Repaint = prepare_repaint(self.pipe, picture, hole)
+        images = self._draw(
+            requests,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            height=side,
+            width=side,
+            callback_on_step_end=callback_on_step_end,
+            repaint=repaint,
+        )
+        return Generation([Image.composite(new, picture, hole) for new in images], notes)
+
+    def _draw(
+        self, requests: list[Request], *, generators: list[torch.Generator] | None = None, **arguments: Any
+    ) -> list[Image.Image]:
+        """Draw all requests, a batch at a time."""
         images: list[Image.Image] = []
         for start in range(0, len(requests), _BATCH):
-            images += self._sampler.draw(
-                requests[start : start + _BATCH],
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                eta=eta,
-                height=side,
-                width=side,
-                callback_on_step_end=callback_on_step_end,
-                repaint=repaint,
-            )
-        return Generation([Image.composite(new, picture, hole) for new in images], notes)
+            part = slice(start, start + _BATCH)
+            own = generators[part] if generators is not None else None
+            images += self._sampler.draw(requests[part], generators=own, **arguments)
+        return images
 
     def _requests(
         self,

@@ -22,7 +22,7 @@ def tiny_model(tmp_path_factory):
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     from sdk.miniworld.tokenizer import build_tokenizer
-    from sdk.miniworld.training.diffusion import build_text_encoder
+    from sdk.miniworld.training.diffusion import build_scheduler, build_text_encoder
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
@@ -47,14 +47,7 @@ def tiny_model(tmp_path_factory):
         latent_channels=4,
         sample_size=32,
     )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    scheduler = DDIMScheduler.from_config(build_scheduler().config, prediction_type="epsilon")
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -6,6 +6,8 @@ import argparse
 import importlib.metadata
 import platform
 
+from .common import quiet
+
 EXAMPLE = "personalizer doctor"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
 _OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    quiet()
     import torch
 
     from .. import __version__

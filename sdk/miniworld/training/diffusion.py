@@ -2,7 +2,8 @@
 
 Besides the denoising loss, a grounding term asks that the attention of the words that describe an object
 covers that object's mask (in the spirit of TokenCompose, CVPR 2024, on the 16x16 maps). The renderer knows the
-masks, and a model this small learns which word owns which object many times faster.
+masks, and a model this small learns which word owns which object many times faster. A second term keeps the
+text states of words of different objects from pointing the same way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .common import (
 )
 
 log = logging.getLogger(__name__)
+CONFUSION_WEIGHT = 0.5
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
 
 
@@ -119,6 +121,24 @@ def grounding_loss(maps: Tensor, masks: Tensor) -> Tensor:
     return (divergence * described).sum() / described.sum().clamp(min=1)
 
 
+def confusion_loss(states: Tensor, owners: Tensor, *, margin: float = 0.4) -> Tensor:
+    """Penalise words of different objects whose text states point the same way (cosine above ``margin``).
+
+    Args:
+        states: text states ``[B, T, C]``.
+        owners: which object each word describes, int64 ``[B, T]``, -1 for none.
+        margin: cosine that costs nothing.
+
+    Returns:
+        Mean over such pairs of words of the squared excess; a scalar.
+    """
+    directions = F.normalize(states.float(), dim=-1)
+    cosines = directions @ directions.transpose(1, 2)  # [B, T, T]
+    described = owners >= 0
+    pairs = described[:, :, None] & described[:, None, :] & (owners[:, :, None] != owners[:, None, :])
+    return ((cosines - margin).clamp(min=0).square() * pairs).sum() / pairs.sum().clamp(min=1)
+
+
 class Batches:
     """Random batches of latents, captions and word masks; batch ``i`` is the same in every run."""
 
@@ -126,11 +146,12 @@ class Batches:
         self.tokenizer, self.pool, self.latents, self.batch_size = tokenizer, pool, latents, batch_size
         self.masks = torch.cat([F.adaptive_avg_pool2d(m.float(), 16).half() for m in pool.masks.split(512)]).flatten(2)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents ``[B, C, 16, 16]``, token ids ``[B, T]`` and word masks ``[B, T, 256]``."""
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return latents ``[B, C, 16, 16]``, token ids ``[B, T]``, word masks ``[B, T, 256]`` and owners ``[B, T]``."""
         rng = random.Random(step)
         rows = [rng.randrange(len(self.pool.scenes)) for _ in range(self.batch_size)]
         word_masks = torch.zeros(self.batch_size, MAX_LENGTH, 256)
+        owners = torch.full((self.batch_size, MAX_LENGTH), -1)
         texts = []
         for place, row in enumerate(rows):
             if rng.random() < CAPTION_DROPOUT:
@@ -141,8 +162,9 @@ class Batches:
             for position, owner in enumerate(written.owners, start=1):  # every word is one token, after the start
                 if owner >= 0:
                     word_masks[place, position] = self.masks[row, owner]
+                    owners[place, position] = owner
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.latents[rows].float(), tokens, word_masks
+        return self.latents[rows].float(), tokens, word_masks, owners
 
 
 def train(
@@ -217,18 +239,20 @@ def train(
 
     start, running = time.monotonic(), [0.0, 0.0]
     for step in range(first, steps):
-        latents, tokens, word_masks = (x.to(device) for x in batches[step])
+        latents, tokens, word_masks, owners = (x.to(device) for x in batches[step])
         generator = torch.Generator().manual_seed(step)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         timesteps = torch.randint(0, 1000, (batch_size,), generator=generator).to(device)
         noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         recorder.start(all_words if grounding else None)
         with torch.autocast(device.type, torch.bfloat16):
-            prediction = unet(noisy, timesteps, text_encoder(tokens)[0]).sample
+            states = text_encoder(tokens)[0]
+            prediction = unet(noisy, timesteps, states).sample
         loss = F.mse_loss(prediction.float(), scheduler.get_velocity(latents, noise, timesteps))
         ground = grounding_loss(recorder.mean().flatten(2), word_masks) if grounding else loss.new_zeros(())
         optimizer.zero_grad(set_to_none=True)
-        (loss + grounding * ground).backward()
+        confusion = confusion_loss(states, owners)
+        (loss + grounding * ground + CONFUSION_WEIGHT * confusion).backward()
         torch.nn.utils.clip_grad_norm_([*unet.parameters(), *text_encoder.parameters()], 1.0)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine_schedule(step, steps)
@@ -278,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pool", type=int, default=30000)
     parser.add_argument("--grounding", type=float, default=0.03)
