@@ -62,7 +62,9 @@ class FitConfig:
     initializers: tuple[str, ...] = _field(
         (), "words whose embeddings the tokens start from, one a concept; empty: method's rule"
     )
-    precision: str = _field("fp32", "'fp32', 'bf16' or 'fp16' for the forward pass; weights and losses stay fp32")
+    precision: str = _field(
+        "fp32", "'fp32', 'bf16' or 'fp16' for the forward pass; trained weights and losses stay fp32"
+    )
     gradient_checkpointing: bool = _field(False, "recompute activations: less memory, about 1.5 times the time")
     checkpoint_every: int = _field(50, "steps between checkpoints; 0 for none")
 

@@ -57,14 +57,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def new_folder(destination: Path) -> Iterator[Path]:
+def new_folder(destination: Path, scratch: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``destination`` when the block ends well, and vanishes otherwise.
+
+    It is made in ``scratch``, which must be on the same file system; default beside the destination.
 
     An existing ``destination`` is moved aside first and removed only when the new one stands.
     """
     with reporting_full_disk(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        work = Path(tempfile.mkdtemp(dir=scratch or destination.parent, prefix=f".{destination.name}."))
         try:
             yield work
             for file in work.rglob("*"):

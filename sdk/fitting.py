@@ -116,7 +116,7 @@ def fit_concepts(
     )
     if output_dir is not None:
         assert work is not None
-        with new_folder(output_dir) as folder:
+        with new_folder(output_dir, scratch=work) as folder:
             if (work / training.METRICS).is_file():
                 shutil.copy(work / training.METRICS, folder / training.METRICS)
             attention_sheet(images[0], resolved, before, learner.reference_maps(clean)).save(folder / "attention.png")

@@ -53,6 +53,8 @@ class Batch:
 class Method(Protocol):
     """What the loop needs of a method."""
 
+    compute_dtype: torch.dtype  # of the forward pass
+
     def parameters(self) -> dict[str, Tensor]:
         """Trainable tensors by name, float32."""
 
@@ -200,7 +202,7 @@ def run(
     optimizer = torch.optim.AdamW(method.parameter_groups(), weight_decay=config.weight_decay)
     checkpoints = Checkpoints(work, identity)
     first = checkpoints.load(method, optimizer)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
+    scaler = torch.amp.GradScaler(device.type, enabled=method.compute_dtype == torch.float16)
     metrics = work / METRICS if work is not None else None
     if metrics is not None and first == 0:
         metrics.unlink(missing_ok=True)

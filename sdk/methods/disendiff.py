@@ -49,6 +49,9 @@ class DisenDiff:
             name: (_trainable(layer.to_k.weight, device), _trainable(layer.to_v.weight, device))
             for name, layer in self.layers.items()
         }
+        asked = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+        # Frozen weights of low precision cannot be multiplied with float32: they decide then.
+        self.compute_dtype = pipe.unet.dtype if asked == torch.float32 else asked
         self.embeddings = torch.nn.Parameter(initial_embeddings(self.conditioner, concepts, config).to(device))
         self.recorder = MapRecorder()
         recorded = map_layers(pipe.unet)
@@ -200,8 +203,8 @@ class DisenDiff:
         )
 
     def _autocast(self) -> torch.autocast:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+        low = self.compute_dtype != torch.float32
+        return torch.autocast(self.device.type, self.compute_dtype if low else torch.bfloat16, enabled=low)
 
 
 def _trainable(weight: Tensor, device: torch.device) -> torch.nn.Parameter:

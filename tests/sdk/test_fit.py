@@ -211,10 +211,18 @@ def test_priors_from_a_folder_and_without(personalizer, picture, quick, tmp_path
     assert folder.content_hash() != without.content_hash()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_precisions(personalizer, picture, quick, precision):
     pack = personalizer.fit(picture, ["cat"], config=quick.with_changes(precision=precision))
     assert all(torch.isfinite(k).all() for pair in pack.key_value.values() for k in pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frozen_weights_of_low_precision(tiny_model, picture, quick, dtype):
+    low = Personalizer.from_pretrained(tiny_model, device="cpu", dtype=dtype)
+    pack = low.fit(picture, ["cat", "dog"], config=quick)
+    assert all(torch.isfinite(k).all() for pair in pack.key_value.values() for k in pair)
+    assert low.generate("a <new1> cat", num_inference_steps=1).images
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(personalizer, picture, quick):
