@@ -1,4 +1,4 @@
-"""Cross-attention processors: maps of chosen tokens out of chosen layers, and a start token without gradient.
+"""Attention processors: maps of chosen tokens out of chosen layers, and a start token without gradient.
 
 diffusers' own processors can do neither. Layers are chosen by name or by map size, never by "256 queries",
 which is right at one resolution only.
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from .kernels import attention_with_maps
@@ -42,7 +42,7 @@ class MapRecorder:
         return mean.unflatten(-1, (side, side))
 
 
-class CrossAttentionProcessor:
+class AttentionProcessor:
     """Attention of one layer for diffusers' ``Attention`` module.
 
     Args:
@@ -165,12 +165,25 @@ def attention_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iter
             module.set_processor(before[name])
 
 
-def recording_processors(
-    unet: nn.Module, recorder: MapRecorder, layers: list[str]
-) -> dict[str, CrossAttentionProcessor]:
+def recording_processors(unet: nn.Module, recorder: MapRecorder, layers: list[str]) -> dict[str, AttentionProcessor]:
     """Return processors for every attention layer: ``layers`` record maps, all others only attend."""
     return {
-        name: CrossAttentionProcessor(recorder if name in layers else None)
+        name: AttentionProcessor(recorder if name in layers else None)
         for name, module in unet.named_modules()
         if isinstance(module, Attention)
+    }
+
+
+def plain_processors(unet: nn.Module) -> dict[str, AttentionProcessor]:
+    """Return processors that make self-attention faster without changing it: on a CPU, in place of diffusers' own.
+
+    Processors that a user chose (xformers, sliced attention) stay.
+    """
+    return {
+        name: AttentionProcessor()
+        for name, module in unet.named_modules()
+        if isinstance(module, Attention)
+        and not name.endswith("attn2")
+        and module.to_q.weight.device.type == "cpu"
+        and type(module.processor) is AttnProcessor2_0
     }

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from .attention import CachedKeyValueProcessor, attention_processors, cross_attention_layers
+from .attention import CachedKeyValueProcessor, attention_processors, cross_attention_layers, plain_processors
 from .concepts import find_positions, tokens_in
 from .errors import InputError
 from .images import to_tensor
@@ -83,7 +83,7 @@ class Sampler:
         pipe = self._pipeline()
         pipe.set_progress_bar_config(disable=not progress, leave=False)
         noise_at_start = None if repaint is None else self._noise(repaint, generators)
-        with attention_processors(pipe.unet, processors):
+        with attention_processors(pipe.unet, plain_processors(pipe.unet) | processors):
             result = pipe(
                 prompt_embeds=positive,
                 negative_prompt_embeds=states[: len(requests)] if guided else None,

@@ -15,7 +15,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from ..attention import CrossAttentionProcessor, MapRecorder, attention_processors, cross_attention_layers, map_layers
+from ..attention import (
+    AttentionProcessor,
+    MapRecorder,
+    attention_processors,
+    cross_attention_layers,
+    map_layers,
+    plain_processors,
+)
 from ..concepts import Concept, find_positions, target_caption
 from ..config import FitConfig
 from ..kernels import calibration_loss
@@ -55,8 +62,8 @@ class DisenDiff:
         self.embeddings = torch.nn.Parameter(initial_embeddings(self.conditioner, concepts, config).to(device))
         self.recorder = MapRecorder()
         recorded = map_layers(pipe.unet)
-        self.processors = {
-            name: CrossAttentionProcessor(
+        self.processors = plain_processors(pipe.unet) | {
+            name: AttentionProcessor(
                 self.recorder if name in recorded else None,
                 key_value=self.key_value[name],
                 detach_start_token=config.detach_start_token,

@@ -24,7 +24,7 @@ def test_a_fit_learns_and_leaves_the_base_alone(personalizer, picture, quick):
     assert all(torch.equal(a, b) for a, b in zip(before, weights_of(personalizer), strict=True))
     assert len(personalizer.pipe.tokenizer) == vocabulary
     processors = {type(m).__name__ for m in personalizer.pipe.unet.attn_processors.values()}
-    assert not processors & {"CrossAttentionProcessor", "CachedKeyValueProcessor"}
+    assert not processors & {"AttentionProcessor", "CachedKeyValueProcessor"}
     for layer, (key, value) in pack.key_value.items():
         module = personalizer.pipe.unet.get_submodule(layer)
         assert not torch.equal(key.float(), module.to_k.weight.half().float())

@@ -106,13 +106,13 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
 
 
 def test_the_start_token_gets_no_gradient_through_keys_and_values(personalizer):
-    from sdk.attention import CrossAttentionProcessor, cross_attention_layers
+    from sdk.attention import AttentionProcessor, cross_attention_layers
 
     layer = next(iter(cross_attention_layers(personalizer.pipe.unet).values()))
     states = torch.randn(1, 6, layer.to_k.in_features, requires_grad=True)
     hidden = torch.randn(1, 16, layer.to_q.in_features)
     for detach in (True, False):
-        processor = CrossAttentionProcessor(detach_start_token=detach)
+        processor = AttentionProcessor(detach_start_token=detach)
         (gradient,) = torch.autograd.grad(processor(layer, hidden, states).square().sum(), states)
         assert (gradient[:, 0].abs().max() == 0) == detach
         assert gradient[:, 1:].abs().max() > 0
