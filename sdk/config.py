@@ -60,7 +60,7 @@ class FitConfig:
     prior_steps: int = _field(50, "sampling steps of generated priors")
     prior_guidance: float = _field(6.0, "guidance scale of generated priors")
     initializers: tuple[str, ...] = _field(
-        (), "words whose embeddings the tokens start from, one a concept; empty: method's rule"
+        (), "words a token starts from (their mean), one entry for all concepts or one each; empty: the method's rule"
     )
     precision: str = _field(
         "fp32", "'fp32', 'bf16' or 'fp16' for the forward pass; trained weights and losses stay fp32"

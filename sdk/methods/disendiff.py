@@ -25,6 +25,7 @@ from ..attention import (
 )
 from ..concepts import Concept, find_positions, target_caption
 from ..config import FitConfig
+from ..errors import InputError
 from ..kernels import calibration_loss
 from ..text import TextConditioner
 from ..training import Batch, masked_denoising_loss
@@ -225,11 +226,10 @@ def initial_embeddings(conditioner: TextConditioner, concepts: list[Concept], co
     concepts all are set: the code forgets the middle one); elsewhere, and beyond three concepts, the class noun.
     """
     if config.initializers:
-        if len(config.initializers) != len(concepts):
-            from ..errors import InputError
-
-            raise InputError(f"initializers needs one word a concept, {len(concepts)}, got {len(config.initializers)}")
-        return torch.stack([conditioner.embedding_of(word) for word in config.initializers])
+        words = config.initializers * len(concepts) if len(config.initializers) == 1 else config.initializers
+        if len(words) != len(concepts):
+            raise InputError(f"initializers needs one entry, or one a concept ({len(concepts)}), got {len(words)}")
+        return torch.stack([conditioner.embedding_of(word) for word in words])
     rare = _CLIP_INITIALIZERS.get(len(concepts))
     if conditioner.table_size == _CLIP_VOCABULARY and rare:
         weight = conditioner.text_encoder.get_input_embeddings().weight

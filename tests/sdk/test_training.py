@@ -11,6 +11,7 @@ from PIL import Image
 from sdk.augmentation import GREY, augment
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
+from sdk.errors import InputError
 from sdk.methods.disendiff import DisenDiff, initial_embeddings
 from sdk.text import TextConditioner
 from sdk.training import Batch, masked_denoising_loss
@@ -126,6 +127,11 @@ def test_initial_embeddings(personalizer):
     assert torch.equal(rows[1], table[conditioner.pieces("dog")[0]])
     rows = initial_embeddings(conditioner, concepts, FitConfig(initializers=("car", "house")))
     assert torch.equal(rows[0], table[conditioner.pieces("car")[0]])
+    rows = initial_embeddings(conditioner, concepts, FitConfig(initializers=("red blue",)))
+    mean = table[[conditioner.pieces(word)[0] for word in ("red", "blue")]].mean(0)
+    torch.testing.assert_close(rows, mean.expand(2, -1))
+    with pytest.raises(InputError, match="one a concept"):
+        initial_embeddings(conditioner, concepts, FitConfig(initializers=("a", "b", "c")))
 
 
 def test_only_the_new_rows_of_the_table_train(personalizer):
