@@ -9,6 +9,8 @@ text states of words of different objects from pointing the same way.
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import logging
 import random
 import time
@@ -282,8 +284,6 @@ def train(
 
 def write_model(folder: Path, vae, text_encoder, tokenizer, unet, scheduler) -> None:
     """Write the pipeline in diffusers' layout, fp16 safetensors."""
-    import copy
-
     parts = [copy.deepcopy(m).half() for m in (vae, text_encoder, unet)]
     pipe = StableDiffusionPipeline(
         vae=parts[0],
@@ -296,6 +296,10 @@ def write_model(folder: Path, vae, text_encoder, tokenizer, unet, scheduler) -> 
         requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, safe_serialization=True)
+    # transformers loads in the precision that the configuration names, diffusers in float32: make them agree.
+    config_file = folder / "text_encoder" / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
