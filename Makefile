@@ -35,7 +35,7 @@ bench: install
 	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks
 
 study: install
-	$(BIN)/python benchmarks/separation.py --output out/study
+	$(BIN)/python benchmarks/personalisation.py --output out/study
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,7 +8,9 @@ Then pictures are drawn for each concept alone and for all together, and the jud
 * leakage of j into i: in pictures that ask for i alone, the larger of P(class of j is there) and the chance that
   i's object wears what only j should wear (its colour or accent), averaged.
 * text alignment: mean probability of what the prompts name: the classes and the background.
-* together: share of pictures that ask for all concepts in which each is there in its own colour and accent.
+* recognised: share of pictures that ask for i alone in which the judge's identity vectors say that this is i.
+* clean: share of pictures that ask for i alone in which no other concept's class is to be seen.
+* together: share of pictures that ask for all concepts in which every one is recognised.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 from .concepts import Concept
 from .errors import InputError
 from .miniworld.judge import Judge, Verdict, bundled_judge
-from .miniworld.scene import BACKGROUNDS
+from .miniworld.prompts import benchmark_prompts
 
 if TYPE_CHECKING:
     from .pack import ConceptPack
@@ -33,12 +35,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """What the judge sees of a concept in the reference picture; indices into the judge's vocabulary."""
+    """What the judge sees of a concept in the reference picture.
+
+    Attributes:
+        slot: its class, like the rest an index into the judge's vocabulary.
+        colour: of the body.
+        accent: of ears and paws, roof, stripes.
+        pattern: of the coat.
+        vector: its identity vector, ``[E]``.
+    """
 
     slot: int
     colour: int
     accent: int
     pattern: int
+    vector: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,15 @@ class Scores:
 
     Attributes:
         matrix: ``[S][S]``; row: the concept asked for alone. On the diagonal fidelity, elsewhere leakage.
+        recognised: ``[S]``, share of pictures in which the concept asked for alone is recognised.
+        clean: ``[S]``, share of these pictures without any other concept's class.
         together: share of right pictures when all are asked for (``None`` for a single concept).
         text_alignment: mean probability of what the prompts name.
     """
 
     matrix: list[list[float]]
+    recognised: list[float]
+    clean: list[float]
     together: float | None
     text_alignment: float
 
@@ -114,22 +129,22 @@ class EvaluationReport:
     def table(self) -> str:
         """Return the figures as text."""
         names = [c.phrase for c in self.concepts]
-        width = max(len(n) for n in names) + 2
+        width = max(len(n) for n in (*names, "text alignment")) + 2
+        before, after = self.untouched, self.fitted
+
+        def line(name: str, a: float | None, b: float | None, meaning: str = "") -> str:
+            return f"{name:{width}}  {a:>10.2f}  {b:>10.2f}  {meaning}".rstrip()
+
         lines = [f"{'':{width}}  {'untouched':>10}  {'fitted':>10}"]
         for i, name in enumerate(names):
-            lines.append(
-                f"{name:{width}}  {self.untouched.matrix[i][i]:>10.2f}  {self.fitted.matrix[i][i]:>10.2f}  fidelity"
-            )
-            for j, other in enumerate(self.concepts):
+            lines.append(line(name, before.matrix[i][i], after.matrix[i][i], "fidelity"))
+            lines.append(line("", before.recognised[i], after.recognised[i], "recognised when asked for alone"))
+            for j, other in enumerate(names):
                 if i != j:
-                    before, after = self.untouched.matrix[i][j], self.fitted.matrix[i][j]
-                    lines.append(f"{'':{width}}  {before:>10.2f}  {after:>10.2f}  leakage of {other.phrase} into it")
-        if self.fitted.together is not None:
-            figures = f"{self.untouched.together:>10.2f}  {self.fitted.together:>10.2f}"
-            lines.append(f"{'all together':{width}}  {figures}  share of right pictures")
-        lines.append(
-            f"{'text alignment':{width}}  {self.untouched.text_alignment:>10.2f}  {self.fitted.text_alignment:>10.2f}"
-        )
+                    lines.append(line("", before.matrix[i][j], after.matrix[i][j], f"leakage of {other} into it"))
+        if after.together is not None:
+            lines.append(line("all together", before.together, after.together, "share of right pictures"))
+        lines.append(line("text alignment", before.text_alignment, after.text_alignment))
         return "\n".join(lines)
 
 
@@ -137,6 +152,7 @@ def evaluate(
     personalizer: Personalizer,
     pack: ConceptPack,
     *,
+    prompts: int = 4,
     num_images: int = 4,
     num_inference_steps: int = 25,
     seed: int = 1000,
@@ -147,7 +163,8 @@ def evaluate(
     Args:
         personalizer: the bundled base model, or another model of the same drawn world.
         pack: what to evaluate; it must carry its reference picture.
-        num_images: pictures per prompt; there are four prompts a concept and four for all together.
+        prompts: how many of the benchmark's ten prompts for each concept alone and for all together.
+        num_images: pictures per prompt.
         num_inference_steps: DDIM steps.
         seed: the pack and the untouched model get the same noise.
         judge: default the bundled one.
@@ -157,7 +174,12 @@ def evaluate(
     """
     judge = judge or bundled_judge()
     identities = read_identities(pack, judge)
-    common: dict[str, Any] = {"num_images": num_images, "num_inference_steps": num_inference_steps, "seed": seed}
+    common: dict[str, Any] = {
+        "prompts": prompts,
+        "num_images": num_images,
+        "num_inference_steps": num_inference_steps,
+        "seed": seed,
+    }
     fitted = draw_for(personalizer, pack.concepts, pack, **common)
     untouched = draw_for(personalizer, pack.concepts, None, **common)
     assert pack.reference is not None
@@ -177,18 +199,19 @@ def draw_for(
     concepts: Sequence[Concept],
     pack: ConceptPack | None,
     *,
+    prompts: int,
     num_images: int,
     num_inference_steps: int,
     seed: int,
 ) -> list[Drawn]:
     """Draw the evaluation's prompts with a pack, or the same without tokens on the untouched model."""
     drawn = []
-    for learned, plain, asked, background in evaluation_prompts(concepts):
-        prompt = plain if pack is None else learned
+    for prompt in benchmark_prompts([c.phrase for c in concepts], [c.noun for c in concepts], prompts):
+        text = prompt.plain if pack is None else prompt.learned
         images = personalizer.generate(
-            [prompt], num_images=num_images, seed=seed, concepts=[pack], num_inference_steps=num_inference_steps
+            [text], num_images=num_images, seed=seed, concepts=[pack], num_inference_steps=num_inference_steps
         ).images
-        drawn.append(Drawn(prompt, asked, background, images))
+        drawn.append(Drawn(text, prompt.asked, prompt.background, images))
     return drawn
 
 
@@ -208,7 +231,11 @@ def read_identities(pack: ConceptPack, judge: Judge) -> list[Identity]:
     verdict = judge.judge([pack.reference])
     slots = [judge.vocabulary.classes.index(n) for n in nouns]
     return [
-        Identity(s, *(int(getattr(verdict, name)[0, s].argmax()) for name in ("colour", "accent", "pattern")))
+        Identity(
+            s,
+            *(int(getattr(verdict, name)[0, s].argmax()) for name in ("colour", "accent", "pattern")),
+            verdict.identity[0, s],
+        )
         for s in slots
     ]
 
@@ -221,28 +248,12 @@ def describe(identity: Identity, judge: Judge) -> str:
     return look if pattern == "plain" else f"{pattern} {look}"
 
 
-def evaluation_prompts(concepts: Sequence[Concept]) -> list[tuple[str, str, tuple[int, ...], str | None]]:
-    """Return prompts with tokens, the same without, the concepts they name, and the background they name."""
-    places: list[str | None] = [None, "beach", "snow", "night"]
-    prompts = []
-    groups: list[tuple[int, ...]] = [(i,) for i in range(len(concepts))]
-    if len(concepts) > 1:
-        groups.append(tuple(range(len(concepts))))
-    for group in groups:
-        for turn, place in enumerate(places):
-            order = group if turn % 2 == 0 else group[::-1]
-            tail = f" {BACKGROUNDS[place]}" if place else ""
-            learned = " and ".join(f"a {concepts[i].phrase}" for i in order)
-            plain = " and ".join(f"a {concepts[i].noun}" for i in order)
-            opening = "photo of " if place is None else ""
-            prompts.append((f"{opening}{learned}{tail}", f"{opening}{plain}{tail}", group, place))
-    return prompts
-
-
 def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) -> Scores:
     """Score pictures; see the module's description."""
     count = len(identities)
     sums: list[list[list[Tensor]]] = [[[] for _ in range(count)] for _ in range(count)]
+    recognised: list[list[Tensor]] = [[] for _ in range(count)]
+    clean: list[list[Tensor]] = [[] for _ in range(count)]
     together, alignment = [], []
     for item in drawn:
         verdict = judge.judge(item.images)
@@ -252,10 +263,19 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
             for j in range(count):
                 value = likeness(verdict, identities[i]) if i == j else leak(verdict, identities[i], identities[j])
                 sums[i][j].append(value)
+            recognised[i].append(recognise(verdict, identities[i], judge.same).float())
+            others = [identities[j].slot for j in range(count) if j != i]
+            clean[i].append((verdict.presence[:, others] < 0.5).all(-1).float())
         else:
-            together.append(torch.stack([right(verdict, identities[i]) for i in item.asked]).all(0).float())
-    matrix = [[torch.cat(cell).mean().item() for cell in row] for row in sums]
-    return Scores(matrix, torch.cat(together).mean().item() if together else None, torch.cat(alignment).mean().item())
+            all_right = torch.stack([recognise(verdict, identities[i], judge.same) for i in item.asked]).all(0)
+            together.append(all_right.float())
+    return Scores(
+        matrix=[[torch.cat(cell).mean().item() for cell in row] for row in sums],
+        recognised=[torch.cat(shares).mean().item() for shares in recognised],
+        clean=[torch.cat(shares).mean().item() for shares in clean],
+        together=torch.cat(together).mean().item() if together else None,
+        text_alignment=torch.cat(alignment).mean().item(),
+    )
 
 
 def likeness(verdict: Verdict, identity: Identity) -> Tensor:
@@ -282,14 +302,16 @@ def leak(verdict: Verdict, asked: Identity, other: Identity) -> Tensor:
     return torch.maximum(verdict.presence[:, other.slot], transfer)
 
 
-def right(verdict: Verdict, identity: Identity) -> Tensor:
-    """Whether a concept is there in its own colour and accent, bool ``[B]``."""
+def recognise(verdict: Verdict, identity: Identity, same: float) -> Tensor:
+    """Whether a concept is there and is the one of the reference picture, bool ``[B]``.
+
+    Args:
+        verdict: on the pictures.
+        identity: of the concept.
+        same: the judge's threshold, :attr:`sdk.miniworld.judge.Judge.same`.
+    """
     s = identity.slot
-    return (
-        (verdict.presence[:, s] > 0.5)
-        & (verdict.colour[:, s].argmax(-1) == identity.colour)
-        & (verdict.accent[:, s].argmax(-1) == identity.accent)
-    )
+    return (verdict.presence[:, s] > 0.5) & (verdict.identity[:, s] @ identity.vector >= same)
 
 
 def _named(verdict: Verdict, item: Drawn, identities: Sequence[Identity], judge: Judge) -> Tensor:

@@ -91,6 +91,9 @@ def _matrix(names: list[str], fitted: Scores, untouched: Scores) -> str:
 
 def _summary(report: EvaluationReport) -> str:
     rows = [("mean fidelity", report.fitted.fidelity, report.untouched.fidelity)]
+    for i, concept in enumerate(report.concepts):
+        recognised = report.fitted.recognised[i], report.untouched.recognised[i]
+        rows.append((f"{html.escape(concept.phrase)} alone: recognised", *recognised))
     if report.fitted.leakage is not None and report.untouched.leakage is not None:
         rows.append(("mean leakage", report.fitted.leakage, report.untouched.leakage))
     if report.fitted.together is not None and report.untouched.together is not None:

@@ -22,7 +22,7 @@ def tiny_model(tmp_path_factory):
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     from sdk.miniworld.tokenizer import build_tokenizer
-    from sdk.miniworld.training.diffusion import build_scheduler, build_text_encoder
+    from sdk.miniworld.training.models import build_scheduler, build_text_encoder
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

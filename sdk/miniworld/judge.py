@@ -33,16 +33,23 @@ class Verdict:
         colour: ``[B, C, colours]`` of that object, given that it is there; likewise
         accent: ``[B, C, colours]`` and
         pattern: ``[B, C, patterns]``.
-        background: ``[B, backgrounds]``.
+        hat: ``[B, C]``, that object wears a hat.
+        background: ``[B, backgrounds]``, given that the picture is no sketch.
+        sketch: ``[B]``, the picture is a sketch.
         place: ``[B, C, 16, 16]``, where the object is.
+        identity: ``[B, C, E]``, unit vectors: two objects of one class are the same if their product is above
+            :attr:`Judge.same`.
     """
 
     presence: Tensor
     colour: Tensor
     accent: Tensor
     pattern: Tensor
+    hat: Tensor
     background: Tensor
+    sketch: Tensor
     place: Tensor
+    identity: Tensor
 
 
 class _Block(nn.Sequential):
@@ -52,15 +59,26 @@ class _Block(nn.Sequential):
         )
 
 
+IDENTITY_WIDTH = 32
+
+
 class Judge(nn.Module):
-    """The network. Logits in :meth:`forward`, probabilities in :meth:`judge`."""
+    """The network. Logits in :meth:`forward`, calibrated probabilities in :meth:`judge`.
+
+    Attributes:
+        vocabulary: the part of the world it knows.
+        temperatures: per attribute, what its logits are divided by; set from held-out pictures after training.
+        same: product of two identity vectors above which they are taken for the same object.
+    """
 
     def __init__(self, vocabulary: Vocabulary, width: int = 48):
         super().__init__()
         self.vocabulary = vocabulary
         self.width = width
+        self.temperatures: dict[str, float] = {}
+        self.same = 0.5
         classes, colours = len(vocabulary.classes), len(vocabulary.colours)
-        self.sizes = (1, colours, colours, len(vocabulary.patterns))
+        self.sizes = (1, colours, colours, len(vocabulary.patterns), 1, IDENTITY_WIDTH)
         self.trunk = nn.Sequential(
             _Block(3, width // 2, 2),
             _Block(width // 2, width),
@@ -74,7 +92,7 @@ class Judge(nn.Module):
         # One linear reading per class: what colour its object has, and so on.
         self.readings = nn.Parameter(torch.randn(classes, 4 * width, sum(self.sizes)) * (4 * width) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(classes, sum(self.sizes)))
-        self.background = nn.Linear(2 * width, len(vocabulary.backgrounds))
+        self.picture = nn.Linear(2 * width, len(vocabulary.backgrounds) + 1)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return the logits for pictures ``[B, 3, 64, 64]`` in [-1, 1]."""
@@ -85,39 +103,43 @@ class Judge(nn.Module):
         inside = weights @ features.flatten(2).transpose(1, 2)  # [B, C, F]
         peak = (place.sigmoid().flatten(2)[:, :, None] * features.flatten(2)[:, None]).amax(-1)
         read = torch.einsum("bcf,cfo->bco", torch.cat([inside, peak], -1), self.readings) + self.bias
-        presence, colour, accent, pattern = read.split(self.sizes, -1)
+        presence, colour, accent, pattern, hat, identity = read.split(self.sizes, -1)
+        whole = self.picture(features.mean((2, 3)))
         return {
             "presence": presence.squeeze(-1),
             "colour": colour,
             "accent": accent,
             "pattern": pattern,
-            "background": self.background(features.mean((2, 3))),
+            "hat": hat.squeeze(-1),
+            "background": whole[:, :-1],
+            "sketch": whole[:, -1],
             "place": place,
+            "identity": F.normalize(identity.float(), dim=-1),
         }
 
     @torch.no_grad()
     def judge(self, images: list[Image.Image], batch_size: int = 64) -> Verdict:
         """Judge RGB pictures of any size; they are resized to the world's 64 pixels."""
-        parts = []
-        for start in range(0, len(images), batch_size):
-            logits = self(pictures_to_tensor(images[start : start + batch_size]))
-            parts.append(logits)
-        merged = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-        return Verdict(
-            presence=merged["presence"].sigmoid(),
-            colour=merged["colour"].softmax(-1),
-            accent=merged["accent"].softmax(-1),
-            pattern=merged["pattern"].softmax(-1),
-            background=merged["background"].softmax(-1),
-            place=merged["place"].sigmoid(),
-        )
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        parts = [self(pictures_to_tensor(batch)) for batch in batches]
+        logits = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        for name, temperature in self.temperatures.items():
+            logits[name] = logits[name] / temperature
+        either = {name: logits[name].sigmoid() for name in ("presence", "hat", "sketch", "place")}
+        one_of = {name: logits[name].softmax(-1) for name in ("colour", "accent", "pattern", "background")}
+        return Verdict(**either, **one_of, identity=logits["identity"])
 
     def save(self, folder: Path) -> None:
         """Write ``judge.safetensors`` (fp16) and ``judge.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "judge.safetensors")
-        described = {"width": self.width, "vocabulary": asdict(self.vocabulary)}
+        described = {
+            "width": self.width,
+            "vocabulary": asdict(self.vocabulary),
+            "temperatures": self.temperatures,
+            "same": self.same,
+        }
         (folder / "judge.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -126,8 +148,8 @@ class Judge(nn.Module):
         described = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
         words: dict[str, Any] = described["vocabulary"]
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in words.items()}
-        vocabulary = Vocabulary(**fields)
-        judge = cls(vocabulary, described["width"])
+        judge = cls(Vocabulary(**fields), described["width"])
+        judge.temperatures, judge.same = described["temperatures"], described["same"]
         state = load_file(folder / "judge.safetensors")
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return judge.eval()
@@ -149,19 +171,3 @@ def pictures_to_tensor(images: list[Image.Image]) -> Tensor:
     ]
     array = np.stack([np.asarray(image) for image in sized])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def judge_loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Sum of the cross-entropies; attributes count only for classes that are present.
-
-    Args:
-        logits: from :meth:`Judge.forward`.
-        labels: ``presence`` float ``[B, C]``, ``place`` float ``[B, C, 16, 16]`` (share of each cell), ``background``
-            int ``[B]``, and ``colour``, ``accent``, ``pattern`` int ``[B, C]`` with -100 for absent classes.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits["presence"], labels["presence"])
-    loss = loss + F.binary_cross_entropy_with_logits(logits["place"], labels["place"])
-    loss = loss + F.cross_entropy(logits["background"], labels["background"])
-    for name in ("colour", "accent", "pattern"):
-        loss = loss + F.cross_entropy(logits[name].flatten(0, 1), labels[name].flatten())
-    return loss

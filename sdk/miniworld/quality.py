@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
 from .captions import write_caption
 from .gates import Gates, measure
-from .judge import Judge, bundled_judge
-from .scene import Scene, sample_scene_of
+from .judge import Judge, Verdict, bundled_judge
+from .scene import Scene, Vocabulary, sample_scene_of
 
 if TYPE_CHECKING:
     from ..personalizer import Personalizer
+
+DDIM_STEPS = 25
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of prompt: ``name``, its number of ``objects``, its share of all samples and what is forced."""
+
+    name: str
+    objects: int
+    share: float
+    hats: int = 0
+    sketch: bool = False
+
+
+KINDS = (
+    Kind("one", 1, 0.3),
+    Kind("two", 2, 0.3),
+    Kind("three", 3, 0.2),
+    Kind("hat", 2, 0.1, hats=1),
+    Kind("sketch", 1, 0.1, sketch=True),
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +55,9 @@ class Quality:
         two_classes: two objects asked for: both classes and no other are there.
         two_colours: per object, its own colour is right.
         three_classes: three objects: all are there.
-        background: of all pictures.
+        background: of all pictures that are no sketches.
+        hat: two objects, one with a hat: that one wears it and the other does not.
+        sketch: a sketch asked for: it is one.
     """
 
     samples: int
@@ -44,6 +68,8 @@ class Quality:
     two_colours: float
     three_classes: float
     background: float
+    hat: float
+    sketch: float
     gates: Gates
 
     def table(self) -> str:
@@ -57,73 +83,95 @@ class Quality:
             ("two objects: each colour on its own object", f"{self.two_colours:.1%}"),
             ("three objects: all classes", f"{self.three_classes:.1%}"),
             ("background", f"{self.background:.1%}"),
-            ("gate 1: change of the text states by one colour word (> 20 %)", f"{gates.colour_change:.0%}"),
-            ("gate 1: largest cosine of two nouns (< 0.7)", f"{gates.noun_cosine:.2f}"),
-            ("gate 2: IoU of a class word's map with its own object (>= 0.40)", f"{gates.own_iou:.2f}"),
-            ("gate 2: IoU with the other object (>= 0.25 less)", f"{gates.other_iou:.2f}"),
+            ("two objects: hat on the right one", f"{self.hat:.1%}"),
+            ("sketch", f"{self.sketch:.1%}"),
+            ("change of the text states by one colour word (> 20 %)", f"{gates.colour_change:.0%}"),
+            ("largest cosine of two nouns (< 0.7)", f"{gates.noun_cosine:.2f}"),
+            ("IoU of a class word's map with its own object (>= 0.50)", f"{gates.own_iou:.2f}"),
+            ("IoU with the other object (>= 0.30 less)", f"{gates.other_iou:.2f}"),
         ]
         lines = [f"| {self.samples} pictures of held-out prompts | |", "|---|---|"]
         return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows])
 
 
 def draw_prompts(
-    personalizer: Personalizer, judge: Judge, count: int, objects: int, seed: int, steps: int
+    personalizer: Personalizer, vocabulary: Vocabulary, kind: Kind, count: int, seed: int
 ) -> list[tuple[Scene, str, Image.Image]]:
-    """Draw ``count`` held-out prompts that name every attribute of ``objects`` objects."""
-    rng = random.Random(f"quality {objects} {seed}")
-    scenes = [sample_scene_of(rng, judge.vocabulary, objects, split="held_out") for _ in range(count)]
+    """Draw ``count`` held-out prompts of a kind that name every attribute of their objects."""
+    rng = random.Random(f"quality {kind.name} {seed}")
+    vocabulary = dataclasses.replace(vocabulary, sketch=float(kind.sketch), hat=0.0)
+    scenes = []
+    for _ in range(count):
+        scene = sample_scene_of(rng, vocabulary, kind.objects, split="held_out")
+        wearers = rng.sample(range(kind.objects), kind.hats)
+        worn = tuple(dataclasses.replace(o, hat=i in wearers) for i, o in enumerate(scene.objects))
+        scenes.append(dataclasses.replace(scene, objects=worn))
     prompts = [write_caption(scene, rng, keep=1.0).text for scene in scenes]
     images = personalizer.generate(
-        prompts, seed=seed, concepts=[None] * count, num_inference_steps=steps, guidance_scale=6.0
+        prompts, seed=seed, concepts=[None] * count, num_inference_steps=DDIM_STEPS, guidance_scale=6.0
     ).images
     return list(zip(scenes, prompts, images, strict=True))
 
 
-def measure_quality(personalizer: Personalizer, *, samples: int = 500, seed: int = 0, steps: int = 25) -> Quality:
-    """Draw and judge about ``samples`` pictures: two fifths of one object, two of two, one of three."""
-    judge = bundled_judge()
-    counts = {1: 2 * samples // 5, 2: 2 * samples // 5, 3: samples - 4 * samples // 5}
-    shares: dict[str, list[float]] = {}
+def read(verdict: Verdict, scenes: list[Scene], vocabulary: Vocabulary) -> dict[str, list[bool]]:
+    """Return what is right per picture (classes, hats, background, sketch) or per object (colour, pattern)."""
+    right: dict[str, list[bool]] = {
+        name: [] for name in ("classes", "colour", "pattern", "hats", "background", "sketch")
+    }
+    there = verdict.presence > 0.5
+    for row, scene in enumerate(scenes):
+        wanted = {vocabulary.classes.index(o.noun): o for o in scene.objects}
+        found = set(there[row].nonzero()[:, 0].tolist())
+        right["classes"].append(found == set(wanted))
+        right["sketch"].append(bool(verdict.sketch[row] > 0.5) == (scene.style == "sketch"))
+        place = vocabulary.backgrounds[int(verdict.background[row].argmax())]
+        right["background"].append(place == scene.background)
+        right["hats"].append(all(s in found and bool(verdict.hat[row, s] > 0.5) == o.hat for s, o in wanted.items()))
+        for slot, item in wanted.items():
+            colour = vocabulary.colours[int(verdict.colour[row, slot].argmax())]
+            pattern = vocabulary.patterns[int(verdict.pattern[row, slot].argmax())]
+            right["colour"].append(slot in found and colour == item.colour)
+            right["pattern"].append(slot in found and pattern == item.pattern)
+    return right
+
+
+def measure_quality(personalizer: Personalizer, *, samples: int = 1000, seed: int = 0) -> Quality:
+    """Draw and judge about ``samples`` pictures of all :data:`KINDS`."""
+    judge: Judge = bundled_judge()
+    right = {}
     total = 0
-    for objects, count in counts.items():
-        drawn = draw_prompts(personalizer, judge, count, objects, seed, steps)
+    for kind in KINDS:
+        drawn = draw_prompts(personalizer, judge.vocabulary, kind, round(kind.share * samples), seed)
         total += len(drawn)
         verdict = judge.judge([image for _, _, image in drawn])
-        there = verdict.presence > 0.5
-        for row, (scene, _, _) in enumerate(drawn):
-            wanted = torch.zeros_like(there[row])
-            slots = [judge.vocabulary.classes.index(o.noun) for o in scene.objects]
-            wanted[slots] = True
-            shares.setdefault(f"classes {objects}", []).append(float(torch.equal(there[row], wanted)))
-            place = judge.vocabulary.backgrounds.index(scene.background)
-            shares.setdefault("background", []).append(float(verdict.background[row].argmax() == place))
-            for slot, item in zip(slots, scene.objects, strict=True):
-                colour = judge.vocabulary.colours[int(verdict.colour[row, slot].argmax())]
-                pattern = judge.vocabulary.patterns[int(verdict.pattern[row, slot].argmax())]
-                present = bool(there[row, slot])
-                shares.setdefault(f"colours {objects}", []).append(float(present and colour == item.colour))
-                shares.setdefault(f"patterns {objects}", []).append(float(present and pattern == item.pattern))
-    mean = {name: sum(values) / len(values) for name, values in shares.items()}
+        right[kind.name] = read(verdict, [scene for scene, _, _ in drawn], judge.vocabulary)
+
+    def share(name: str, *kinds: str) -> float:
+        values = [value for kind in kinds for value in right[kind][name]]
+        return sum(values) / len(values)
+
     return Quality(
         samples=total,
-        one_class=mean["classes 1"],
-        one_colour=mean["colours 1"],
-        one_pattern=mean["patterns 1"],
-        two_classes=mean["classes 2"],
-        two_colours=mean["colours 2"],
-        three_classes=mean["classes 3"],
-        background=mean["background"],
+        one_class=share("classes", "one"),
+        one_colour=share("colour", "one"),
+        one_pattern=share("pattern", "one"),
+        two_classes=share("classes", "two"),
+        two_colours=share("colour", "two"),
+        three_classes=share("classes", "three"),
+        background=share("background", "one", "two", "three", "hat"),
+        hat=share("hats", "hat"),
+        sketch=share("sketch", "sketch"),
         gates=measure(personalizer.pipe, judge.vocabulary),
     )
 
 
 def contact_sheet(personalizer: Personalizer, seed: int = 0) -> Image.Image:
-    """Draw held-out prompts of one, two and three objects, eight of each."""
+    """Draw eight held-out prompts of each kind."""
     from ..pictures import labelled_grid
 
     rows, labels = [], []
-    for objects in (1, 2, 3):
-        drawn = draw_prompts(personalizer, bundled_judge(), 8, objects, seed, 25)
+    for kind in KINDS:
+        drawn = draw_prompts(personalizer, bundled_judge().vocabulary, kind, 8, seed)
         rows.append([image for _, _, image in drawn])
         labels.append(" | ".join(prompt.removeprefix("photo of ") for _, prompt, _ in drawn[:3]) + " | ...")
     return labelled_grid(rows, labels)
@@ -135,18 +183,18 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled")
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=1000, help="0 draws the contact sheet alone")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--sheet", type=Path, help="also draw a contact sheet there")
     arguments = parser.parse_args()
     quiet()
     personalizer = Personalizer.from_pretrained(arguments.model)
-    quality = measure_quality(personalizer, samples=arguments.samples, seed=arguments.seed, steps=arguments.steps)
-    print(quality.table())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(quality), indent=2) + "\n", encoding="utf-8")
+    if arguments.samples:
+        quality = measure_quality(personalizer, samples=arguments.samples, seed=arguments.seed)
+        print(quality.table())
+        if arguments.json:
+            arguments.json.write_text(json.dumps(asdict(quality), indent=2) + "\n", encoding="utf-8")
     if arguments.sheet:
         contact_sheet(personalizer, arguments.seed).save(arguments.sheet)
 

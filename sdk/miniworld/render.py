@@ -11,13 +11,13 @@ from .shapes import HAT, HAT_ANCHORS, PARTS, Part
 RESOLUTION = 64  # pixels; the bundled model's pictures
 _SUPERSAMPLING = 4
 _OUTLINE = (25, 25, 30)
-_FIXED_PAINTS = {"dark": (35, 35, 40), "light": (205, 230, 245), "wood": (120, 80, 45)}
+_FIXED_PAINTS = {"dark": (30, 30, 35), "light": (205, 230, 245), "hat": (0, 185, 175)}
 
 
 def _background(name: str, side: int) -> Image.Image:
     """Sky, ground and one unmistakable feature, in muted colours that no object has."""
-    sky = {"beach": (150, 205, 240), "snow": (190, 198, 210), "night": (22, 24, 60), "grass": (175, 215, 245)}[name]
-    ground = {"beach": (236, 212, 160), "snow": (232, 237, 244), "night": (45, 50, 75), "grass": (150, 195, 110)}[name]
+    sky = {"beach": (150, 205, 240), "snow": (165, 178, 198), "night": (28, 30, 72), "grass": (175, 215, 245)}[name]
+    ground = {"beach": (236, 212, 160), "snow": (216, 224, 236), "night": (72, 78, 112), "grass": (150, 195, 110)}[name]
     image = Image.new("RGB", (side, side), sky)
     draw = ImageDraw.Draw(image)
     horizon = int(0.56 * side)
@@ -31,7 +31,7 @@ def _background(name: str, side: int) -> Image.Image:
     elif name == "snow":
         draw.polygon(
             ((int(0.05 * side), horizon), (int(0.3 * side), int(0.25 * side)), (int(0.55 * side), horizon)),
-            fill=(215, 222, 232),
+            fill=(200, 208, 222),
         )
     return image
 
@@ -39,7 +39,7 @@ def _background(name: str, side: int) -> Image.Image:
 def _draw(draw: ImageDraw.ImageDraw, part: Part, scale: float, fill, outline, thickness: int) -> None:
     points = [(x * scale, y * scale) for x, y in part.points]
     if part.shape == "line":
-        width = max(2, int(0.09 * scale))
+        width = max(2, int(0.11 * scale))
         if outline is not None:
             draw.line(points, fill=outline, width=width + 2 * thickness, joint="curve")
         draw.line(points, fill=fill, width=width, joint="curve")
@@ -50,7 +50,7 @@ def _draw(draw: ImageDraw.ImageDraw, part: Part, scale: float, fill, outline, th
             draw.line([*points, points[0], points[1]], fill=outline, width=thickness, joint="curve")
         return
     method = draw.ellipse if part.shape == "ellipse" else draw.rectangle
-    method((*points[0], *points[1]), fill=fill, outline=outline, width=thickness)
+    method((*points[0], *points[1]), fill=fill, outline=outline, width=thickness if outline is not None else 0)
 
 
 def _pattern_mask(pattern: str, part: Part, scale: float, size: tuple[int, int]) -> Image.Image:
@@ -60,16 +60,16 @@ def _pattern_mask(pattern: str, part: Part, scale: float, size: tuple[int, int])
     marks = Image.new("L", size, 0)
     draw = ImageDraw.Draw(marks)
     if pattern == "striped":
-        step = 0.2 * scale
-        for k in range(6):
-            x = (k + 0.35) * step
-            draw.rectangle((x, 0, x + 0.42 * step, size[1]), fill=255)
+        step = 0.25 * scale
+        for k in range(8):
+            x = (k + 0.45) * step
+            draw.rectangle((x, 0, x + 0.44 * step, size[1]), fill=255)
     else:
-        step, radius = 0.22 * scale, 0.062 * scale
-        for row in range(6):
-            for column in range(6):
+        step, radius = 0.25 * scale, 0.08 * scale
+        for row in range(8):
+            for column in range(8):
                 x = (column + 0.25 + 0.5 * (row % 2)) * step
-                y = (row + 0.3) * step
+                y = (row + 0.35) * step
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return ImageChops.multiply(coat, marks)
 
@@ -87,15 +87,15 @@ def _draw_object(item: SceneObject, style: str, side: int) -> tuple[Image.Image,
     picture = Image.new("RGB", size, _OUTLINE)
     silhouette = Image.new("L", size, 0)
     pen, stencil = ImageDraw.Draw(picture), ImageDraw.Draw(silhouette)
-    thickness = max(2, round(0.03 * scale))
+    thickness = max(3, round(0.03 * scale)) if style == "sketch" else 0
     paints = {"body": COLOURS[item.colour], "coat": COLOURS[item.colour], "accent": COLOURS[item.accent]}
     paints |= _FIXED_PAINTS
     offset = margin / scale
     for original in [*PARTS[item.noun], *(_hat_parts(item.noun) if item.hat else [])]:
         part = Part(original.shape, tuple((x + offset, y + offset) for x, y in original.points), original.paint)
         fill = (255, 255, 255) if style == "sketch" else paints[part.paint]
-        _draw(pen, part, scale, fill, _OUTLINE, thickness)
-        _draw(stencil, part, scale, 255, 255, thickness)
+        _draw(pen, part, scale, fill, _OUTLINE if style == "sketch" else None, thickness)
+        _draw(stencil, part, scale, 255, 255 if thickness else None, thickness)
         if part.paint == "coat" and item.pattern != "plain":
             mark = _OUTLINE if style == "sketch" else COLOURS[item.accent]
             picture.paste(mark, (0, 0), _pattern_mask(item.pattern, part, scale, size))

@@ -12,15 +12,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-# The renderer knows more than the first model was trained on: `Vocabulary` says which part is in use.
 CLASSES = ("cat", "dog", "car", "house", "bird", "tree")
 COLOURS = {
     "red": (214, 40, 40),
     "yellow": (245, 205, 40),
-    "green": (40, 150, 60),
+    "green": (30, 140, 55),
     "blue": (45, 85, 215),
     "purple": (140, 60, 175),
-    "white": (250, 250, 250),
+    "white": (252, 252, 252),
     "orange": (245, 130, 30),
     "pink": (250, 150, 190),
 }
@@ -33,6 +32,7 @@ BACKGROUNDS = {
 }
 SIZES = ("small", "medium", "big")
 STYLES = ("drawn", "sketch")
+MAX_OBJECTS = 3
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,26 @@ class Scene:
 class Vocabulary:
     """The part of the world that a model is trained on, with the frequency of its rarer attributes."""
 
-    classes: tuple[str, ...] = CLASSES[:4]
-    colours: tuple[str, ...] = tuple(COLOURS)[:6]
+    classes: tuple[str, ...] = CLASSES
+    colours: tuple[str, ...] = tuple(COLOURS)
     patterns: tuple[str, ...] = PATTERNS
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
-    object_counts: tuple[float, float, float] = (0.45, 0.45, 0.1)
-    patterned: float = 0.4
-    hat: float = 0.0
-    sketch: float = 0.0
-    scaled: float = 0.06
+    object_counts: tuple[float, float, float] = (0.3, 0.4, 0.3)
+    patterned: float = 0.5
+    hat: float = 0.15
+    sketch: float = 0.08
+    scaled: float = 0.05
 
 
 def is_held_out(noun: str, colour: str, background: str) -> bool:
     """Whether this class, colour and background are never shown together in training (one colour in six)."""
     index = 2 * CLASSES.index(noun) + list(BACKGROUNDS).index(background)
     return list(COLOURS).index(colour) % 6 == index % 6
+
+
+def is_held_out_sketch(noun: str, pattern: str) -> bool:
+    """Whether sketches of this class in this pattern are never shown in training (one pattern in three)."""
+    return PATTERNS.index(pattern) == 1 + CLASSES.index(noun) % 2
 
 
 def is_reserved(identity: tuple[str, str, str, str]) -> bool:
@@ -94,23 +99,25 @@ def is_reserved(identity: tuple[str, str, str, str]) -> bool:
     return index % 6 == 0
 
 
-# Width ranges by number of objects: as large as fits, so that an object covers several 16x16 map cells.
-_WIDTHS = {1: (0.52, 0.72), 2: (0.38, 0.46), 3: (0.27, 0.31)}
+# Per number of objects: the slots' centres and baselines, and the range of widths. Objects are as large as fits, so
+# that each covers many 16x16 map cells; of three, the middle one stands farther back, on the horizon.
+_LAYOUTS = {
+    1: (((0.5, 0.9),), (0.56, 0.74)),
+    2: (((0.25, 0.9), (0.75, 0.9)), (0.42, 0.48)),
+    3: (((0.23, 0.94), (0.5, 0.53), (0.77, 0.94)), (0.37, 0.41)),
+}
 
 
 def _place(rng: random.Random, count: int) -> list[tuple[float, float, float, str]]:
     """Centres, baselines, widths and size words of ``count`` objects that do not hide one another."""
-    low, high = _WIDTHS[count]
-    slots = []
-    for slot in range(count):
+    slots, (low, high) = _LAYOUTS[count]
+    placed = []
+    for centre, baseline in slots:
         width = rng.uniform(low, high)
-        centre = (slot + 0.5) / count
-        slack = max(0.0, 0.5 / count - width / 2)
-        x = centre + rng.uniform(-slack, slack)
-        third = (width - low) / (high - low)
-        size = SIZES[min(2, int(3 * third))]
-        slots.append((x, rng.uniform(0.84, 0.95), width, size))
-    return slots
+        slack = max(0.02, 0.5 / min(count, 2) - width / 2 - 0.03)
+        size = SIZES[min(2, int(3 * (width - low) / (high - low)))]
+        placed.append((centre + rng.uniform(-slack, slack), baseline + rng.uniform(-0.04, 0.04), width, size))
+    return placed
 
 
 def sample_object(rng: random.Random, noun: str, vocabulary: Vocabulary) -> SceneObject:
@@ -152,7 +159,11 @@ def sample_scene_of(rng: random.Random, vocabulary: Vocabulary, count: int, *, s
     for noun in nouns:
         while True:
             candidate = sample_object(rng, noun, vocabulary)
-            held_out = is_held_out(noun, candidate.colour, background)
+            held_out = (
+                is_held_out_sketch(noun, candidate.pattern)
+                if style == "sketch"
+                else is_held_out(noun, candidate.colour, background)
+            )
             if split == "all" or (split == "held_out" and held_out):
                 break
             if split == "train" and not held_out and not is_reserved(candidate.identity):

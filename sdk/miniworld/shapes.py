@@ -14,7 +14,7 @@ class Part:
             path).
         points: coordinates in the unit box.
         paint: ``"body"``, ``"coat"`` (body colour, carries the pattern), ``"accent"``, ``"dark"``, ``"light"``,
-            ``"wood"``.
+            ``"hat"``.
     """
 
     shape: str
@@ -36,68 +36,59 @@ def _pair(part: Part) -> tuple[Part, Part]:
 
 PARTS: dict[str, tuple[Part, ...]] = {
     "cat": (
-        Part("line", ((0.72, 0.92), (0.93, 0.8), (0.9, 0.55)), "body"),
-        *_pair(Part("polygon", ((0.2, 0.36), (0.17, 0.0), (0.46, 0.17)), "accent")),
-        Part("ellipse", ((0.22, 0.46), (0.78, 1.0)), "coat"),
-        *_pair(Part("ellipse", ((0.26, 0.87), (0.47, 1.0)), "accent")),
-        Part("ellipse", ((0.16, 0.1), (0.84, 0.62)), "body"),
-        *_pair(Part("ellipse", ((0.31, 0.28), (0.41, 0.42)), "dark")),
-        Part("polygon", ((0.45, 0.46), (0.55, 0.46), (0.5, 0.53)), "dark"),
+        Part("line", ((0.74, 0.9), (0.95, 0.78), (0.93, 0.5)), "body"),
+        Part("ellipse", ((0.16, 0.42), (0.84, 1.0)), "coat"),
+        *_pair(Part("polygon", ((0.19, 0.34), (0.16, 0.0), (0.47, 0.16)), "accent")),
+        *_pair(Part("ellipse", ((0.2, 0.86), (0.45, 1.0)), "accent")),
+        Part("ellipse", ((0.17, 0.1), (0.83, 0.54)), "body"),
+        *_pair(Part("ellipse", ((0.29, 0.24), (0.41, 0.39)), "dark")),
     ),
     "dog": (
-        Part("line", ((0.14, 0.5), (0.04, 0.38), (0.03, 0.2)), "body"),
-        Part("box", ((0.12, 0.68), (0.25, 1.0)), "accent"),
-        Part("box", ((0.52, 0.68), (0.65, 1.0)), "accent"),
-        Part("ellipse", ((0.06, 0.4), (0.74, 0.82)), "coat"),
-        Part("ellipse", ((0.72, 0.27), (1.0, 0.5)), "body"),
-        Part("ellipse", ((0.5, 0.06), (0.88, 0.52)), "body"),
-        Part("ellipse", ((0.44, 0.1), (0.62, 0.54)), "accent"),
-        Part("ellipse", ((0.7, 0.2), (0.78, 0.3)), "dark"),
-        Part("ellipse", ((0.92, 0.28), (1.0, 0.37)), "dark"),
+        Part("line", ((0.1, 0.55), (0.04, 0.4), (0.05, 0.2)), "body"),
+        Part("box", ((0.08, 0.66), (0.26, 1.0)), "accent"),
+        Part("box", ((0.5, 0.66), (0.68, 1.0)), "accent"),
+        Part("ellipse", ((0.0, 0.38), (0.78, 0.86)), "coat"),
+        Part("ellipse", ((0.74, 0.24), (1.0, 0.48)), "body"),
+        Part("ellipse", ((0.5, 0.04), (0.9, 0.5)), "body"),
+        Part("ellipse", ((0.42, 0.08), (0.63, 0.56)), "accent"),
+        Part("ellipse", ((0.7, 0.17), (0.81, 0.3)), "dark"),
+        Part("ellipse", ((0.9, 0.25), (1.02, 0.38)), "dark"),
     ),
     "car": (
-        Part("polygon", ((0.18, 0.56), (0.32, 0.26), (0.7, 0.26), (0.86, 0.56)), "accent"),
-        Part("polygon", ((0.29, 0.53), (0.37, 0.34), (0.48, 0.34), (0.48, 0.53)), "light"),
-        Part("polygon", ((0.55, 0.53), (0.55, 0.34), (0.66, 0.34), (0.75, 0.53)), "light"),
-        Part("box", ((0.0, 0.52), (1.0, 0.86)), "coat"),
-        Part("ellipse", ((0.1, 0.7), (0.38, 1.0)), "dark"),
-        Part("ellipse", ((0.62, 0.7), (0.9, 1.0)), "dark"),
+        Part("polygon", ((0.14, 0.56), (0.3, 0.22), (0.72, 0.22), (0.88, 0.56)), "accent"),
+        Part("polygon", ((0.29, 0.52), (0.38, 0.31), (0.64, 0.31), (0.73, 0.52)), "light"),
+        Part("box", ((0.0, 0.5), (1.0, 0.87)), "coat"),
+        Part("ellipse", ((0.08, 0.69), (0.39, 1.0)), "dark"),
+        Part("ellipse", ((0.61, 0.69), (0.92, 1.0)), "dark"),
     ),
     "house": (
-        Part("box", ((0.12, 0.42), (0.88, 1.0)), "coat"),
-        Part("polygon", ((0.0, 0.46), (0.5, 0.0), (1.0, 0.46)), "accent"),
-        Part("box", ((0.42, 0.66), (0.62, 1.0)), "dark"),
-        Part("box", ((0.18, 0.55), (0.35, 0.75)), "light"),
+        Part("box", ((0.1, 0.4), (0.9, 1.0)), "coat"),
+        Part("polygon", ((-0.02, 0.46), (0.5, 0.0), (1.02, 0.46)), "accent"),
+        Part("box", ((0.4, 0.64), (0.64, 1.0)), "dark"),
     ),
     "bird": (
-        Part("line", ((0.42, 0.78), (0.4, 1.0)), "dark"),
-        Part("line", ((0.55, 0.78), (0.57, 1.0)), "dark"),
-        Part("polygon", ((0.84, 0.22), (1.0, 0.3), (0.84, 0.38)), "dark"),
-        Part("polygon", ((0.2, 0.5), (0.0, 0.3), (0.02, 0.62)), "accent"),
-        Part("ellipse", ((0.12, 0.36), (0.74, 0.86)), "coat"),
-        Part("ellipse", ((0.54, 0.1), (0.9, 0.48)), "body"),
-        Part("polygon", ((0.26, 0.5), (0.6, 0.5), (0.34, 0.76)), "accent"),
-        Part("ellipse", ((0.72, 0.2), (0.8, 0.3)), "dark"),
+        Part("line", ((0.34, 0.8), (0.34, 1.0)), "dark"),
+        Part("line", ((0.52, 0.8), (0.52, 1.0)), "dark"),
+        Part("polygon", ((0.88, 0.14), (1.08, 0.26), (0.88, 0.36)), "dark"),
+        Part("polygon", ((0.24, 0.5), (-0.04, 0.2), (0.0, 0.66)), "accent"),
+        Part("ellipse", ((0.08, 0.3), (0.78, 0.9)), "coat"),
+        Part("ellipse", ((0.54, 0.04), (0.94, 0.46)), "body"),
+        Part("polygon", ((0.2, 0.5), (0.6, 0.48), (0.3, 0.82)), "accent"),
+        Part("ellipse", ((0.74, 0.14), (0.85, 0.27)), "dark"),
     ),
     "tree": (
-        Part("box", ((0.42, 0.6), (0.58, 1.0)), "wood"),
-        Part("ellipse", ((0.08, 0.0), (0.92, 0.72)), "coat"),
-        Part("ellipse", ((0.24, 0.38), (0.4, 0.54)), "accent"),
-        Part("ellipse", ((0.58, 0.2), (0.74, 0.36)), "accent"),
-        Part("ellipse", ((0.56, 0.48), (0.72, 0.64)), "accent"),
+        Part("box", ((0.36, 0.6), (0.64, 1.0)), "accent"),
+        Part("ellipse", ((0.04, 0.0), (0.96, 0.74)), "coat"),
     ),
 }
 
 # Where a hat sits: the middle of its brim.
 HAT_ANCHORS = {
-    "cat": (0.5, 0.14),
+    "cat": (0.5, 0.16),
     "dog": (0.69, 0.1),
-    "car": (0.5, 0.28),
-    "house": (0.5, 0.06),
-    "bird": (0.72, 0.13),
-    "tree": (0.5, 0.04),
+    "car": (0.5, 0.25),
+    "house": (0.5, 0.1),
+    "bird": (0.74, 0.1),
+    "tree": (0.5, 0.06),
 }
-HAT = (
-    Part("box", ((-0.2, -0.05), (0.2, 0.03)), "dark"),
-    Part("box", ((-0.12, -0.24), (0.12, 0.0)), "dark"),
-)
+HAT = (Part("polygon", ((-0.2, 0.02), (0.0, -0.32), (0.2, 0.02)), "hat"),)

@@ -16,26 +16,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from ..scene import Vocabulary
-from .common import cosine_schedule, default_device, load_checkpoint, render_pool, save_checkpoint, to_unit
+from .common import cosine_schedule, default_device, load_checkpoint, save_checkpoint
+from .models import build_autoencoder
+from .pools import render_pool, to_unit
 
 log = logging.getLogger(__name__)
-
-
-def build_autoencoder(latent_channels: int = 8) -> AutoencoderKL:
-    """Return an untrained autoencoder with a factor of 4 between pixels and latents."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 48, 96),
-        layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=8,
-        sample_size=64,
-        scaling_factor=1.0,
-        mid_block_add_attention=False,
-    )
 
 
 @torch.no_grad()

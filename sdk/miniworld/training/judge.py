@@ -1,47 +1,101 @@
-"""Train the judge on renders, half of them through the autoencoder and slightly damaged latents.
+"""Train the judge on renders, half of them through the autoencoder and damaged latents.
 
 Generated pictures carry the autoencoder's artefacts; a judge that has only seen clean renders would count
-them as mistakes of the model.
+them as mistakes of the model. Scenes come in groups of four: the same objects twice, at other places and in front of
+other backgrounds, and twice again with one thing about each object changed. The identity vectors learn from them
+what makes an object this object.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
+import random
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from ..judge import Judge, judge_loss
-from ..scene import Vocabulary
-from .common import Pool, cosine_schedule, default_device, render_pool, to_unit
+from ..judge import Judge
+from ..render import render
+from ..scene import Scene, SceneObject, Vocabulary, arrange, is_reserved, sample_scene
+from .calibration import fit_temperatures, measured_accuracy, same_threshold
+from .common import cosine_schedule, default_device
+from .pools import to_unit
 
 log = logging.getLogger(__name__)
+IDENTITY_WEIGHT = 0.3
+_SHARPNESS = 8.0  # of the softmax over other objects in the identity loss
 
 
-def labels_of(pool: Pool, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """Return the labels of a pool in the form of :func:`sdk.miniworld.judge.judge_loss`."""
-    count, classes = len(pool.scenes), len(vocabulary.classes)
-    presence = torch.zeros(count, classes)
-    place = torch.zeros(count, classes, 16, 16)
-    attributes = {name: torch.full((count, classes), -100) for name in ("colour", "accent", "pattern")}
-    background = torch.empty(count, dtype=torch.int64)
-    areas = torch.cat([F.adaptive_avg_pool2d(m.float(), 16) for m in pool.masks.split(512)])
-    for row, scene in enumerate(pool.scenes):
-        background[row] = vocabulary.backgrounds.index(scene.background)
+def changed(item: SceneObject, rng: random.Random, vocabulary: Vocabulary) -> SceneObject:
+    """Return the object with its colour, its accent or its pattern changed."""
+    name = rng.choice(("colour", "accent", "pattern"))
+    values = vocabulary.patterns if name == "pattern" else vocabulary.colours
+    taken = {item.pattern} if name == "pattern" else {item.colour, item.accent}
+    return dataclasses.replace(item, **{name: rng.choice([v for v in values if v not in taken])})
+
+
+def grouped_scenes(count: int, vocabulary: Vocabulary, seed: int, *, reserved: bool = False) -> list[Scene]:
+    """Draw ``count`` scenes in groups of four, see the module's description.
+
+    ``reserved`` asks for objects that are, or after the change are, of identities that :func:`is_reserved` keeps
+    out of training; otherwise none is.
+    """
+    rng = random.Random(f"judge {seed}")
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        base = sample_scene(rng, vocabulary, split="all")
+        others = [changed(item, rng, vocabulary) for item in base.objects]
+        kept = [is_reserved(item.identity) for item in (*base.objects, *others)]
+        if (not any(kept)) if not reserved else any(kept):
+            for objects in (base.objects, base.objects, others, others):
+                shuffled = rng.sample(list(objects), len(objects))
+                worn = [dataclasses.replace(o, hat=rng.random() < vocabulary.hat) for o in shuffled]
+                scenes.append(arrange(rng, worn, rng.choice(vocabulary.backgrounds), base.style))
+    return scenes[:count]
+
+
+def render_scenes(scenes: list[Scene], vocabulary: Vocabulary) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return pictures uint8 ``[B, 3, 64, 64]`` and their labels.
+
+    Labels: ``presence``, ``hat`` float ``[B, C]``; ``place`` float ``[B, C, 16, 16]`` (share of each cell); ``colour``,
+    ``accent``, ``pattern`` int ``[B, C]`` and ``background`` int ``[B]`` with -100 where they cannot be seen;
+    ``sketch`` float ``[B]``; ``identity`` int ``[B, C]``, equal for equal objects, -1 where there is none to see.
+    """
+    count, classes = len(scenes), len(vocabulary.classes)
+    pictures = np.empty((count, 64, 64, 3), np.uint8)
+    labels = {name: torch.full((count, classes), -100) for name in ("colour", "accent", "pattern")}
+    labels |= {name: torch.zeros(count, classes) for name in ("presence", "hat")}
+    labels["place"] = torch.zeros(count, classes, 16, 16)
+    labels["background"] = torch.full((count,), -100)
+    labels["sketch"] = torch.zeros(count)
+    labels["identity"] = torch.full((count, classes), -1)
+    for row, scene in enumerate(scenes):
+        image, masks = render(scene)
+        pictures[row] = np.asarray(image)
+        areas = F.adaptive_avg_pool2d(torch.from_numpy(masks).float(), 16)
+        drawn = scene.style != "sketch"
+        labels["sketch"][row] = float(not drawn)
+        if drawn:
+            labels["background"][row] = vocabulary.backgrounds.index(scene.background)
         for index, item in enumerate(scene.objects):
             slot = vocabulary.classes.index(item.noun)
-            presence[row, slot] = 1.0
-            place[row, slot] = areas[row, index]
-            attributes["colour"][row, slot] = vocabulary.colours.index(item.colour)
-            attributes["accent"][row, slot] = vocabulary.colours.index(item.accent)
-            attributes["pattern"][row, slot] = vocabulary.patterns.index(item.pattern)
-    return {"presence": presence, "place": place, "background": background, **attributes}
+            labels["presence"][row, slot] = 1.0
+            labels["hat"][row, slot] = float(item.hat)
+            labels["place"][row, slot] = areas[index]
+            labels["pattern"][row, slot] = pattern = vocabulary.patterns.index(item.pattern)
+            if drawn:
+                colour, accent = vocabulary.colours.index(item.colour), vocabulary.colours.index(item.accent)
+                labels["colour"][row, slot], labels["accent"][row, slot] = colour, accent
+                labels["identity"][row, slot] = (colour * len(vocabulary.colours) + accent) * 3 + pattern
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), labels
 
 
 @torch.no_grad()
@@ -56,44 +110,69 @@ def damaged(vae: AutoencoderKL, pictures: Tensor, noise: float, generator: torch
     return torch.cat(out)
 
 
-@torch.no_grad()
-def accuracy(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
-    """Return the share of right answers per attribute, over pictures ``[B, 3, 64, 64]`` uint8."""
-    device = next(judge.parameters()).device
-    parts = [judge.eval()(to_unit(batch).to(device)) for batch in pictures.split(128)]
-    logits = {name: torch.cat([p[name].cpu() for p in parts]) for name in parts[0]}
-    present = labels["presence"] > 0.5
-    result = {
-        "presence": ((logits["presence"] > 0) == present).float().mean().item(),
-        "background": (logits["background"].argmax(-1) == labels["background"]).float().mean().item(),
-    }
+def identity_loss(vectors: Tensor, identities: Tensor) -> Tensor:
+    """Supervised contrastive loss (Khosla et al., 2020, equation 2) among the objects of each class.
+
+    Args:
+        vectors: unit vectors ``[B, C, E]``.
+        identities: int ``[B, C]``, -1 for none.
+
+    Returns:
+        Mean over objects that occur twice; a scalar.
+    """
+    losses = []
+    for slot in range(vectors.shape[1]):
+        rows = identities[:, slot] >= 0
+        own, name = vectors[rows, slot], identities[rows, slot]
+        alone = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        logits = (own @ own.T * _SHARPNESS).masked_fill(alone, -1e4)
+        equal = (name[:, None] == name[None]) & ~alone
+        share = logits.log_softmax(-1).masked_fill(~equal, 0).sum(-1) / equal.sum(-1).clamp(min=1)
+        losses.append(-share[equal.any(-1)])
+    return torch.cat(losses).mean() if sum(len(x) for x in losses) else vectors.sum() * 0
+
+
+def judge_loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Sum of the cross-entropies; attributes count only for classes that are present.
+
+    Args:
+        logits: from :meth:`Judge.forward`.
+        labels: from :func:`render_scenes`.
+    """
+    present = labels["presence"]
+    loss = F.binary_cross_entropy_with_logits(logits["presence"], present)
+    loss = loss + F.binary_cross_entropy_with_logits(logits["place"], labels["place"])
+    loss = loss + F.binary_cross_entropy_with_logits(logits["sketch"], labels["sketch"])
+    hats = F.binary_cross_entropy_with_logits(logits["hat"], labels["hat"], reduction="none")
+    loss = loss + (hats * present).sum() / present.sum().clamp(min=1)
+    loss = loss + F.cross_entropy(logits["background"], labels["background"])
     for name in ("colour", "accent", "pattern"):
-        result[name] = (logits[name].argmax(-1) == labels[name])[present].float().mean().item()
-    return result
+        loss = loss + F.cross_entropy(logits[name].flatten(0, 1), labels[name].flatten())
+    return loss + IDENTITY_WEIGHT * identity_loss(logits["identity"], labels["identity"])
 
 
-def train(output: Path, vae_folder: Path, *, steps: int = 2400, batch_size: int = 64, pool_size: int = 16000) -> None:
-    """Train, measure on renders of held-out combinations, and write ``judge.*`` and ``accuracy.json``."""
+def train(output: Path, vae_folder: Path, *, steps: int = 3000, batch_size: int = 64, pool_size: int = 20000) -> None:
+    """Train, calibrate and measure on held-out pictures, and write ``judge.*`` and ``accuracy.json``."""
     device = default_device()
     torch.manual_seed(0)
-    vocabulary = Vocabulary()
+    vocabulary = Vocabulary(hat=0.3, sketch=0.1)
     vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
     generator = torch.Generator().manual_seed(3)
-    pool = render_pool(pool_size, vocabulary, seed=21, split="all", scaled=False)
-    labels = labels_of(pool, vocabulary)
-    for start in range(0, pool_size // 2, 1000):
-        part = slice(start, start + 1000)
-        pool.pictures[part] = damaged(vae, pool.pictures[part], 0.15 * (start % 3000) / 1000, generator)
+    pictures, labels = render_scenes(grouped_scenes(pool_size, vocabulary, seed=1), vocabulary)
+    for start in range(0, pool_size, 2000):
+        part = slice(start, start + 1000)  # whole groups: every other thousand
+        pictures[part] = damaged(vae, pictures[part], 0.15 * (start % 6000) / 2000, generator)
     log.info("rendered %d scenes", pool_size)
     judge = Judge(vocabulary).to(device).train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01)
     begin = time.monotonic()
     for step in range(steps):
-        rows = torch.randint(pool_size, (batch_size,), generator=generator)
-        pictures = to_unit(pool.pictures[rows])
-        pictures = (pictures + 0.04 * torch.randn(pictures.shape, generator=generator)).to(device)
+        groups = 4 * torch.randint(pool_size // 4, (batch_size // 4, 1), generator=generator)
+        rows = (groups + torch.arange(4)).flatten()
+        batch = to_unit(pictures[rows])
+        batch = (batch + 0.04 * torch.randn(batch.shape, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = judge(pictures.contiguous(memory_format=torch.channels_last))
+            logits = judge(batch.contiguous(memory_format=torch.channels_last))
         loss = judge_loss({k: v.float() for k, v in logits.items()}, {k: v[rows].to(device) for k, v in labels.items()})
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -101,20 +180,22 @@ def train(output: Path, vae_folder: Path, *, steps: int = 2400, batch_size: int 
             group["lr"] = 2e-3 * cosine_schedule(step, steps)
         optimizer.step()
         if (step + 1) % 200 == 0:
-            log.info(
-                "step %d loss %.4f, %.0f samples/s",
-                step + 1,
-                loss.item(),
-                (step + 1) * batch_size / (time.monotonic() - begin),
-            )
-    held_out = render_pool(2000, vocabulary, seed=22, split="held_out", scaled=False)
-    truth = labels_of(held_out, vocabulary)
+            rate = (step + 1) * batch_size / (time.monotonic() - begin)
+            log.info("step %d loss %.4f, %.0f samples/s", step + 1, loss.item(), rate)
+    judge.eval().cpu()
+    vae.cpu()
+    for seed, purpose in ((2, "calibrate"), (3, "measure")):  # identities that no training has shown
+        clean, truth = render_scenes(grouped_scenes(2400, vocabulary, seed, reserved=True), vocabulary)
+        through = damaged(vae, clean, 0.0, generator)
+        if purpose == "calibrate":
+            judge.temperatures = fit_temperatures(judge, through, truth)
+            judge.same = same_threshold(judge, through, truth)
     measured = {
-        "renders": accuracy(judge, held_out.pictures, truth),
-        "through the autoencoder": accuracy(judge, damaged(vae, held_out.pictures, 0.0, generator), truth),
+        "renders": measured_accuracy(judge, clean, truth),
+        "through the autoencoder": measured_accuracy(judge, through, truth),
     }
-    log.info("held-out accuracy %s", measured)
-    judge.eval().cpu().save(output)
+    log.info("held-out accuracy %s", json.dumps(measured, indent=2))
+    judge.save(output)
     (output / "accuracy.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
 
 
@@ -122,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(arguments.output, arguments.vae, steps=arguments.steps)
