@@ -14,7 +14,7 @@ from sdk.miniworld.gates import measure_maps, measure_words
 from sdk.miniworld.judge import bundled_judge
 from sdk.miniworld.tokenizer import build_tokenizer
 from sdk.miniworld.training.autoencoder import psnr
-from sdk.miniworld.training.common import render_pool
+from sdk.miniworld.training.pools import render_pool
 
 
 @pytest.fixture(scope="module")

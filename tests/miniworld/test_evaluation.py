@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
 from sdk import Concept
 from sdk.errors import InputError
-from sdk.evaluation import Drawn, evaluation_prompts, leak, likeness, read_identities, right, score
-from sdk.miniworld.judge import bundled_judge, judge_loss
+from sdk.evaluation import Drawn, leak, likeness, read_identities, recognise, score
+from sdk.miniworld.captions import WORDS
+from sdk.miniworld.judge import bundled_judge
+from sdk.miniworld.prompts import COUNT, benchmark_prompts
 from sdk.miniworld.references import demo_scene
 from sdk.miniworld.render import render
-from sdk.miniworld.scene import SceneObject, arrange, sample_scene
+from sdk.miniworld.scene import BACKGROUNDS, SceneObject, arrange, sample_scene
 from sdk.pack import ConceptPack
 from sdk.report import save_report
 
@@ -90,12 +91,14 @@ def test_leaks_are_seen_in_both_forms(judge, identities):
     assert values[2] > 0.95
 
 
-def test_right_needs_colour_and_accent(judge, identities):
+def test_recognised_is_what_looks_the_same(judge, identities):
     both = picture_of(SceneObject("cat", "purple", "yellow"), SceneObject("dog", "white", "red", "spotted"))
-    swapped = picture_of(SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow"))
-    verdict = judge.judge([both, swapped])
-    assert right(verdict, identities[0]).tolist() == [True, False]
-    assert right(verdict, identities[1]).tolist() == [True, False]
+    hats = picture_of(SceneObject("cat", "purple", "yellow", hat=True), SceneObject("dog", "white", "red", "spotted"))
+    swapped = picture_of(SceneObject("cat", "white", "red", "spotted"), SceneObject("dog", "purple", "yellow"))
+    nearly = picture_of(SceneObject("cat", "purple", "red"), SceneObject("dog", "white", "red", "striped"))
+    verdict = judge.judge([both, hats, swapped, nearly])
+    assert recognise(verdict, identities[0], judge.same).tolist() == [True, True, False, False]
+    assert recognise(verdict, identities[1], judge.same).tolist() == [True, True, False, False]
 
 
 def test_a_perfect_and_a_blended_model(judge, identities):
@@ -108,6 +111,7 @@ def test_a_perfect_and_a_blended_model(judge, identities):
     assert scores.fidelity > 0.95
     assert scores.leakage < 0.05
     assert scores.together == 1
+    assert scores.recognised == scores.clean == [1, 1]
     assert scores.text_alignment > 0.95
     blend = SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow")
     blended = [
@@ -119,14 +123,26 @@ def test_a_perfect_and_a_blended_model(judge, identities):
     assert worse.fidelity < 0.6
     assert worse.leakage > 0.9
     assert worse.together == 0
+    assert worse.recognised == [0, 0]
+    assert worse.clean == [1, 1]
     assert worse.text_alignment < scores.text_alignment
 
 
 def test_prompts_cover_each_concept_alone_and_all():
-    prompts = evaluation_prompts([Concept("cat", "<new1>"), Concept("dog", "<new2>")])
-    assert [p[2] for p in prompts] == [(0,)] * 4 + [(1,)] * 4 + [(0, 1)] * 4
-    assert prompts[1][:2] == ("a <new1> cat on the beach", "a cat on the beach")
-    assert prompts[9][0] == "a <new2> dog and a <new1> cat on the beach"
+    prompts = benchmark_prompts(["<new1> cat", "<new2> dog"], ["cat", "dog"])
+    assert [p.asked for p in prompts] == [(0,)] * COUNT + [(1,)] * COUNT + [(0, 1)] * COUNT
+    assert (prompts[1].learned, prompts[1].plain) == ("a <new1> cat on the beach", "a cat on the beach")
+    texts = [p.learned for p in prompts]
+    assert "a <new2> dog and a <new1> cat on the beach" in texts
+    assert len(set(texts)) == 3 * COUNT
+    assert {p.background for p in prompts} == {None, *BACKGROUNDS}
+    for prompt in prompts:
+        assert set(prompt.plain.split()) <= set(WORDS)
+        assert ("dog" in prompt.plain) == (1 in prompt.asked)
+    assert len(benchmark_prompts(["<new1> cat"], ["cat"], 4)) == 4
+    three = benchmark_prompts(["<new1> cat", "<new2> dog", "<new3> car"], ["cat", "dog", "car"])
+    assert len({p.learned for p in three}) == 4 * COUNT
+    assert three[-1].asked == (0, 1, 2)
 
 
 def test_report_is_one_self_contained_page(personalizer, picture, quick, tmp_path):
@@ -150,29 +166,3 @@ def test_what_cannot_be_evaluated(personalizer, picture, quick):
         evaluate(personalizer, personalizer.fit(picture, ["teddy bear"], config=quick))
     with pytest.raises(InputError, match="different classes"):
         evaluate(personalizer, personalizer.fit(picture, ["cat", "cat"], config=quick))
-
-
-def test_the_judges_loss_ignores_attributes_of_absent_classes():
-    torch.manual_seed(0)
-    logits = {
-        "presence": torch.randn(2, 3),
-        "place": torch.randn(2, 3, 4, 4),
-        "background": torch.randn(2, 4),
-        "colour": torch.randn(2, 3, 5),
-        "accent": torch.randn(2, 3, 5),
-        "pattern": torch.randn(2, 3, 2),
-    }
-    index = torch.tensor([[1, -100, -100], [-100, 0, 1]])
-    labels = {
-        "presence": (index >= 0).float(),
-        "place": torch.zeros(2, 3, 4, 4),
-        "background": torch.tensor([0, 1]),
-        "colour": index,
-        "accent": index,
-        "pattern": index,
-    }
-    before = judge_loss(logits, labels)
-    logits["colour"][0, 1] += 5
-    assert torch.equal(before, judge_loss(logits, labels))
-    logits["colour"][0, 0, 0] += 5
-    assert judge_loss(logits, labels) > before

@@ -36,7 +36,7 @@ CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
 CONFUSION_WEIGHT = 0.5
 READING_WEIGHT = 0.05
 GROUNDING_UNTIL = 0.5  # share of the training after which grounding has faded away
-USES = 3  # how often each rendered scene is shown, with ever new captions and noise
+USES = 4  # how often each rendered scene is shown, with ever new captions and noise
 
 
 class Texts:
@@ -141,12 +141,11 @@ def train(
     vae_folder: Path,
     *,
     steps: int,
-    batch_size: int = 32,
+    batch_size: int = 48,
     pool_size: int = 24000,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     text_learning_rate: float = 4e-4,
     grounding: float = 0.03,
-    compiled: bool = False,
     stop_after: float | None = None,
 ) -> None:
     """Train for ``steps`` steps, resuming from ``output/checkpoint.pt``; write the pipeline to ``output/model``.
@@ -157,10 +156,9 @@ def train(
         steps: length of the schedule in optimiser steps; it may be raised until the decay has begun.
         batch_size: pictures per step.
         pool_size: number of scenes rendered at a time.
-        learning_rate: of the UNet.
+        learning_rate: of the UNet, in AdamW's scale.
         text_learning_rate: of the text encoder.
         grounding: weight of the grounding term at the start; it falls to 0 in a line.
-        compiled: whether to compile the UNet, which takes minutes and pays in long runs.
         stop_after: seconds after which to save and stop, to be resumed.
     """
     device = default_device()
@@ -186,7 +184,7 @@ def train(
         Muon(matrices, learning_rate),
         torch.optim.AdamW(
             [
-                {"params": rest, "lr": learning_rate},
+                {"params": rest, "lr": learning_rate / 2},
                 {"params": [*text_encoder.parameters(), *reading.parameters()], "lr": text_learning_rate},
             ],
             betas=(0.9, 0.99),
@@ -210,7 +208,6 @@ def train(
             part.load_state_dict(checkpoint[name])
         first = checkpoint["step"]
         averaged_unet.updates = averaged_text.updates = first
-    denoise = torch.compile(unet) if compiled else unet
     all_words = torch.arange(MAX_LENGTH, device=device).expand(batch_size, -1)
     pool_steps = USES * pool_size // batch_size
     running = torch.zeros(3, device=device)
@@ -230,7 +227,7 @@ def train(
             recorder.start(all_words if strength else None)
             with torch.autocast(device.type, torch.bfloat16):
                 states = text_encoder(texts.tokens)[0]
-                prediction = denoise(noisy, timesteps, states).sample
+                prediction = unet(noisy, timesteps, states).sample
             loss = F.mse_loss(prediction.float(), scheduler.get_velocity(latents, noise, timesteps))
             ground = grounding_loss(recorder.mean().flatten(2), masks) if strength else loss.new_zeros(())
             read = reading(states, texts.labels)
@@ -271,11 +268,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=15000)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--pool", type=int, default=24000)
     parser.add_argument("--grounding", type=float, default=0.03)
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--stop-after", type=float, help="seconds; the next call goes on")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -286,7 +282,6 @@ def main() -> None:
         batch_size=arguments.batch_size,
         pool_size=arguments.pool,
         grounding=arguments.grounding,
-        compiled=arguments.compile,
         stop_after=arguments.stop_after,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +65,21 @@ def _render_chunk(count: int, vocabulary: Vocabulary, seed: str, split: str, sca
     return pictures, masks, scenes, prefixes
 
 
+def _chunks(count: int, vocabulary: Vocabulary, seed: int, split: str, scaled: bool) -> list[tuple]:
+    sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
+    return [(size, vocabulary, f"pool {seed} {index}", split, scaled) for index, size in enumerate(sizes)]
+
+
+def _joined(chunks: Iterable[_Chunk]) -> Pool:
+    pictures, masks, scenes, prefixes = zip(*chunks, strict=True)
+    return Pool(
+        torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.concatenate(masks)),
+        [scene for part in scenes for scene in part],
+        [prefix for part in prefixes for prefix in part],
+    )
+
+
 @contextmanager
 def workers() -> Iterator[Executor]:
     """Yield the processes that render: all cores but one, where there are many."""
@@ -77,28 +92,17 @@ def submit_pool(
     executor: Executor, count: int, vocabulary: Vocabulary, seed: int, *, split: str = "train", scaled: bool = True
 ) -> list[Future[_Chunk]]:
     """Start rendering ``count`` scenes, a few of them through the scale augmentation if ``scaled``."""
-    sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
-    return [
-        executor.submit(_render_chunk, size, vocabulary, f"pool {seed} {index}", split, scaled)
-        for index, size in enumerate(sizes)
-    ]
+    return [executor.submit(_render_chunk, *chunk) for chunk in _chunks(count, vocabulary, seed, split, scaled)]
 
 
 def collect_pool(tasks: list[Future[_Chunk]]) -> Pool:
     """Wait for the scenes of :func:`submit_pool`."""
-    pictures, masks, scenes, prefixes = zip(*(task.result() for task in tasks), strict=True)
-    return Pool(
-        torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(np.concatenate(masks)),
-        [scene for part in scenes for scene in part],
-        [prefix for part in prefixes for prefix in part],
-    )
+    return _joined(task.result() for task in tasks)
 
 
 def render_pool(count: int, vocabulary: Vocabulary, seed: int, *, split: str = "train", scaled: bool = True) -> Pool:
-    """Render ``count`` scenes; the same arguments give the same pool."""
-    with workers() as executor:
-        return collect_pool(submit_pool(executor, count, vocabulary, seed, split=split, scaled=scaled))
+    """Render ``count`` scenes here and now; the same arguments give the same pool."""
+    return _joined(_render_chunk(*chunk) for chunk in _chunks(count, vocabulary, seed, split, scaled))
 
 
 def to_unit(pictures: Tensor) -> Tensor:
