@@ -191,8 +191,7 @@ def train(
             weight_decay=0.01,
         ),
     ]
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     parts = {
         "unet": unet,
         "text_encoder": text_encoder,
@@ -208,6 +207,7 @@ def train(
             part.load_state_dict(checkpoint[name])
         first = checkpoint["step"]
         averaged_unet.updates = averaged_text.updates = first
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]  # new ones after a resume
     all_words = torch.arange(MAX_LENGTH, device=device).expand(batch_size, -1)
     pool_steps = USES * pool_size // batch_size
     running = torch.zeros(3, device=device)
