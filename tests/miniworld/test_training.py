@@ -180,7 +180,11 @@ def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     diffusion.train(tmp_path / "parts", tmp_path / "vae", **common)
     whole, parts = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("whole", "parts"))
     assert whole["step"] == parts["step"] == 4
+    for name in ("muon", "adamw"):
+        rates = [[group["lr"] for group in run[name]["param_groups"]] for run in (whole, parts)]
+        assert rates[0] == rates[1]
     for name in ("unet", "text_encoder", "averaged_unet"):
         for key, value in whole[name].items():
-            assert torch.equal(value, parts[name][key]), (name, key)
+            # AdamW's first updates are the signs of gradients, and sums over threads are not always in one order.
+            torch.testing.assert_close(value, parts[name][key], rtol=0, atol=5e-4, msg=f"{name} {key}")
     assert (tmp_path / "whole" / "model" / "model_index.json").is_file()
