@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from . import cpp
+
 _READY = "ready"
 
 
 def available_backends() -> dict[str, str]:
     """Return every backend's name with ``"ready"`` or the reason why it cannot be used."""
-    absent = "not part of this version"
-    return {"reference": _READY, "augmented_v": _READY, "triton": absent, "cpp": absent}
+    return {
+        "reference": _READY,
+        "augmented_v": _READY,
+        "triton": "not part of this version",
+        "cpp": cpp.unavailable() or _READY,
+    }
 
 
-def resolve_backend(backend: str | None, default: str) -> str:
-    """Return the backend to use: ``default`` for ``None``, else ``backend`` if it is ready.
+def fastest_backend(tensor: Tensor) -> str:
+    """Return the backend to use for tensors like this one when none was asked for."""
+    if tensor.is_cuda:
+        return "augmented_v"
+    if tensor.device.type == "cpu" and tensor.dtype in cpp.TYPES and cpp.unavailable() is None:
+        return "cpp"
+    return "reference"
+
+
+def resolve_backend(backend: str | None) -> str | None:
+    """Return ``backend`` if it is ready, and ``None`` for ``None``.
 
     Raises:
         ValueError: the name is unknown, or the backend is not ready on this machine.
     """
     if backend is None:
-        return default
+        return None
     status = available_backends().get(backend)
     if status is None:
         raise ValueError(f"backend {backend!r} does not exist; choose one of {', '.join(available_backends())}")

@@ -1,9 +1,11 @@
 """Softmax attention that also returns the probability maps of a few tokens.
 
 ``O = softmax(Q K^T * scale) V`` and, for each tracked token ``t_k``, the column ``P[:, t_k]`` averaged over the
-heads (DisenDiff, CVPR 2024, section 3.2: the maps that the calibration losses act on). Two implementations:
+heads (DisenDiff, CVPR 2024, section 3.2: the maps that the calibration losses act on). Implementations:
 
 * ``reference``: plain PyTorch, the definition; float64 stays float64.
+* ``cpp``: the compiled CPU library (csrc/): products, softmax and columns a block of queries at a time, in the cache;
+  backward recomputes the probabilities.
 * ``augmented_v``: the tracked columns come out of stock fused attention, because ``P [V | E] = [P V | P E]``
   and ``E`` can hold one-hot columns. No probability matrix is stored, and autograd delivers the gradient
   of the maps. The maps pass through the dtype of the values on their way.
@@ -15,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._backends import resolve_backend
+from . import cpp
+from ._backends import fastest_backend, resolve_backend
 
 
 def attention_with_maps(
@@ -35,8 +38,8 @@ def attention_with_maps(
         value: ``[B, H, T, D]``.
         token_indices: int64 ``[B, K]``, positions in ``0..T-1``; ``-1`` tracks nothing and gives a map of zeros.
         scale: factor on the logits; default ``D ** -0.5``.
-        backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready: plain PyTorch on
-            a CPU, where stock fused attention is slower at these sizes, and ``augmented_v`` on a GPU.
+        backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready for these tensors: on a
+            CPU the compiled library, or plain PyTorch, and on a GPU ``augmented_v``.
 
     Returns:
         ``out`` ``[B, H, N, D]`` in the dtype of ``query``, and ``maps`` ``[B, K, N]``, float32 (float64 for float64
@@ -46,10 +49,9 @@ def attention_with_maps(
         ValueError: shapes that do not fit, an index out of range, or a backend that is not ready.
     """
     _check(query, key, value, token_indices)
-    chosen = resolve_backend(backend, "augmented_v" if query.is_cuda else "reference")
+    chosen = resolve_backend(backend) or fastest_backend(query)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    implementation = _augmented_v if chosen == "augmented_v" else _reference
-    return implementation(query, key, value, token_indices, scale)
+    return _IMPLEMENTATIONS[chosen](query, key, value, token_indices, scale)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:
@@ -68,6 +70,20 @@ def _check(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> 
             f"token_indices must be int64 [B, K] with B = {query.shape[0]}, got {token_indices.dtype} "
             f"{list(token_indices.shape)}"
         )
+    if len({query.dtype, key.dtype, value.dtype}) > 1 or not query.is_floating_point():
+        raise TypeError(
+            f"query, key and value must have one floating-point type, got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    # Where the values are at hand: on a GPU this would wait for it.
+    if token_indices.device.type == "cpu" and not torch.compiler.is_compiling() and token_indices.numel():
+        low, high = token_indices.aminmax()
+        if low < -1 or high >= key.shape[2]:
+            raise ValueError(
+                f"token_indices must be -1 or a position in 0..{key.shape[2] - 1}, got {int(low)}..{int(high)}"
+            )
+    devices = {x.device for x in (query, key, value, token_indices)}
+    if len(devices) > 1:
+        raise ValueError(f"query, key, value and token_indices must be on one device, got {sorted(map(str, devices))}")
 
 
 def _map_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -100,3 +116,6 @@ def _augmented_v(
     out = extended[..., :width]
     maps = extended[..., width : width + count].to(_map_dtype(value.dtype)).mean(1)  # [B, N, K]
     return out, maps.transpose(1, 2)
+
+
+_IMPLEMENTATIONS = {"reference": _reference, "augmented_v": _augmented_v, "cpp": cpp.attention}

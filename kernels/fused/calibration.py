@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._backends import resolve_backend
+from . import cpp
+from ._backends import fastest_backend, resolve_backend
 from .attention import attention_with_maps
 
 _RANGE_EPSILON = 1e-8
@@ -48,7 +49,7 @@ def calibration_loss(
         bind: weight of the bind terms (summed over concepts).
         separate: weight of the separate-and-strengthen terms (mean over pairs; none for one concept).
         reduction: ``"none"`` for ``[B]``, ``"mean"`` or ``"sum"``.
-        backend: ``"reference"`` or ``None``.
+        backend: see :func:`available_backends`; ``"augmented_v"`` has no loss of its own and takes the reference's.
 
     Returns:
         The loss, ``[B]`` or a scalar, in the dtype of ``maps``.
@@ -62,7 +63,18 @@ def calibration_loss(
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if sigma < 0 or suppress < 0:
         raise ValueError(f"sigma and suppress must not be negative, got {sigma} and {suppress}")
-    resolve_backend(backend, "reference")
+    if (resolve_backend(backend) or fastest_backend(maps)) == "cpp" and maps.dtype == torch.float32:
+        loss = cpp.calibration(maps, normalize, sigma, suppress, smooth, bind, separate)
+    else:
+        loss = _reference(maps, normalize, sigma, suppress, smooth, bind, separate)
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+def _reference(
+    maps: Tensor, normalize: bool, sigma: float, suppress: int, smooth: float, bind: float, separate: float
+) -> Tensor:
     processed = _blur(_min_max(maps) if normalize else maps, sigma)
     modifiers, classes = processed[:, 0::2], processed[:, 1::2]  # [B, S, h, w]
     for _ in range(suppress):
@@ -73,10 +85,7 @@ def calibration_loss(
         first, second = torch.triu_indices(concepts, concepts, 1, device=maps.device)
         loss = loss + separate * soft_iou(classes[:, first], classes[:, second], smooth).mean(1)
     # A row without concepts: its maps are zero, which would leave a constant.
-    loss = torch.where(maps.detach().abs().amax((1, 2, 3)) > 0, loss, torch.zeros_like(loss))
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+    return torch.where(maps.detach().abs().amax((1, 2, 3)) > 0, loss, torch.zeros_like(loss))
 
 
 def soft_iou(a: Tensor, b: Tensor, smooth: float = 1.0) -> Tensor:
@@ -131,4 +140,5 @@ def calibrated_attention(
     side = int(mean.shape[-1] ** 0.5)
     if side * side != mean.shape[-1]:
         raise ValueError(f"the maps must be square, got {mean.shape[-1]} pixels")
-    return [out for out, _ in results], calibration_loss(mean.unflatten(-1, (side, side)), **loss_arguments)
+    loss = calibration_loss(mean.unflatten(-1, (side, side)), backend=backend, **loss_arguments)
+    return [out for out, _ in results], loss

@@ -1,0 +1,28 @@
+// The runner for callers without threads of their own.
+#include <thread>
+#include <vector>
+
+#include "include/personalizer_kernels.h"
+
+namespace {
+
+void run_on_threads(void *context, int64_t count, pk_task task, void *argument) {
+  const int64_t wanted = static_cast<int64_t>(reinterpret_cast<intptr_t>(context));
+  const int64_t parts = wanted < count ? wanted : count;
+  if (parts <= 1) {
+    task(argument, 0, count);
+    return;
+  }
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<size_t>(parts - 1));
+  for (int64_t part = 1; part < parts; ++part)
+    helpers.emplace_back(task, argument, part * count / parts, (part + 1) * count / parts);
+  task(argument, 0, count / parts);
+  for (std::thread &helper : helpers) helper.join();
+}
+
+}  // namespace
+
+extern "C" pk_runner pk_threads(int count) {
+  return {run_on_threads, reinterpret_cast<void *>(static_cast<intptr_t>(count))};
+}
