@@ -12,8 +12,9 @@ It runs as two kernels, because one that also holds dK and dV spills registers a
 queries, writes dQ and leaves P and dS (in the inputs' type) in scratch memory; the second, over slices of the width,
 sums dK and dV. No atomics, so results repeat bit by bit.
 
-Widths that are no power of two are split in two parts (160 = 128 + 32), never padded to the next power. Good up to
-16 tracked tokens; more would want a product with one-hot columns instead of masked sums.
+The width is walked through in chunks of 32 or 16 columns, so nothing is padded to a power of two (160 stays 160) and
+no more than a chunk of each operand is in registers. Good up to 16 tracked tokens; more would want a product with
+one-hot columns instead of masked sums.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_KEYS, MAX_TRACKED = 256, 16
+WARPS = 8  # with 4, the first backward kernel spills registers
 _BLOCK = 64  # queries per program
 _LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def _part(pointer, rows, row_stride, row_ok, START: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """Load ``[rows, SIZE]`` from column START on; columns from WIDTH on are zero."""
-    columns = START + tl.arange(0, SIZE)
+def _chunk(pointer, rows, row_stride, row_ok, start, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
+    """Load ``[rows, CHUNK]`` from column ``start`` on; columns from WIDTH on are zero."""
+    columns = start + tl.arange(0, CHUNK)
     return tl.load(
         pointer + rows[:, None] * row_stride + columns[None, :], mask=row_ok[:, None] & (columns < WIDTH), other=0.0
     )
 
 
 @triton.jit
-def _store_part(pointer, value, rows, row_stride, row_ok, START: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    columns = START + tl.arange(0, SIZE)
+def _store_chunk(pointer, value, rows, row_stride, row_ok, start, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
+    columns = start + tl.arange(0, CHUNK)
     tl.store(
         pointer + rows[:, None] * row_stride + columns[None, :],
         value.to(pointer.dtype.element_ty),
@@ -61,7 +63,7 @@ def forward_kernel(
     query, key, value, tokens, out, columns,
     query_b, query_h, query_n, key_b, key_h, key_t, value_b, value_h, value_t, out_b, out_h, out_n,
     scale_log2, heads, queries, keys,
-    WIDTH: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, KEYS: tl.constexpr, TRACKED: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr, KEYS: tl.constexpr, TRACKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: out ``[BLOCK, WIDTH]`` and columns ``[TRACKED, BLOCK]``."""
@@ -72,29 +74,21 @@ def forward_kernel(
     key += row * key_b + head * key_h
     value += row * value_b + head * value_h
     out += row * out_b + head * out_h
-    scores = tl.dot(
-        _part(query, pixels, query_n, pixel_ok, 0, LOW, WIDTH),
-        tl.trans(_part(key, positions, key_t, key_ok, 0, LOW, WIDTH)),
-        input_precision="ieee",
-    )
-    if HIGH > 0:
-        scores = tl.dot(
-            _part(query, pixels, query_n, pixel_ok, LOW, HIGH, WIDTH),
-            tl.trans(_part(key, positions, key_t, key_ok, LOW, HIGH, WIDTH)),
-            scores,
-            input_precision="ieee",
-        )
+    scores = tl.zeros((BLOCK, KEYS), tl.float32)
+    for start in tl.range(0, WIDTH, CHUNK):
+        query_part = _chunk(query, pixels, query_n, pixel_ok, start, CHUNK, WIDTH)
+        key_part = _chunk(key, positions, key_t, key_ok, start, CHUNK, WIDTH)
+        scores = tl.dot(query_part, tl.trans(key_part), scores, input_precision="ieee")
     weights = _probabilities(scores, scale_log2, keys, KEYS)
     for k in tl.static_range(TRACKED):
         token = tl.load(tokens + row * TRACKED + k)
         column = tl.sum(tl.where(positions[None, :] == token, weights, 0.0), 1)
         tl.store(columns + ((row * heads + head) * TRACKED + k) * queries + pixels, column, mask=pixel_ok)
     low_weights = weights.to(value.dtype.element_ty)
-    result = tl.dot(low_weights, _part(value, positions, value_t, key_ok, 0, LOW, WIDTH), input_precision="ieee")
-    _store_part(out, result, pixels, out_n, pixel_ok, 0, LOW, WIDTH)
-    if HIGH > 0:
-        result = tl.dot(low_weights, _part(value, positions, value_t, key_ok, LOW, HIGH, WIDTH), input_precision="ieee")
-        _store_part(out, result, pixels, out_n, pixel_ok, LOW, HIGH, WIDTH)
+    for start in tl.range(0, WIDTH, CHUNK):
+        value_part = _chunk(value, positions, value_t, key_ok, start, CHUNK, WIDTH)
+        result = tl.dot(low_weights, value_part, input_precision="ieee")
+        _store_chunk(out, result, pixels, out_n, pixel_ok, start, CHUNK, WIDTH)
 
 
 @triton.jit
@@ -103,7 +97,7 @@ def backward_rows_kernel(
     query_b, query_h, query_n, key_b, key_h, key_t, value_b, value_h, value_t, grad_b, grad_h, grad_n,
     column_b, column_h, column_k, column_n, dq_b, dq_h, dq_n,
     scale, scale_log2, heads, queries, keys,
-    WIDTH: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, KEYS: tl.constexpr, TRACKED: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr, KEYS: tl.constexpr, TRACKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: dQ, and P and dS ``[BLOCK, KEYS]`` for :func:`backward_keys_kernel`."""
@@ -115,29 +109,16 @@ def backward_rows_kernel(
     value += row * value_b + head * value_h
     grad_out += row * grad_b + head * grad_h
     grad_query += row * dq_b + head * dq_h
-    scores = tl.dot(
-        _part(query, pixels, query_n, pixel_ok, 0, LOW, WIDTH),
-        tl.trans(_part(key, positions, key_t, key_ok, 0, LOW, WIDTH)),
-        input_precision="ieee",
-    )
-    grads = tl.dot(
-        _part(grad_out, pixels, grad_n, pixel_ok, 0, LOW, WIDTH),
-        tl.trans(_part(value, positions, value_t, key_ok, 0, LOW, WIDTH)),
-        input_precision="ieee",
-    )
-    if HIGH > 0:
-        scores = tl.dot(
-            _part(query, pixels, query_n, pixel_ok, LOW, HIGH, WIDTH),
-            tl.trans(_part(key, positions, key_t, key_ok, LOW, HIGH, WIDTH)),
-            scores,
-            input_precision="ieee",
-        )
-        grads = tl.dot(
-            _part(grad_out, pixels, grad_n, pixel_ok, LOW, HIGH, WIDTH),
-            tl.trans(_part(value, positions, value_t, key_ok, LOW, HIGH, WIDTH)),
-            grads,
-            input_precision="ieee",
-        )
+    scores = tl.zeros((BLOCK, KEYS), tl.float32)
+    for start in tl.range(0, WIDTH, CHUNK):
+        query_part = _chunk(query, pixels, query_n, pixel_ok, start, CHUNK, WIDTH)
+        key_part = _chunk(key, positions, key_t, key_ok, start, CHUNK, WIDTH)
+        scores = tl.dot(query_part, tl.trans(key_part), scores, input_precision="ieee")
+    grads = tl.zeros((BLOCK, KEYS), tl.float32)
+    for start in tl.range(0, WIDTH, CHUNK):
+        grad_part = _chunk(grad_out, pixels, grad_n, pixel_ok, start, CHUNK, WIDTH)
+        value_part = _chunk(value, positions, value_t, key_ok, start, CHUNK, WIDTH)
+        grads = tl.dot(grad_part, tl.trans(value_part), grads, input_precision="ieee")
     weights = _probabilities(scores, scale_log2, keys, KEYS)
     for k in tl.static_range(TRACKED):
         token = tl.load(tokens + row * TRACKED + k)
@@ -150,11 +131,10 @@ def backward_rows_kernel(
     tl.store(weights_out + scratch, weights.to(weights_out.dtype.element_ty), mask=pixel_ok[:, None])
     tl.store(grad_scores_out + scratch, grads.to(grad_scores_out.dtype.element_ty), mask=pixel_ok[:, None])
     low_grads = grads.to(key.dtype.element_ty)
-    result = tl.dot(low_grads, _part(key, positions, key_t, key_ok, 0, LOW, WIDTH), input_precision="ieee")
-    _store_part(grad_query, result * scale, pixels, dq_n, pixel_ok, 0, LOW, WIDTH)
-    if HIGH > 0:
-        result = tl.dot(low_grads, _part(key, positions, key_t, key_ok, LOW, HIGH, WIDTH), input_precision="ieee")
-        _store_part(grad_query, result * scale, pixels, dq_n, pixel_ok, LOW, HIGH, WIDTH)
+    for start in tl.range(0, WIDTH, CHUNK):
+        key_part = _chunk(key, positions, key_t, key_ok, start, CHUNK, WIDTH)
+        result = tl.dot(low_grads, key_part, input_precision="ieee") * scale
+        _store_chunk(grad_query, result, pixels, dq_n, pixel_ok, start, CHUNK, WIDTH)
 
 
 @triton.jit
@@ -162,17 +142,17 @@ def backward_keys_kernel(
     query, grad_out, weights_in, grad_scores_in, grad_key, grad_value,
     query_b, query_h, query_n, grad_b, grad_h, grad_n, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t,
     scale, heads, queries, keys, first_key,
-    WIDTH: tl.constexpr, SLICE: tl.constexpr, KEYS: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr, KEYS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One slice of the width of one head: dK and dV ``[KEYS, SLICE]``. Keys before ``first_key`` get zero."""
+    """One slice of the width of one head: dK and dV ``[KEYS, CHUNK]``. Keys before ``first_key`` get zero."""
     part, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    positions, columns = tl.arange(0, KEYS), part * SLICE + tl.arange(0, SLICE)
+    positions, columns = tl.arange(0, KEYS), part * CHUNK + tl.arange(0, CHUNK)
     column_ok = columns < WIDTH
     query += row * query_b + head * query_h
     grad_out += row * grad_b + head * grad_h
     scratch = (row * heads + head) * queries
-    sum_key = tl.zeros((KEYS, SLICE), tl.float32)
-    sum_value = tl.zeros((KEYS, SLICE), tl.float32)
+    sum_key = tl.zeros((KEYS, CHUNK), tl.float32)
+    sum_value = tl.zeros((KEYS, CHUNK), tl.float32)
     for start in range(0, queries, BLOCK):
         pixels = start + tl.arange(0, BLOCK)
         pixel_ok = pixels < queries
@@ -192,23 +172,15 @@ def backward_keys_kernel(
     tl.store(grad_value + at_value, tl.where(passed, sum_value, 0.0).to(grad_value.dtype.element_ty), mask=ok)
 
 
-def split(width: int) -> tuple[int, int]:
-    """Return the powers of two that cover a width: the largest one in it, and one for the rest (0 or at least 16)."""
-    low = max(16, 1 << (width.bit_length() - 1))
-    rest = max(0, width - low)
-    return low, max(16, triton.next_power_of_2(rest)) if rest else 0
+def chunk_of(width: int) -> int:
+    """Return how many columns are worked on at a time."""
+    return 32 if width % 32 == 0 else 16
 
 
 def sizes(width: int, keys: int, tracked: int) -> dict[str, int]:
     """Return the compile-time sizes of the row kernels."""
-    low, high = split(width)
     key_block = max(16, triton.next_power_of_2(keys))
-    return {"WIDTH": width, "LOW": low, "HIGH": high, "KEYS": key_block, "TRACKED": tracked, "BLOCK": _BLOCK}
-
-
-def warps(key_block: int) -> int:
-    """Return the number of warps of the row kernels."""
-    return 8 if key_block > 128 else 4
+    return {"WIDTH": width, "CHUNK": chunk_of(width), "KEYS": key_block, "TRACKED": tracked, "BLOCK": _BLOCK}
 
 
 def _empty_rows(like: Tensor, rows: int) -> Tensor:
@@ -226,7 +198,7 @@ def launch_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, sc
     forward_kernel[(triton.cdiv(queries, _BLOCK), heads, batch)](
         query, key, value, tokens, out, columns,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *out.stride()[:3],
-        scale * _LOG2_E, heads, queries, key.shape[2], **constants, num_warps=warps(constants["KEYS"]),
+        scale * _LOG2_E, heads, queries, key.shape[2], **constants, num_warps=WARPS,
     )  # fmt: skip
     return out, columns
 
@@ -251,18 +223,13 @@ def launch_backward(
         query, key, value, tokens, grad_out, grad_columns, grad_query, weights, grad_scores,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_out.stride()[:3],
         *grad_columns.stride(), *grad_query.stride()[:3],
-        scale, scale * _LOG2_E, heads, queries, keys, **constants, num_warps=warps(constants["KEYS"]),
+        scale, scale * _LOG2_E, heads, queries, keys, **constants, num_warps=WARPS,
     )  # fmt: skip
-    part = slice_of(width)
-    backward_keys_kernel[(triton.cdiv(width, part), heads, batch)](
+    chunk = constants["CHUNK"]
+    backward_keys_kernel[(triton.cdiv(width, chunk), heads, batch)](
         query, grad_out, weights, grad_scores, grad_key, grad_value,
         *query.stride()[:3], *grad_out.stride()[:3], *grad_key.stride()[:3], *grad_value.stride()[:3],
         scale, heads, queries, keys, first_key,
-        WIDTH=width, SLICE=part, KEYS=constants["KEYS"], BLOCK=_BLOCK, num_warps=4,
+        WIDTH=width, CHUNK=chunk, KEYS=constants["KEYS"], BLOCK=_BLOCK, num_warps=WARPS,
     )  # fmt: skip
     return grad_query, grad_key, grad_value
-
-
-def slice_of(width: int) -> int:
-    """Return the columns that one program of the keys kernel sums."""
-    return 32 if width > 16 else 16

@@ -99,17 +99,14 @@ def _matrix_kind(ptx: str) -> str:
 def attention_costs(width: int, keys: int, tracked: int, dtype: str, capability: int) -> dict[str, Cost]:
     """Return the cost of the three attention kernels for ``dtype`` (``"bf16"``, ``"fp16"`` or ``"fp32"``)."""
     sizes = triton_attention.sizes(width, keys, tracked)
-    warps = triton_attention.warps(sizes["KEYS"])
-    part = {"WIDTH": width, "SLICE": triton_attention.slice_of(width), "KEYS": sizes["KEYS"], "BLOCK": sizes["BLOCK"]}
-    kernels = {
-        "forward_kernel": (sizes, warps),
-        "backward_rows_kernel": (sizes, warps),
-        "backward_keys_kernel": (part, 4),
-    }
+    part = {name: sizes[name] for name in ("WIDTH", "CHUNK", "KEYS", "BLOCK")}
+    kernels = {"forward_kernel": sizes, "backward_rows_kernel": sizes, "backward_keys_kernel": part}
     costs = {}
-    for name, (constants, count) in kernels.items():
+    for name, constants in kernels.items():
         types: dict[str, object] = _OTHER_POINTERS | dict.fromkeys(_POINTERS[name], f"*{dtype}")
-        costs[name] = compile_kernel(getattr(triton_attention, name), types, dict(constants), capability, count)
+        costs[name] = compile_kernel(
+            getattr(triton_attention, name), types, dict(constants), capability, triton_attention.WARPS
+        )
     return costs
 
 
