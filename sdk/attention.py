@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
-from .kernels import attention_with_maps
+from .kernels import CalibrationOptions, attention_with_columns, columns_loss, square_side
 
 
 class MapRecorder:
@@ -23,23 +23,27 @@ class MapRecorder:
 
     Attributes:
         token_indices: int64 ``[B, K]``; ``None`` records nothing and costs nothing.
-        maps: float ``[B, K, N]``, one per layer that ran, in order.
+        columns: float ``[B, G, K, N]``, one per layer that ran, in order; the mean over G is the map.
     """
 
     def __init__(self) -> None:
         self.token_indices: Tensor | None = None
-        self.maps: list[Tensor] = []
+        self.columns: list[Tensor] = []
 
     def start(self, token_indices: Tensor | None) -> None:
         """Forget what was recorded and track these tokens from now on."""
         self.token_indices = token_indices
-        self.maps = []
+        self.columns = []
 
     def mean(self) -> Tensor:
         """Mean over the recorded layers as square maps ``[B, K, h, w]``."""
-        mean = torch.stack(self.maps).mean(0)
-        side = round(mean.shape[-1] ** 0.5)
-        return mean.unflatten(-1, (side, side))
+        side = square_side(self.columns)
+        return torch.stack([c.mean(1) for c in self.columns]).mean(0).unflatten(-1, (side, side))
+
+    def calibration_loss(self, options: CalibrationOptions) -> Tensor:
+        """Calibration loss ``[B]`` of the mean maps, whose tokens must be modifier and class of each concept."""
+        side = square_side(self.columns)
+        return columns_loss(self.columns, side, side, options)
 
 
 class AttentionProcessor:
@@ -85,10 +89,10 @@ class AttentionProcessor:
             key, value = (torch.cat([x[:, :1].detach(), x[:, 1:]], 1) for x in (key, value))
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
         if self.recorder is not None and self.recorder.token_indices is not None:
-            out, maps = attention_with_maps(
+            out, columns = attention_with_columns(
                 query, key, value, self.recorder.token_indices, scale=attn.scale, backend=self.backend
             )
-            self.recorder.maps.append(maps)
+            self.recorder.columns.append(columns)
         else:
             out = attend(query, key, value, attn.scale)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)

@@ -6,6 +6,7 @@ heads (DisenDiff, CVPR 2024, section 3.2: the maps that the calibration losses a
 * ``reference``: plain PyTorch, the definition; float64 stays float64.
 * ``cpp``: the compiled CPU library (csrc/): products, softmax and columns a block of queries at a time, in the cache;
   backward recomputes the probabilities.
+* ``triton``: the same for GPUs (triton_attention.py).
 * ``augmented_v``: the tracked columns come out of stock fused attention, because ``P [V | E] = [P V | P E]``
   and ``E`` can hold one-hot columns. No probability matrix is stored, and autograd delivers the gradient
   of the maps. The maps pass through the dtype of the values on their way.
@@ -39,7 +40,7 @@ def attention_with_maps(
         token_indices: int64 ``[B, K]``, positions in ``0..T-1``; ``-1`` tracks nothing and gives a map of zeros.
         scale: factor on the logits; default ``D ** -0.5``.
         backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready for these tensors: on a
-            CPU the compiled library, or plain PyTorch, and on a GPU ``augmented_v``.
+            CPU the compiled library, or plain PyTorch; on a GPU Triton, or ``augmented_v`` beyond Triton's limits.
 
     Returns:
         ``out`` ``[B, H, N, D]`` in the dtype of ``query``, and ``maps`` ``[B, K, N]``, float32 (float64 for float64
@@ -48,10 +49,34 @@ def attention_with_maps(
     Raises:
         ValueError: shapes that do not fit, an index out of range, or a backend that is not ready.
     """
+    out, columns = attention_with_columns(query, key, value, token_indices, scale=scale, backend=backend)
+    return out, columns[:, 0] if columns.shape[1] == 1 else columns.mean(1)
+
+
+def attention_with_columns(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_indices: Tensor,
+    *,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend as :func:`attention_with_maps` does, but leave the mean over heads to whoever uses the maps.
+
+    Returns:
+        ``out``, and ``columns`` ``[B, G, K, N]``, whose mean over G is the map. G is the number of heads where a kernel
+        writes them one by one (Triton), and 1 where it has averaged them already.
+    """
     _check(query, key, value, token_indices)
-    chosen = resolve_backend(backend) or fastest_backend(query)
+    chosen = resolve_backend(backend) or fastest_backend(query, keys=key.shape[2], tracked=token_indices.shape[1])
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _IMPLEMENTATIONS[chosen](query, key, value, token_indices, scale)
+    if chosen == "triton":
+        from . import triton_ops  # only where it is used: importing Triton takes a second
+
+        return triton_ops.attention_columns(query, key, value, token_indices, scale)
+    out, maps = _IMPLEMENTATIONS[chosen](query, key, value, token_indices, scale)
+    return out, maps[:, None]
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:

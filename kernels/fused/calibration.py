@@ -12,6 +12,7 @@ squared ("suppression"); then, with the soft IoU of products
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,25 @@ from torch import Tensor
 
 from . import cpp
 from ._backends import fastest_backend, resolve_backend
-from .attention import attention_with_maps
+from .attention import attention_with_columns
 
 _RANGE_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """The arguments of :func:`calibration_loss` that say what is computed, with its defaults."""
+
+    normalize: bool = True
+    sigma: float = 0.5**0.5
+    suppress: int = 1
+    smooth: float = 1.0
+    bind: float = 1.0
+    separate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sigma < 0 or self.suppress < 0:
+            raise ValueError(f"sigma and suppress must not be negative, got {self.sigma} and {self.suppress}")
 
 
 def calibration_loss(
@@ -59,14 +76,43 @@ def calibration_loss(
     """
     if maps.ndim != 4 or maps.shape[1] < 2 or maps.shape[1] % 2:
         raise ValueError(f"maps must be [B, 2S, h, w] with S >= 1 concepts, got {list(maps.shape)}")
+    options = CalibrationOptions(normalize, sigma, suppress, smooth, bind, separate)
+    height, width = maps.shape[2:]
+    return columns_loss([maps.flatten(2)[:, None]], height, width, options, reduction=reduction, backend=backend)
+
+
+def columns_loss(
+    columns: Sequence[Tensor],
+    height: int,
+    width: int,
+    options: CalibrationOptions,
+    *,
+    reduction: str = "none",
+    backend: str | None = None,
+) -> Tensor:
+    """Compute :func:`calibration_loss` of the mean over layers and heads; with Triton in one launch.
+
+    Args:
+        columns: ``[B, G, 2S, height * width]`` of each layer, from :func:`attention_with_columns`.
+        height: of the maps.
+        width: of the maps.
+        options: what is computed.
+        reduction: see :func:`calibration_loss`.
+        backend: likewise.
+    """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    if sigma < 0 or suppress < 0:
-        raise ValueError(f"sigma and suppress must not be negative, got {sigma} and {suppress}")
-    if (resolve_backend(backend) or fastest_backend(maps)) == "cpp" and maps.dtype == torch.float32:
-        loss = cpp.calibration(maps, normalize, sigma, suppress, smooth, bind, separate)
+    first = columns[0]
+    chosen = resolve_backend(backend) or fastest_backend(first)
+    if chosen == "triton" and first.dtype == torch.float32:
+        from . import triton_ops
+
+        loss = triton_ops.calibration(list(columns), height, width, *astuple(options))
     else:
-        loss = _reference(maps, normalize, sigma, suppress, smooth, bind, separate)
+        maps = torch.stack([c.mean(1) for c in columns]).mean(0) if len(columns) > 1 else first.mean(1)
+        maps = maps.unflatten(-1, (height, width))
+        fits = chosen == "cpp" and maps.dtype == torch.float32
+        loss = cpp.calibration(maps, *astuple(options)) if fits else _reference(maps, *astuple(options))
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()
@@ -132,13 +178,21 @@ def calibrated_attention(
     Returns:
         The layers' outputs, and the loss.
     """
+    reduction = loss_arguments.pop("reduction", "none")
+    options = CalibrationOptions(**loss_arguments)
     results = [
-        attention_with_maps(q, k, v, token_indices, backend=backend)
+        attention_with_columns(q, k, v, token_indices, backend=backend)
         for q, k, v in zip(queries, keys, values, strict=True)
     ]
-    mean = torch.stack([maps for _, maps in results]).mean(0)  # [B, 2S, N]
-    side = int(mean.shape[-1] ** 0.5)
-    if side * side != mean.shape[-1]:
-        raise ValueError(f"the maps must be square, got {mean.shape[-1]} pixels")
-    loss = calibration_loss(mean.unflatten(-1, (side, side)), backend=backend, **loss_arguments)
+    side = square_side([columns for _, columns in results])
+    loss = columns_loss([c for _, c in results], side, side, options, reduction=reduction, backend=backend)
     return [out for out, _ in results], loss
+
+
+def square_side(columns: Sequence[Tensor]) -> int:
+    """Return the side of the square maps whose columns these are; they must be of one size."""
+    pixels = {c.shape[-1] for c in columns}
+    side = int(max(pixels) ** 0.5)
+    if pixels != {side * side}:
+        raise ValueError(f"maps must be square and of one size, got {sorted(pixels)} pixels")
+    return side

@@ -6,8 +6,10 @@ have been imported with ``TRITON_INTERPRET=1``.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,5 +139,4 @@ def table(capabilities: tuple[int, ...] = CAPABILITIES) -> dict[str, dict[str, i
 
 
 if __name__ == "__main__":
-    for name, cost in table().items():
-        print(f"{name:58} {cost}")
+    print(json.dumps(table(tuple(map(int, sys.argv[1:])) or CAPABILITIES), indent=1))

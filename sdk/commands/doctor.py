@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import __version__
-    from ..kernels import available_backends
+    from ..kernels import available_backends, fastest_backend
     from ..personalizer import best_device
     from ..priors import cache_folder
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     print("attention backends:")
     for backend, status in available_backends().items():
         print(f"  {backend}: {status}")
-    print(f"  in use for recorded layers: {'augmented_v' if device.type == 'cuda' else 'reference'}")
+    print(f"  in use for recorded layers: {fastest_backend(torch.empty(0, device=device))}")
     print("packages:")
     for package in (*_REQUIRED, *_OPTIONAL):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ..attention import (
 from ..concepts import Concept, find_positions, target_caption
 from ..config import FitConfig
 from ..errors import InputError
-from ..kernels import calibration_loss
+from ..kernels import CalibrationOptions, calibration_loss
 from ..text import TextConditioner
 from ..training import Batch, masked_denoising_loss
 
@@ -111,7 +112,7 @@ class DisenDiff:
         denoise = masked_denoising_loss(prediction, target, batch.masks, config.loss_scale)
         if not calibrate:
             return {"loss": denoise, "denoise": denoise}
-        calibration = self._calibration(self.concept_maps(counts), batch.is_target)
+        calibration = self._calibration(self._per_row(counts), batch.is_target)
         return {
             "loss": denoise + config.calibration_weight * calibration,
             "denoise": denoise,
@@ -187,21 +188,19 @@ class DisenDiff:
                 states[row] = state.float()
         return torch.stack([s for s in states if s is not None])
 
-    def _calibration(self, maps: Tensor, is_target: Tensor) -> Tensor:
+    def _calibration(self, per_row: Tensor, is_target: Tensor) -> Tensor:
         """Mean over micro-batches of the mean over their target rows (none: 0), as gradient accumulation has it."""
         size = self.config.micro_batch
-        per_row = self._per_row(maps)
         parts = [
             (loss * target).sum() / target.sum().clamp(min=1)
             for loss, target in zip(per_row.split(size), is_target.to(per_row).split(size), strict=True)
         ]
         return torch.stack(parts).mean()
 
-    def _per_row(self, maps: Tensor) -> Tensor:
-        """Calibration loss of each row's maps ``[B, 2S, h, w]``, with this fit's switches."""
+    def _per_row(self, counts: Tensor) -> Tensor:
+        """Calibration loss ``[B]`` of the recorded maps, with this fit's switches."""
         config = self.config
-        return calibration_loss(
-            maps.float(),
+        options = CalibrationOptions(
             normalize=config.normalize_maps,
             sigma=config.blur_sigma,
             suppress=config.suppress,
@@ -209,6 +208,9 @@ class DisenDiff:
             bind=config.bind_weight,
             separate=config.separate_weight,
         )
+        if (counts == 1).all():  # every noun is one token: the kernels take their columns as they are
+            return self.recorder.calibration_loss(options)
+        return calibration_loss(self.concept_maps(counts).float(), **asdict(options))
 
     def _autocast(self) -> torch.autocast:
         low = self.compute_dtype != torch.float32

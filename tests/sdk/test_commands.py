@@ -253,6 +253,7 @@ def test_doctor(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "augmented_v: ready" in out
+    assert "in use for recorded layers: " in out
     assert "device: " in out
 
 

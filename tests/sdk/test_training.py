@@ -80,7 +80,7 @@ def test_a_noun_of_several_pieces_is_tracked_whole(personalizer):
     assert counts.tolist() == [3, 1]
     assert indices.tolist() == [[4, 5, 6, 7, 9, 10, -1, -1]]
     tracked = (torch.arange(8.0) * (indices[0] >= 0))[None, :, None].expand(1, 8, 4)  # padding slots hold zeros
-    method.recorder.maps = [tracked]
+    method.recorder.columns = [tracked[:, None]]
     maps = method.concept_maps(counts)[0, :, 0, 0]
     assert maps.tolist() == [0.0, 2.0, 4.0, 5.0]
 
@@ -99,7 +99,7 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
     target, prior = "photo of a <new1> cat and <new2> dog", "photo of a cat and a dog"
     method = method_on(personalizer, ["cat", "dog"])
     per_row = torch.tensor([0.8, 5.0, 5.0, 5.0])
-    method._per_row = lambda maps: per_row
+    method._per_row = lambda counts: per_row
     with method.installed():
         mixed = method.losses(batch_of([target, prior, prior, prior], [True, False, False, False]))["calibration"]
     # The target's micro-batch counts in full, the other one with zero.

@@ -23,7 +23,7 @@ def cosine_schedule(step: int, total: int, *, warmup: int = 100, floor: float = 
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def trapezoid_schedule(step: int, total: int, *, warmup: int = 100, decay: float = 0.3) -> float:
+def trapezoid_schedule(step: int, total: int, *, warmup: int = 100, decay: float = 0.4) -> float:
     """Learning-rate factor: linear warm-up, constant, then a line down to 0 over the last ``decay`` of the steps.
 
     Before the decay begins, a longer total may be chosen without having lost anything.
