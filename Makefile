@@ -7,11 +7,11 @@ INSTALLED := $(VENV)/.installed
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo test test-slow lint bench study clean
+.PHONY: install demo test test-slow lint bench gpu study clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/* bindings/*.cpp)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
@@ -32,7 +32,14 @@ lint: install
 	$(BIN)/mypy -p sdk && cd kernels && ../$(BIN)/mypy -p fused
 
 bench: install
+	$(BIN)/python -m benchmarks.kernels_cpu
 	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks
+
+# On a machine with a GPU: the kernels uninterpreted, then their timings.
+gpu: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[gpu]" --no-build-isolation
+	$(BIN)/python -m pytest tests/kernels
+	$(BIN)/python -m benchmarks.kernels_gpu
 
 study: install
 	$(BIN)/python benchmarks/personalisation.py --output out/study

@@ -58,7 +58,7 @@ def library() -> ctypes.CDLL:
 
 
 def instruction_set() -> str:
-    """Return what the library runs on: ``"portable"``, ``"avx2"`` or ``"avx512"``."""
+    """Return what the library runs on: ``"amx"``, ``"avx512_bf16"``, ``"avx512"``, ``"avx2"`` or ``"portable"``."""
     return library().pk_instruction_set().decode()
 
 

@@ -10,22 +10,14 @@
 namespace pk {
 namespace {
 
-const Kernels *best_kernels() {
-#if defined(PK_X86)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return &avx512_kernels;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_kernels;
-#endif
-  return &portable_kernels;
-}
-
 std::atomic<const Kernels *> chosen{nullptr};
 
 const Kernels &kernels() {
   const Kernels *current = chosen.load();
-  if (current == nullptr) chosen.store(current = best_kernels());
+  if (current == nullptr) {
+    int count = 0;
+    chosen.store(current = usable_kernels(&count)[0]);
+  }
   return *current;
 }
 
@@ -45,7 +37,7 @@ void run(const pk_runner *runner, int64_t count, Body body) {
 
 pk_status checked(const pk_attention &s) {
   if (s.batch < 0 || s.heads < 1 || s.queries < 0 || s.keys < 1 || s.width < 1 || s.tracked < 0) return PK_BAD_SHAPE;
-  if (s.type != PK_FLOAT32 && s.type != PK_BFLOAT16) return PK_BAD_OPTION;
+  if ((s.type != PK_FLOAT32 && s.type != PK_BFLOAT16) || !(s.scale > 0)) return PK_BAD_OPTION;
   for (int64_t i = 0; i < s.batch * s.tracked; ++i)
     if (s.tokens[i] < -1 || s.tokens[i] >= s.keys) return PK_BAD_TOKEN;
   return PK_OK;
@@ -143,25 +135,13 @@ pk_status pk_calibration_loss(const pk_calibration *options, const float *maps, 
 const char *pk_instruction_set(void) { return pk::kernels().name; }
 
 pk_status pk_use_instruction_set(const char *name) {
-  const pk::Kernels *best = pk::best_kernels();
-  if (name == nullptr) {
-    pk::chosen.store(best);
-    return PK_OK;
-  }
-  // From the best one down: whatever is below it, this processor has as well.
-#if defined(PK_X86)
-  const pk::Kernels *all[] = {&pk::avx512_kernels, &pk::avx2_kernels, &pk::portable_kernels};
-#else
-  const pk::Kernels *all[] = {&pk::portable_kernels};
-#endif
-  bool reached = false;
-  for (const pk::Kernels *one : all) {
-    reached = reached || one == best;
-    if (reached && std::strcmp(one->name, name) == 0) {
-      pk::chosen.store(one);
+  int count = 0;
+  const pk::Kernels *const *usable = pk::usable_kernels(&count);
+  for (int i = 0; i < count; ++i)
+    if (name == nullptr || std::strcmp(usable[i]->name, name) == 0) {
+      pk::chosen.store(usable[i]);
       return PK_OK;
     }
-  }
   return PK_BAD_OPTION;
 }
 

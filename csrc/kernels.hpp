@@ -29,9 +29,15 @@ struct Kernels {
 };
 
 extern const Kernels portable_kernels;
+extern const Kernels tiles_kernels;
 #if defined(PK_X86)
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const Kernels avx512_bf16_kernels;
+extern const Kernels amx_kernels;
 #endif
+
+// The instruction sets that this processor and this build have, best first.
+const Kernels *const *usable_kernels(int *count);
 
 }  // namespace pk

@@ -31,7 +31,7 @@ typedef struct {
   int64_t batch, heads, queries, keys, width;
   int64_t tracked;       /* K: tokens whose maps are wanted, 0 for none */
   const int64_t *tokens; /* [batch, tracked], positions in 0..keys-1; -1 tracks nothing */
-  float scale;           /* factor on the logits */
+  float scale;           /* factor on the logits, above zero */
   pk_type type;          /* of query, key, value and everything of their shape */
 } pk_attention;
 
@@ -71,7 +71,8 @@ typedef struct {
 PK_API pk_status pk_calibration_loss(const pk_calibration *options, const float *maps, float *loss, float *grad,
                                      const pk_runner *runner);
 
-/* "portable", "avx2" or "avx512": what pk_attention_* run on. */
+/* What pk_attention_* run on: "amx", "avx512_bf16", "avx512", "avx2" or "portable"; and "tiles", the code for amx on plain
+ * memory, which is slow and there for tests. */
 PK_API const char *pk_instruction_set(void);
 
 /* Choose another one; PK_BAD_OPTION if this processor or this build lacks it. NULL chooses the best. Not thread-safe. */

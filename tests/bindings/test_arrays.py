@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     pytest.skip(f"no compiled CPU library: {error}", allow_module_level=True)
 
-SETS = ("portable", "avx2", "avx512")
+SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx", "tiles")
 
 
 @pytest.fixture(params=SETS)

@@ -1,0 +1,214 @@
+// Attention in bfloat16 with float32 sums, for matrix units that multiply pairs of neighbours along the depth.
+//
+// The includer defines NAME, LANES and DEPTH (the depth that one instruction takes; everything is padded to it), and
+// before including, in namespace pk::NAME, a type Products:
+//
+//     Products();   // prepares the unit on this thread; its destructor gives it back
+//     // c[rows, columns] (+)= a b. a: bfloat16 [rows, a_row >= depth]; b: pairs [depth / 2, b_row >= columns, 2].
+//     // rows and columns are multiples of 16, depth of DEPTH.
+//     void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
+//                     int64_t rows, int64_t columns, int64_t depth, bool accumulate) const;
+//
+// The steps are those of attention.inl; only the layouts differ. Like stock attention in bfloat16, probabilities and
+// their gradients are rounded to bfloat16 before they are multiplied.
+
+namespace pk {
+namespace NAME {
+namespace {
+
+#include "vectors.inl"
+
+constexpr int64_t UNIT = 16;  // rows and columns of a tile
+static_assert(LANES == UNIT, "lines of probabilities are padded alike by both");
+
+inline int64_t tiles(int64_t count) { return (count + UNIT - 1) / UNIT * UNIT; }
+inline int64_t deep(int64_t count) { return (count + DEPTH - 1) / DEPTH * DEPTH; }
+
+// Rows as the left side: [tiles(rows), deep(width)], zero outside.
+void left_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t line = deep(width), all = tiles(rows);
+  for (int64_t r = 0; r < all; ++r) {
+    for (int64_t i = 0; i < width; ++i) to[r * line + i] = r < rows ? from[r * stride + i] : 0;
+    for (int64_t i = width; i < line; ++i) to[r * line + i] = 0;
+  }
+}
+
+// A float32 block [rows, line] as the left side, rounded: [tiles(rows), deep(width)].
+void left_block(const float *from, int64_t from_line, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t line = deep(width), all = tiles(rows);
+  for (int64_t r = 0; r < all; ++r) {
+    if (r < rows)
+      for (int64_t i = 0; i < width; ++i) to[r * line + i] = rounded(from[r * from_line + i]);
+    for (int64_t i = r < rows ? width : 0; i < line; ++i) to[r * line + i] = 0;
+  }
+}
+
+// The same transposed: [tiles(width), BLOCK], the depth being the rows.
+void left_block_transposed(const float *from, int64_t from_line, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t all = tiles(width);
+  for (int64_t i = 0; i < all; ++i)
+    for (int64_t r = 0; r < BLOCK; ++r) to[i * BLOCK + r] = r < rows && i < width ? rounded(from[r * from_line + i]) : 0;
+}
+
+// Rows as the right side with the width as depth: pairs [deep(width) / 2, tiles(rows), 2].
+void right_transposed(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t line = tiles(rows), depth = deep(width);
+  for (int64_t i = 0; i < depth; ++i)
+    for (int64_t r = 0; r < line; ++r)
+      to[((i / 2) * line + r) * 2 + i % 2] = r < rows && i < width ? from[r * stride + i] : 0;
+}
+
+// Rows as the right side with the rows as depth: pairs [depth / 2, tiles(width), 2]; depth >= rows.
+void right_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width, int64_t depth) {
+  const int64_t line = tiles(width);
+  for (int64_t r = 0; r < depth; ++r) {
+    uint16_t *at = to + (r / 2) * line * 2 + r % 2;
+    for (int64_t i = 0; i < width; ++i) at[2 * i] = r < rows ? from[r * stride + i] : 0;
+    for (int64_t i = width; i < line; ++i) at[2 * i] = 0;
+  }
+}
+
+void pack(const float *from, int64_t line, uint16_t *to, int64_t stride, int64_t rows, int64_t width, float factor) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < width; ++i) to[r * stride + i] = rounded(from[r * line + i] * factor);
+}
+
+// Hands out pieces of the scratch memory, each starting on a cache line; counts alone when there is none.
+struct Pieces {
+  char *memory;
+  int64_t used = 0;
+  template <typename T>
+  T *take(int64_t count) {
+    T *piece = memory == nullptr ? nullptr : reinterpret_cast<T *>(memory + used);
+    used += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+struct ForwardMemory {
+  uint16_t *key, *value, *query, *weights;
+  float *scores, *result;
+  int64_t bytes;
+  ForwardMemory(const pk_attention &s, char *memory) {
+    Pieces pieces{memory};
+    key = pieces.take<uint16_t>(deep(s.width) * tiles(s.keys));
+    value = pieces.take<uint16_t>(deep(s.keys) * tiles(s.width));
+    query = pieces.take<uint16_t>(BLOCK * deep(s.width));
+    weights = pieces.take<uint16_t>(BLOCK * deep(s.keys));
+    scores = pieces.take<float>(BLOCK * tiles(s.keys));
+    result = pieces.take<float>(BLOCK * tiles(s.width));
+    bytes = pieces.used;
+  }
+};
+
+struct BackwardMemory {
+  uint16_t *key_columns, *value_columns, *key, *query, *query_pairs, *grad_out, *grad_pairs, *rows, *turned;
+  float *weights, *grads, *grad_query, *grad_key, *grad_value;
+  int64_t bytes;
+  BackwardMemory(const pk_attention &s, char *memory) {
+    Pieces pieces{memory};
+    key_columns = pieces.take<uint16_t>(deep(s.width) * tiles(s.keys));
+    value_columns = pieces.take<uint16_t>(deep(s.width) * tiles(s.keys));
+    key = pieces.take<uint16_t>(deep(s.keys) * tiles(s.width));
+    query = pieces.take<uint16_t>(BLOCK * deep(s.width));
+    query_pairs = pieces.take<uint16_t>(BLOCK * tiles(s.width));
+    grad_out = pieces.take<uint16_t>(BLOCK * deep(s.width));
+    grad_pairs = pieces.take<uint16_t>(BLOCK * tiles(s.width));
+    rows = pieces.take<uint16_t>(BLOCK * deep(s.keys));
+    turned = pieces.take<uint16_t>(tiles(s.keys) * BLOCK);
+    weights = pieces.take<float>(BLOCK * tiles(s.keys));
+    grads = pieces.take<float>(BLOCK * tiles(s.keys));
+    grad_query = pieces.take<float>(BLOCK * tiles(s.width));
+    grad_key = pieces.take<float>(tiles(s.keys) * tiles(s.width));
+    grad_value = pieces.take<float>(tiles(s.keys) * tiles(s.width));
+    bytes = pieces.used;
+  }
+};
+
+void forward_pairs(const Forward &work, int64_t row, int64_t head, float *scratch) {
+  const pk_attention &s = *work.shape;
+  const ForwardMemory m(s, reinterpret_cast<char *>(scratch));
+  const int64_t keys = tiles(s.keys), width = tiles(s.width);
+  const Products multiply;
+  right_transposed(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key, s.keys, s.width);
+  right_rows(rows_of<uint16_t>(work.value, row, head), work.value.row_stride, m.value, s.keys, s.width, deep(s.keys));
+  float *columns = work.columns + (row * s.heads + head) * s.tracked * s.queries;
+  for (int64_t first = 0; first < s.queries; first += BLOCK) {
+    const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
+    const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
+    left_rows(from, work.query.row_stride, m.query, count, s.width);
+    multiply(m.query, deep(s.width), m.key, keys, m.scores, keys, rows, keys, deep(s.width), false);
+    softmax(m.scores, count, s.keys, s.scale);
+    take_columns(s, row, m.scores, columns, first, count);
+    left_block(m.scores, keys, m.weights, count, s.keys);
+    multiply(m.weights, deep(s.keys), m.value, width, m.result, width, rows, width, deep(s.keys), false);
+    uint16_t *to = rows_of<uint16_t>(work.out, row, head) + first * work.out.row_stride;
+    pack(m.result, width, to, work.out.row_stride, count, s.width, 1.0f);
+  }
+}
+
+void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scratch) {
+  const pk_attention &s = *work.shape;
+  const BackwardMemory m(s, reinterpret_cast<char *>(scratch));
+  const int64_t keys = tiles(s.keys), width = tiles(s.width);
+  const Products multiply;
+  right_transposed(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key_columns, s.keys, s.width);
+  right_transposed(rows_of<uint16_t>(work.value, row, head), work.value.row_stride, m.value_columns, s.keys, s.width);
+  right_rows(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key, s.keys, s.width, deep(s.keys));
+  for (int64_t first = 0; first < s.queries; first += BLOCK) {
+    const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
+    const bool again = first > 0;
+    const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
+    const uint16_t *grad_from = rows_of<uint16_t>(work.grad_out, row, head) + first * work.grad_out.row_stride;
+    left_rows(from, work.query.row_stride, m.query, count, s.width);
+    right_rows(from, work.query.row_stride, m.query_pairs, count, s.width, BLOCK);
+    left_rows(grad_from, work.grad_out.row_stride, m.grad_out, count, s.width);
+    right_rows(grad_from, work.grad_out.row_stride, m.grad_pairs, count, s.width, BLOCK);
+    multiply(m.query, deep(s.width), m.key_columns, keys, m.weights, keys, rows, keys, deep(s.width), false);
+    softmax(m.weights, count, s.keys, s.scale);
+    multiply(m.grad_out, deep(s.width), m.value_columns, keys, m.grads, keys, rows, keys, deep(s.width), false);
+    add_column_gradients(s, row, work.grad_maps, m.grads, first, count);
+    left_block_transposed(m.weights, keys, m.turned, count, s.keys);
+    multiply(m.turned, BLOCK, m.grad_pairs, width, m.grad_value, width, keys, width, BLOCK, again);
+    softmax_backward(m.weights, m.grads, count, s.keys);
+    left_block(m.grads, keys, m.rows, count, s.keys);
+    multiply(m.rows, deep(s.keys), m.key, width, m.grad_query, width, rows, width, deep(s.keys), false);
+    left_block_transposed(m.grads, keys, m.turned, count, s.keys);
+    multiply(m.turned, BLOCK, m.query_pairs, width, m.grad_key, width, keys, width, BLOCK, again);
+    uint16_t *to = rows_of<uint16_t>(work.grad_query, row, head) + first * work.grad_query.row_stride;
+    pack(m.grad_query, width, to, work.grad_query.row_stride, count, s.width, s.scale);
+  }
+  pack(m.grad_key, width, rows_of<uint16_t>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width,
+       s.scale);
+  pack(m.grad_value, width, rows_of<uint16_t>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width,
+       1.0f);
+}
+
+int64_t floats(int64_t bytes) { return (bytes + 3) / 4; }
+
+}  // namespace
+}  // namespace NAME
+}  // namespace pk
+
+// The table of an instruction set that multiplies pairs; float32 goes to BASE.
+#define PK_PAIRS_TABLE(VARIABLE, TEXT, BASE)                                                            \
+  namespace pk {                                                                                       \
+  namespace NAME {                                                                                     \
+  namespace {                                                                                          \
+  int64_t forward_scratch(const pk_attention &s) {                                                     \
+    return s.type == PK_FLOAT32 ? BASE.forward_scratch(s) : floats(ForwardMemory(s, nullptr).bytes);   \
+  }                                                                                                    \
+  int64_t backward_scratch(const pk_attention &s) {                                                    \
+    return s.type == PK_FLOAT32 ? BASE.backward_scratch(s) : floats(BackwardMemory(s, nullptr).bytes); \
+  }                                                                                                    \
+  void forward_head(const Forward &work, int64_t row, int64_t head, float *scratch) {                  \
+    (work.shape->type == PK_FLOAT32 ? BASE.forward_head : forward_pairs)(work, row, head, scratch);    \
+  }                                                                                                    \
+  void backward_head(const Backward &work, int64_t row, int64_t head, float *scratch) {                \
+    (work.shape->type == PK_FLOAT32 ? BASE.backward_head : backward_pairs)(work, row, head, scratch);  \
+  }                                                                                                    \
+  }                                                                                                    \
+  }                                                                                                    \
+  const Kernels VARIABLE = {TEXT, NAME::forward_scratch, NAME::backward_scratch, NAME::forward_head,   \
+                            NAME::backward_head};                                                      \
+  }

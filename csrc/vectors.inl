@@ -1,0 +1,125 @@
+// What all attention kernels share, for vectors of LANES floats: exp, softmax and its gradient, columns, bfloat16.
+//
+// Included inside a namespace of its own by each instruction set, which defines LANES. No header with inline functions
+// may be included here or beside it: compiled for a newer processor, the linker could keep that copy for all.
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+// The same, at any address.
+typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+constexpr int64_t BLOCK = 64;  // queries at a time, a multiple of every other unit
+constexpr float NOTHING = -1e30f;
+
+inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+inline Vector load(const float *at) { return *reinterpret_cast<const Loose *>(at); }
+inline void store(float *at, Vector value) { *reinterpret_cast<Loose *>(at) = value; }
+inline float read(const float *at) { return *at; }
+inline float read(const uint16_t *at) {
+  union {
+    uint32_t bits;
+    float number;
+  } word = {static_cast<uint32_t>(*at) << 16};
+  return word.number;
+}
+inline void write(float *at, float value) { *at = value; }
+inline uint16_t rounded(float value) {  // to bfloat16, the nearest, ties to even
+  union {
+    float number;
+    uint32_t bits;
+  } word = {value};
+  const uint32_t nearest = (word.bits + 0x7fff + ((word.bits >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(value != value ? (word.bits >> 16) | 0x40 : nearest);
+}
+inline void write(uint16_t *at, float value) { *at = rounded(value); }
+
+template <typename T>
+inline T *rows_of(const pk_array &array, int64_t row, int64_t head) {
+  return static_cast<T *>(array.data) + row * array.batch_stride + head * array.head_stride;
+}
+
+// exp(x) for x <= 0, to about one unit in the last place (range reduction by powers of two, polynomial of degree 6).
+inline Vector exponential(Vector x) {
+  const Vector low = Vector{} - 87.0f;
+  x = x > low ? x : low;
+  const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  Vector turns = x * 1.44269504f + shifter;
+  turns = turns - shifter;
+  Vector rest = x - turns * 0.693359375f;
+  rest = rest + turns * 2.12194440e-4f;
+  Vector sum = rest * 1.38888889e-3f + 8.33333333e-3f;
+  sum = sum * rest + 4.16666667e-2f;
+  sum = sum * rest + 1.66666667e-1f;
+  sum = sum * rest + 0.5f;
+  sum = sum * rest + 1.0f;
+  sum = sum * rest + 1.0f;
+  const Integers power = (__builtin_convertvector(turns, Integers) + 127) << 23;
+  return sum * (Vector)power;  // the same bits
+}
+
+// Logits [rows, padded(keys)], times a factor above zero, to probabilities, in place.
+void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
+  const int64_t line = padded(keys);
+  for (int64_t r = 0; r < rows; ++r) {
+    float *row = logits + r * line;
+    for (int64_t t = keys; t < line; ++t) row[t] = NOTHING;
+    Vector highest = load(row);
+    for (int64_t t = LANES; t < line; t += LANES) {
+      const Vector next = load(row + t);
+      highest = next > highest ? next : highest;
+    }
+    float top = highest[0];
+    for (int i = 1; i < LANES; ++i) top = highest[i] > top ? highest[i] : top;
+    Vector sums = {};
+    for (int64_t t = 0; t < line; t += LANES) {
+      const Vector value = exponential((load(row + t) - top) * factor);
+      store(row + t, value);
+      sums += value;
+    }
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += sums[i];
+    // The padding contributed exp(-87) each, far below the last place of a sum that is at least 1.
+    const float inverse = 1.0f / total;
+    for (int64_t t = 0; t < line; t += LANES) store(row + t, load(row + t) * inverse);
+    for (int64_t t = keys; t < line; ++t) row[t] = 0;
+  }
+}
+
+// dS = P * (dP - sum(P * dP)) for every row, in place of dP; the padding stays zero.
+void softmax_backward(const float *weights, float *grads, int64_t rows, int64_t keys) {
+  const int64_t line = padded(keys);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *weight = weights + r * line;
+    float *grad = grads + r * line;
+    Vector sums = {};
+    for (int64_t t = 0; t < line; t += LANES) sums += load(weight + t) * load(grad + t);
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += sums[i];
+    for (int64_t t = 0; t < line; t += LANES) store(grad + t, load(weight + t) * (load(grad + t) - total));
+  }
+}
+
+// The columns of the tracked tokens of one head out of a block's probabilities.
+void take_columns(const pk_attention &s, int64_t row, const float *weights, float *columns, int64_t first,
+                  int64_t count) {
+  const int64_t line = padded(s.keys);
+  for (int64_t k = 0; k < s.tracked; ++k) {
+    const int64_t token = s.tokens[row * s.tracked + k];
+    float *column = columns + k * s.queries + first;
+    for (int64_t n = 0; n < count; ++n) column[n] = token < 0 ? 0.0f : weights[n * line + token];
+  }
+}
+
+// What the maps' gradients add to dP: each head has its share of the mean.
+void add_column_gradients(const pk_attention &s, int64_t row, const float *grad_maps, float *grads, int64_t first,
+                          int64_t count) {
+  if (grad_maps == nullptr) return;
+  const int64_t line = padded(s.keys);
+  const float share = 1.0f / static_cast<float>(s.heads);
+  for (int64_t k = 0; k < s.tracked; ++k) {
+    const int64_t token = s.tokens[row * s.tracked + k];
+    const float *grad_map = grad_maps + (row * s.tracked + k) * s.queries + first;
+    if (token >= 0)
+      for (int64_t n = 0; n < count; ++n) grads[n * line + token] += grad_map[n] * share;
+  }
+}
