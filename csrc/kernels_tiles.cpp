@@ -1,6 +1,8 @@
 // The tile code of kernels_amx.cpp on tiles in plain memory: slow, and there so that it is tested on every processor.
 #include "kernels.hpp"
 
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing with such vectors leaves this file
+
 #define NAME tiles
 #define LANES 16  // the compiler makes do with shorter ones
 #define DEPTH 32

@@ -85,15 +85,22 @@ class AttentionProcessor:
             key, value = attn.to_k(context), attn.to_v(context)
         else:
             key, value = (F.linear(context, weight) for weight in self.key_value)
-        if self.detach_start_token and encoder_hidden_states is not None:
-            key, value = (torch.cat([x[:, :1].detach(), x[:, 1:]], 1) for x in (key, value))
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        detach = self.detach_start_token and encoder_hidden_states is not None
         if self.recorder is not None and self.recorder.token_indices is not None:
             out, columns = attention_with_columns(
-                query, key, value, self.recorder.token_indices, scale=attn.scale, backend=self.backend
+                query,
+                key,
+                value,
+                self.recorder.token_indices,
+                scale=attn.scale,
+                detach_first=detach,
+                backend=self.backend,
             )
             self.recorder.columns.append(columns)
         else:
+            if detach:
+                key, value = (torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], 2) for x in (key, value))
             out = attend(query, key, value, attn.scale)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))

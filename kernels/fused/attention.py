@@ -60,9 +60,19 @@ def attention_with_columns(
     token_indices: Tensor,
     *,
     scale: float | None = None,
+    detach_first: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend as :func:`attention_with_maps` does, but leave the mean over heads to whoever uses the maps.
+
+    Args:
+        query: see :func:`attention_with_maps`, as for the rest.
+        key: likewise.
+        value: likewise.
+        token_indices: likewise.
+        scale: likewise.
+        detach_first: whether the first key passes no gradient to ``key`` and ``value`` (Custom Diffusion's start token).
+        backend: likewise.
 
     Returns:
         ``out``, and ``columns`` ``[B, G, K, N]``, whose mean over G is the map. G is the number of heads where a kernel
@@ -74,7 +84,9 @@ def attention_with_columns(
     if chosen == "triton":
         from . import triton_ops  # only where it is used: importing Triton takes a second
 
-        return triton_ops.attention_columns(query, key, value, token_indices, scale)
+        return triton_ops.attention_columns(query, key, value, token_indices, scale, detach_first=detach_first)
+    if detach_first:
+        key, value = (torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], 2) for x in (key, value))
     out, maps = _IMPLEMENTATIONS[chosen](query, key, value, token_indices, scale)
     return out, maps[:, None]
 

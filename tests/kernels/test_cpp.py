@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -20,6 +22,17 @@ SHAPES = [
     pytest.param((1, 2, 65, 256, 80), id="longest"),
     pytest.param((1, 1, 17, 5, 3), id="narrow"),
 ]
+
+
+@pytest.fixture(params=["amx", "avx512_bf16", "avx512", "avx2", "portable", "tiles"])
+def instruction_set(request):
+    from sdk.kernels import _C
+
+    library = ctypes.CDLL(_C.__file__)
+    if library.pk_use_instruction_set(request.param.encode()):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    library.pk_use_instruction_set(None)
 
 
 def inputs(batch, heads, pixels, tokens, width, dtype):
@@ -43,7 +56,7 @@ def run(tensors, indices, implementation):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_error_stays_within_a_small_multiple_of_stock_torch(shape, dtype):
+def test_error_stays_within_a_small_multiple_of_stock_torch(shape, dtype, instruction_set):
     """The rule of flash-attention's tests: twice plain PyTorch's own error forward, three times backward."""
     tensors, indices = inputs(*shape, dtype)
     scale = shape[-1] ** -0.5
