@@ -71,7 +71,7 @@ def attention_with_columns(
         value: likewise.
         token_indices: likewise.
         scale: likewise.
-        detach_first: whether the first key passes no gradient to ``key`` and ``value`` (Custom Diffusion's start token).
+        detach_first: whether the first key passes no gradient to ``key`` and ``value`` (as in Custom Diffusion).
         backend: likewise.
 
     Returns:
