@@ -79,7 +79,10 @@ def summary(rows: list[dict]) -> str:
             return " | ".join(f"{x[0]} [{x[1]}, {x[2]}]" if x else "" for x in shown)
 
         for arm in arms:
-            values = [[float(by_key[s, arm][m]) for s in complete if by_key[s, arm].get(m)] for m in MEASURES]
+            values = [
+                [float(by_key[s, arm][m]) for s in complete if by_key[s, arm].get(m) not in (None, "")]
+                for m in MEASURES
+            ]
             lines.append(f"| {arm} | {cells(values, '.3f')} |")
         if set(FITTED) <= set(arms):
             pairs = [(by_key[s, a], by_key[s, b]) for s in complete for a, b in [tuple(FITTED)]]

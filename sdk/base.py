@@ -113,10 +113,10 @@ def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
 
 
 def recommended_settings(model: str | Path) -> dict[str, Any]:
-    """Return the settings that come with a base model (``fit_defaults.json`` in its folder), if any.
+    """Return what a base model recommends for ``fit`` and ``generate`` (``defaults.json`` in its folder), if anything.
 
     The bundled model is far smaller than SD 1.5 and needs other step sizes; its model card says why.
     """
     folder = BUNDLED_FOLDER if str(model) == BUNDLED else Path(model)
-    file = folder / "fit_defaults.json"
+    file = folder / "defaults.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

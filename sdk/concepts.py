@@ -78,9 +78,19 @@ def target_caption(concepts: Sequence[Concept], prefix: str, rng: random.Random,
     return f"{prefix} photo of a {join_phrases([c.phrase for c in order])}".strip()
 
 
-def class_prompt(concepts: Sequence[Concept]) -> str:
-    """Prompt of the prior pictures: ``"photo of a cat and a dog"``."""
-    return "photo of " + join_phrases([f"a {c.noun}" for c in concepts])
+def class_prompts(concepts: Sequence[Concept], templates: Sequence[str]) -> list[str]:
+    """Return the prompts of prior pictures.
+
+    Args:
+        concepts: the concepts whose classes are named.
+        templates: in each, ``{all}`` becomes ``"a cat and a dog"``; one with ``{each}`` gives a prompt per class.
+    """
+    nouns = [f"a {c.noun}" for c in concepts]
+    prompts = []
+    for template in templates:
+        filled = template.replace("{all}", join_phrases(nouns))
+        prompts += list(dict.fromkeys(filled.replace("{each}", noun) for noun in nouns))
+    return prompts
 
 
 def tokens_in(prompt: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from .errors import InputError
 
 PRESETS = ("reference", "paper")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
 def _field(default: Any, text: str) -> Any:
@@ -26,6 +26,7 @@ class FitConfig:
     steps: int = _field(250, "optimiser steps (code: 5 epochs of 400 samples, 8 to a step)")
     learning_rate: float = _field(8e-5, "of K and V (code: 1e-5 x 4 accumulations x batch 2)")
     token_learning_rate: float | None = _field(None, "of the token embeddings; None: as learning_rate (code)")
+    decay: float = _field(0.0, "share of the steps, at the end, over which learning rates fall to zero (code: none)")
     weight_decay: float = _field(0.01, "of AdamW (code: torch's default)")
     batch_size: int = _field(8, "rows in a step (paper)")
     target_share: float = _field(
@@ -49,6 +50,11 @@ class FitConfig:
     swap_order: float = _field(
         0.5, "probability of naming the concepts in another order (code, issue 1; not in the paper)"
     )
+    alone: float = _field(
+        0.0,
+        "probability that a row of the reference shows and names one concept alone, cut out by the base model's "
+        "attention; other concepts in the window do not count (ours, after Break-A-Scene's union sampling)",
+    )
     flip: float = _field(0.5, "probability of a horizontal flip (CD)")
     scale_augmentation: bool = _field(
         True, "show the picture small on grey, enlarged or as it is, with words for it (CD)"
@@ -56,14 +62,26 @@ class FitConfig:
     prior: str = _field(
         "generate", "'generate': pictures of the base model, made once and cached; 'none'; or a folder of pictures"
     )
+    prior_prompts: tuple[str, ...] = _field(
+        ("photo of {all}",),
+        "of generated priors, in turn; {all} becomes 'a cat and a dog', {each} every class by itself (code: pictures "
+        "of LAION for {all}, with captions of their own)",
+    )
     prior_count: int = _field(200, "prior pictures (code: 200)")
     prior_steps: int = _field(50, "sampling steps of generated priors")
     prior_guidance: float = _field(6.0, "guidance scale of generated priors")
     initializers: tuple[str, ...] = _field(
         (), "words a token starts from (their mean), one entry for all concepts or one each; empty: the method's rule"
     )
+    initializer_candidates: tuple[str, ...] = _field(
+        (),
+        "without initializers: each token starts from those of these words under which the base model best predicts "
+        "the concept, cut out of the picture (ours)",
+    )
     precision: str = _field(
-        "fp32", "'fp32', 'bf16' or 'fp16' for the forward pass; trained weights and losses stay fp32"
+        "fp32",
+        "of the forward pass: 'fp32', 'bf16', 'fp16', or 'auto': bf16 where the hardware computes in it; trained "
+        "weights and losses stay fp32",
     )
     gradient_checkpointing: bool = _field(False, "recompute activations: less memory, about 1.5 times the time")
     checkpoint_every: int = _field(50, "steps between checkpoints; 0 for none")
@@ -85,11 +103,13 @@ class FitConfig:
         for name in ("calibration_weight", "blur_sigma", "suppress", "smooth", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("swap_order", "flip", "target_share"):
+        for name in ("decay", "swap_order", "alone", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a probability and must lie between 0 and 1, got {getattr(self, name)}")
+                raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not self.prior_prompts or not all("{all}" in p or "{each}" in p for p in self.prior_prompts):
+            raise InputError("each of prior_prompts must hold {all} or {each}, which become the classes")
         if not self.prior:
             raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")
 

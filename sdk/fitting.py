@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from torch import Tensor
 
 from . import training
-from .concepts import Concept, class_prompt, resolve_concepts
+from .concepts import Concept, class_prompts, resolve_concepts
 from .config import FitConfig
+from .describing import best_description
 from .errors import InputError, OutputError
 from .files import new_folder, prepare_output_folder
 from .images import square
 from .methods import method_class
+from .methods.disendiff import DisenDiff
 from .pack import MANIFEST, ConceptPack
 from .pictures import attention_sheet, labelled_grid
 from .priors import PriorPicture, PriorRows, from_folder, generated
+from .regions import cut_out, mask_without
 from .targets import LatentCache, TargetRows
 
 if TYPE_CHECKING:
@@ -66,7 +70,15 @@ def fit_concepts(
 
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     latent_shape = (pipe.unet.config.in_channels, base.resolution // pipe.vae_scale_factor)
-    clean = LatentCache(pipe.vae, device).sample(0, images[0], torch.zeros(1))
+    learner = chosen(pipe, resolved, config, scheduler, device)
+    encoder = LatentCache(pipe.vae, device)
+    clean = [encoder.sample(index, image, torch.zeros(1)) for index, image in enumerate(images)]
+    regions = [learner.reference_regions(latents) for latents in clean]
+    words = list(config.initializers)
+    if config.initializer_candidates and not words:
+        words = _descriptions(learner, encoder, images[0], regions[0], config)
+        learner.start_from(words)
+    before = learner.reference_maps(clean[0])
     targets = TargetRows(
         images,
         LatentCache(pipe.vae, device),
@@ -76,11 +88,10 @@ def fit_concepts(
         flip=config.flip,
         scale=config.scale_augmentation,
         seed=seed,
+        regions=regions,
     )
     prior_rows = PriorRows(priors, LatentCache(pipe.vae, device), config.flip) if priors else None
     rows = training.Rows(targets, prior_rows, resolved, config, seed, scheduler.config.num_train_timesteps)
-    learner = chosen(pipe, resolved, config, scheduler, device)
-    before = learner.reference_maps(clean)
 
     work = None
     if output_dir is not None:
@@ -111,7 +122,13 @@ def fit_concepts(
         embeddings=learner.embeddings,
         method=method,
         settings=config.to_dict(),
-        provenance={"identity_sha256": identity, "seed": seed, "libraries": library_versions(), "device": device.type},
+        provenance={
+            "identity_sha256": identity,
+            "seed": seed,
+            "initializers": words,
+            "libraries": library_versions(),
+            "device": device.type,
+        },
         reference=images[0],
     )
     if output_dir is not None:
@@ -119,7 +136,9 @@ def fit_concepts(
         with new_folder(output_dir, scratch=work) as folder:
             if (work / training.METRICS).is_file():
                 shutil.copy(work / training.METRICS, folder / training.METRICS)
-            attention_sheet(images[0], resolved, before, learner.reference_maps(clean)).save(folder / "attention.png")
+            attention_sheet(images[0], resolved, before, learner.reference_maps(clean[0])).save(
+                folder / "attention.png"
+            )
             _samples(personalizer, pack).save(folder / "samples.png")
             pack.write_files(folder)
         shutil.rmtree(work)
@@ -164,8 +183,28 @@ def _finished(output_dir: Path, resume: bool, identity: str) -> ConceptPack | No
     raise OutputError(f"{output_dir} already holds a pack; remove it or give another folder")
 
 
+def _descriptions(learner: DisenDiff, encoder: LatentCache, image: Image.Image, regions: Tensor, config: FitConfig):
+    """Return the best of the candidate words for each concept of a picture."""
+    found = []
+    for index, concept in enumerate(learner.concepts):
+        window, others = cut_out(image, regions, index)
+        latents = encoder.sample(("window", index), window, torch.zeros(1))
+        found.append(
+            best_description(
+                learner.unet,
+                learner.conditioner,
+                learner.scheduler,
+                concept.noun,
+                config.initializer_candidates,
+                latents,
+                mask_without(others, latents.shape[-1]),
+            )
+        )
+    return found
+
+
 def _prior_pictures(personalizer: Personalizer, concepts: list[Concept], config: FitConfig) -> list[PriorPicture]:
-    prompt = class_prompt(concepts)
+    prompts = class_prompts(concepts, config.prior_prompts)
     if config.prior == "none":
         if config.target_share < 1:
             warnings.warn(
@@ -175,15 +214,13 @@ def _prior_pictures(personalizer: Personalizer, concepts: list[Concept], config:
             )
         return []
     if config.prior != "generate":
-        return from_folder(config.prior, prompt, personalizer.base.resolution)
+        return from_folder(config.prior, prompts[0], personalizer.base.resolution)
 
     def draw(seeds: list[int]) -> list[Image.Image]:
-        packs: list[ConceptPack | None] = [None]
         return personalizer.generate(
-            [prompt],
-            num_images=len(seeds),
+            [prompts[seed % len(prompts)] for seed in seeds],
             seed=seeds[0],
-            concepts=packs,
+            concepts=[None] * len(seeds),
             num_inference_steps=config.prior_steps,
             guidance_scale=config.prior_guidance,
         ).images
@@ -194,7 +231,7 @@ def _prior_pictures(personalizer: Personalizer, concepts: list[Concept], config:
         "dtype": str(personalizer.pipe.unet.dtype),
         "device": personalizer.device.type,
     }
-    return generated(personalizer.base, prompt, config.prior_count, sampler, draw)
+    return generated(personalizer.base, prompts, config.prior_count, sampler, draw)
 
 
 def _reporters(callback, report_to: str | None, output_dir: Path | None):

@@ -164,7 +164,7 @@ class Personalizer:
         seed: int | None = None,
         concepts: ConceptPack | Sequence[ConceptPack | None] | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float = 6.0,
+        guidance_scale: float | None = None,
         eta: float = 1.0,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -181,7 +181,7 @@ class Personalizer:
             concepts: the pack to use; a list gives each prompt its own (``None`` in it: the plain base model).
                 ``None`` takes the active pack, if any.
             num_inference_steps: DDIM steps (paper: 50).
-            guidance_scale: classifier-free guidance (paper: 6).
+            guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
             eta: share of fresh noise in each DDIM step (released code: 1).
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: of the pictures in pixels; default the model's.
@@ -200,7 +200,7 @@ class Personalizer:
             requests,
             generators=generator if isinstance(generator, list) else None,
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            guidance_scale=self._guidance(guidance_scale),
             eta=eta,
             height=height,
             width=width,
@@ -218,7 +218,7 @@ class Personalizer:
         seed: int | None = None,
         concepts: ConceptPack | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float = 6.0,
+        guidance_scale: float | None = None,
         eta: float = 1.0,
         negative_prompt: str | None = None,
         callback_on_step_end: Callable | None = None,
@@ -250,7 +250,7 @@ class Personalizer:
         images = self._draw(
             requests,
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            guidance_scale=self._guidance(guidance_scale),
             eta=eta,
             height=side,
             width=side,
@@ -258,6 +258,9 @@ class Personalizer:
             repaint=repaint,
         )
         return Generation([Image.composite(new, picture, hole) for new in images], notes)
+
+    def _guidance(self, asked: float | None) -> float:
+        return float(self._defaults.get("generate", {}).get("guidance_scale", 6.0)) if asked is None else asked
 
     def _draw(
         self, requests: list[Request], *, generators: list[torch.Generator] | None = None, **arguments: Any

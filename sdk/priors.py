@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,18 +47,24 @@ def from_folder(folder: str | Path, caption: str, resolution: int) -> list[Prior
 
 
 def generated(
-    base: BaseIdentity, prompt: str, count: int, sampler: dict, generate: Callable[[list[int]], list[Image.Image]]
+    base: BaseIdentity,
+    prompts: Sequence[str],
+    count: int,
+    sampler: dict,
+    generate: Callable[[list[int]], list[Image.Image]],
 ) -> list[PriorPicture]:
-    """Return ``count`` pictures of the base model for ``prompt``, from the cache where they are there.
+    """Return ``count`` pictures of the base model, from the cache where they are there.
 
     Args:
         base: identity of the base model.
-        prompt: what to draw.
+        prompts: what to draw; picture ``i`` has prompt ``i`` modulo their number.
         count: how many.
         sampler: everything else the pictures depend on (steps, guidance, dtype, device kind).
-        generate: draws the pictures for a list of seeds.
+        generate: draws the pictures ``i`` of a list, each with the noise of seed ``i``.
     """
-    key = json.dumps({"base": base.to_dict()["fingerprint"], "prompt": prompt, "sampler": sampler}, sort_keys=True)
+    key = json.dumps(
+        {"base": base.to_dict()["fingerprint"], "prompts": list(prompts), "sampler": sampler}, sort_keys=True
+    )
     folder = cache_folder() / "priors" / hashlib.sha256(key.encode()).hexdigest()[:32] / str(count)
     if not folder.is_dir():
         with new_folder(folder) as work:
@@ -68,7 +74,8 @@ def generated(
                     image.save(work / f"{seed:05d}.png")
             (work / "about.json").write_text(key + "\n", encoding="utf-8")
     with reporting_full_disk(folder):
-        return [PriorPicture(load_image(path), prompt) for path in list_images(folder)]
+        pictures = [load_image(path) for path in list_images(folder)]
+    return [PriorPicture(picture, prompts[i % len(prompts)]) for i, picture in enumerate(pictures)]
 
 
 class PriorRows:

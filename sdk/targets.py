@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from .augmentation import AugmentedPicture, augment
 from .images import square, to_tensor
+from .regions import cut_out, mask_without
 
 
 class LatentCache:
@@ -17,10 +20,10 @@ class LatentCache:
 
     def __init__(self, vae, device: torch.device):
         self.vae, self.device = vae, device
-        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
+        self.moments: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
-    def sample(self, key: int, image: Image.Image, noise: Tensor) -> Tensor:
+    def sample(self, key: Hashable, image: Image.Image, noise: Tensor) -> Tensor:
         """Return the posterior's sample ``[C, h, w]`` for this noise, scaled as the UNet expects."""
         if key not in self.moments:
             pixels = to_tensor(image)[None].to(self.device, self.vae.dtype)
@@ -36,12 +39,13 @@ class TargetRows:
     Args:
         images: the reference pictures.
         cache: encodes them.
-        size: number of variants; each is made and encoded when first drawn.
+        size: number of variants; each is made and encoded when first drawn, whole or with one concept alone.
         resolution: side of the model's pictures, pixels.
         latent_shape: ``(channels, side)`` of the latents.
         flip: probability of a horizontal flip.
         scale: whether to use the scale augmentation.
         seed: variant ``i`` depends on it and ``i`` alone.
+        regions: where the concepts are in each picture, bool ``[S, h, w]`` at any size.
     """
 
     def __init__(
@@ -55,18 +59,36 @@ class TargetRows:
         flip: float,
         scale: bool,
         seed: int,
+        regions: list[Tensor],
     ):
         self.images = [square(image, resolution) for image in images]
         self.cache, self.size, self.latent_shape = cache, size, latent_shape
-        self.flip, self.scale, self.seed = flip, scale, seed
-        self.variants: dict[int, AugmentedPicture] = {}
+        self.flip, self.scale, self.seed, self.regions = flip, scale, seed, regions
+        self.variants: dict[tuple[int, int | None], AugmentedPicture] = {}
 
-    def draw(self, rng: random.Random, noise: Tensor) -> tuple[Tensor, str, Tensor]:
-        """Return latents ``[C, h, w]``, caption prefix and loss mask ``[1, h, w]`` of a random variant."""
-        index = rng.randrange(self.size)
-        if index not in self.variants:
+    def draw(self, rng: random.Random, noise: Tensor, alone: int | None = None) -> tuple[Tensor, str, Tensor]:
+        """Return latents ``[C, h, w]``, caption prefix and loss mask ``[1, h, w]`` of a random variant.
+
+        Args:
+            rng: chooses the variant.
+            noise: of the posterior, ``[C, h, w]``.
+            alone: index of the concept to show by itself; ``None``: the whole picture.
+        """
+        key = rng.randrange(self.size), alone
+        if key not in self.variants:
+            self.variants[key] = self._variant(*key)
+        variant = self.variants[key]
+        return self.cache.sample(key, variant.image, noise), variant.prefix, variant.mask
+
+    def _variant(self, index: int, alone: int | None) -> AugmentedPicture:
+        def augmented(picture: Image.Image) -> AugmentedPicture:  # the same draw for a picture and for its mask
             own = random.Random(f"target {self.seed} {index}")
-            image = self.images[index % len(self.images)]
-            self.variants[index] = augment(image, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
-        variant = self.variants[index]
-        return self.cache.sample(index, variant.image, noise), variant.prefix, variant.mask
+            return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
+
+        image = self.images[index % len(self.images)]
+        if alone is None:
+            return augmented(image)
+        image, others = cut_out(image, self.regions[index % len(self.images)], alone)
+        variant = augmented(image)
+        mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
+        return replace(variant, mask=mask if mask.any() else variant.mask)

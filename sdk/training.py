@@ -40,6 +40,7 @@ class Batch:
         captions: one a row.
         masks: ``[B, 1, h, w]``, where the denoising loss counts.
         is_target: bool ``[B]``; the others are priors.
+        names_all: bool ``[B]``: targets whose caption names every concept.
     """
 
     latents: Tensor
@@ -48,6 +49,7 @@ class Batch:
     captions: list[str]
     masks: Tensor
     is_target: Tensor
+    names_all: Tensor
 
 
 class Method(Protocol):
@@ -90,17 +92,23 @@ class Rows:
         channels, side = self.targets.latent_shape
         size = self.config.batch_size
         posterior_noise = torch.randn(size, channels, side, side, generator=generator)
-        latents, captions, masks, is_target = [], [], [], []
+        latents, captions, masks, is_target, names_all = [], [], [], [], []
         for row in range(size):
             target = self.priors is None or rng.random() < self.config.target_share
             if target:
-                latent, prefix, mask = self.targets.draw(rng, posterior_noise[row])
-                captions.append(target_caption(self.concepts, prefix, rng, self.config.swap_order))
+                alone = None
+                if self.config.alone > 0 and rng.random() < self.config.alone:
+                    alone = rng.randrange(len(self.concepts))
+                latent, prefix, mask = self.targets.draw(rng, posterior_noise[row], alone)
+                named = self.concepts if alone is None else [self.concepts[alone]]
+                captions.append(target_caption(named, prefix, rng, self.config.swap_order))
+                names_all.append(len(named) == len(self.concepts))
             else:
                 assert self.priors is not None
                 latent, caption = self.priors.draw(rng, posterior_noise[row])
                 captions.append(caption)
                 mask = torch.ones(1, side, side)
+                names_all.append(False)
             latents.append(latent)
             masks.append(mask)
             is_target.append(target)
@@ -111,6 +119,7 @@ class Rows:
             captions=captions,
             masks=torch.stack(masks),
             is_target=torch.tensor(is_target),
+            names_all=torch.tensor(names_all),
         )
 
 
@@ -206,10 +215,13 @@ def run(
     metrics = work / METRICS if work is not None else None
     if metrics is not None and first == 0:
         metrics.unlink(missing_ok=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
     history: list[dict[str, float]] = []
     begin = time.monotonic()
     for step in range(first, config.steps):
         batch = to_device(rows[step], device)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * fade(step, config)
         optimizer.zero_grad(set_to_none=True)
         with method.installed():
             losses = method.losses(batch)
@@ -234,6 +246,12 @@ def run(
     return history
 
 
+def fade(step: int, config: FitConfig) -> float:
+    """Return the factor on the learning rates of a step, counted from 0."""
+    falling = config.decay * config.steps
+    return min(1.0, (config.steps - step) / falling) if falling else 1.0
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch with its tensors on a device."""
     return Batch(
@@ -243,6 +261,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch.captions,
         batch.masks.to(device),
         batch.is_target.to(device),
+        batch.names_all.to(device),
     )
 
 

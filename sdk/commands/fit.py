@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import resolve_concepts
-from ..config import PRESETS, FitConfig
+from ..config import PRECISIONS, PRESETS, FitConfig
 from ..errors import InputError, MissingFileError
 from ..methods import check_method
 from .common import add_model_arguments, load_personalizer
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted fit stopped")
     parser.add_argument("--report-to", choices=("none", "tensorboard"), default="none")
     parser.add_argument("--preset", choices=PRESETS, default="reference")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of the forward pass; default fp32")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of the forward pass; default: the base model's, else fp32"
+    )
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 

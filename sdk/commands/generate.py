@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps; default 50")
-    parser.add_argument("--guidance", type=float, default=6.0, help="classifier-free guidance; default 6")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ The maps are those of the 16x16 layers, averaged over layers and heads; :mod:`sd
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -28,11 +29,14 @@ from ..concepts import Concept, find_positions, target_caption
 from ..config import FitConfig
 from ..errors import InputError
 from ..kernels import CalibrationOptions, calibration_loss
+from ..precision import forward_dtype
+from ..regions import concept_regions
 from ..text import TextConditioner
 from ..training import Batch, masked_denoising_loss
 
 # Rare tokens of CLIP's vocabulary that the released code starts from, as ids (disendiff.md 2.2).
 _CLIP_VOCABULARY = 49408
+_CLEAR_TIMESTEPS = (100, 200, 300)  # little noise: the maps are sharper than at those that training sees
 _CLIP_INITIALIZERS = {1: (42170,), 2: (47629, 42170), 3: (43514, 47629, 42170)}
 
 
@@ -58,7 +62,7 @@ class DisenDiff:
             name: (_trainable(layer.to_k.weight, device), _trainable(layer.to_v.weight, device))
             for name, layer in self.layers.items()
         }
-        asked = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+        asked = forward_dtype(config.precision, device)
         # Frozen weights of low precision cannot be multiplied with float32: they decide then.
         self.compute_dtype = pipe.unet.dtype if asked == torch.float32 else asked
         self.embeddings = torch.nn.Parameter(initial_embeddings(self.conditioner, concepts, config).to(device))
@@ -100,7 +104,7 @@ class DisenDiff:
         token_ids = self.conditioner.tokenize(batch.captions)
         states = self._encode(token_ids, batch)
         noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        indices, counts = self.token_indices(token_ids, batch.is_target.tolist())
+        indices, counts = self.token_indices(token_ids, batch.names_all.tolist())
         calibrate = config.calibration_weight > 0
         self.recorder.start(indices.to(self.device) if calibrate else None)
         weights = self.unet.dtype
@@ -112,7 +116,7 @@ class DisenDiff:
         denoise = masked_denoising_loss(prediction, target, batch.masks, config.loss_scale)
         if not calibrate:
             return {"loss": denoise, "denoise": denoise}
-        calibration = self._calibration(self._per_row(counts), batch.is_target)
+        calibration = self._calibration(self._per_row(counts), batch.names_all)
         return {
             "loss": denoise + config.calibration_weight * calibration,
             "denoise": denoise,
@@ -128,16 +132,19 @@ class DisenDiff:
         return torch.stack([modifiers, classes], 2).flatten(1, 2)
 
     @torch.no_grad()
-    def reference_maps(self, image_latents: Tensor, timesteps: tuple[int, ...] = (300, 500, 700)) -> Tensor:
+    def reference_maps(
+        self, image_latents: Tensor, timesteps: tuple[int, ...] = (300, 500, 700), embeddings: Tensor | None = None
+    ) -> Tensor:
         """Return the maps ``[2S, h, w]`` on the reference picture, mean over a few noise levels.
 
         Args:
             image_latents: clean latents of the picture, ``[C, h, w]``.
             timesteps: noise levels, of 1000.
+            embeddings: of the modifiers, ``[S, C]``; default the trained ones.
         """
         token_ids = self.conditioner.tokenize([target_caption(self.concepts, "", random.Random(0), 0.0)])
         indices, counts = self.token_indices(token_ids, [True])
-        states = self.conditioner.encode(token_ids, self.embeddings)
+        states = self.conditioner.encode(token_ids, self.embeddings if embeddings is None else embeddings)
         found = []
         for timestep in timesteps:
             noise = torch.randn(image_latents.shape, generator=torch.Generator().manual_seed(timestep))
@@ -149,19 +156,33 @@ class DisenDiff:
             found.append(self.concept_maps(counts)[0].float())
         return torch.stack(found).mean(0)
 
-    def token_indices(self, token_ids: Tensor, is_target: list[bool]) -> tuple[Tensor, Tensor]:
+    def reference_regions(self, image_latents: Tensor) -> Tensor:
+        """Return where the concepts are on a picture, bool ``[S, h, w]``; to be asked before the training.
+
+        The class noun stands in for the modifier, so that nothing but the base model's words is looked at.
+        """
+        nouns = torch.stack([self.conditioner.embedding_of(c.noun) for c in self.concepts])
+        maps = self.reference_maps(image_latents, _CLEAR_TIMESTEPS, nouns.to(self.device))
+        return concept_regions(maps[1::2])
+
+    def start_from(self, words: Sequence[str]) -> None:
+        """Let the tokens start from the mean embeddings of these words, one entry a concept."""
+        with torch.no_grad():
+            self.embeddings.copy_(torch.stack([self.conditioner.embedding_of(w) for w in words]))
+
+    def token_indices(self, token_ids: Tensor, names_all: list[bool]) -> tuple[Tensor, Tensor]:
         """Return what to track.
 
         Returns:
             int64 ``[B, S * (1 + P)]``: for each concept its modifier's position and those of its noun's pieces, padded
-            with -1 to the longest noun's ``P``; all -1 in rows that are no targets. And the pieces per concept,
-            ``[S]``.
+            with -1 to the longest noun's ``P``; all -1 in rows that do not name every concept. And the pieces per
+            concept, ``[S]``.
         """
         nouns = [self.conditioner.pieces(c.noun) for c in self.concepts]
         longest = max(len(pieces) for pieces in nouns)
         indices = torch.full((len(token_ids), len(self.concepts), 1 + longest), -1)
         for row, ids in enumerate(token_ids.tolist()):
-            if not is_target[row]:
+            if not names_all[row]:
                 continue
             for slot, (concept, pieces) in enumerate(zip(self.concepts, nouns, strict=True)):
                 modifier_id = self.conditioner.table_size + slot
@@ -188,12 +209,12 @@ class DisenDiff:
                 states[row] = state.float()
         return torch.stack([s for s in states if s is not None])
 
-    def _calibration(self, per_row: Tensor, is_target: Tensor) -> Tensor:
-        """Mean over micro-batches of the mean over their target rows (none: 0), as gradient accumulation has it."""
+    def _calibration(self, per_row: Tensor, names_all: Tensor) -> Tensor:
+        """Mean over micro-batches of the mean over their rows that name all (none: 0), as in gradient accumulation."""
         size = self.config.micro_batch
         parts = [
-            (loss * target).sum() / target.sum().clamp(min=1)
-            for loss, target in zip(per_row.split(size), is_target.to(per_row).split(size), strict=True)
+            (loss * counts).sum() / counts.sum().clamp(min=1)
+            for loss, counts in zip(per_row.split(size), names_all.to(per_row).split(size), strict=True)
         ]
         return torch.stack(parts).mean()
 

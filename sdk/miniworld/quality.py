@@ -107,9 +107,7 @@ def draw_prompts(
         worn = tuple(dataclasses.replace(o, hat=i in wearers) for i, o in enumerate(scene.objects))
         scenes.append(dataclasses.replace(scene, objects=worn))
     prompts = [write_caption(scene, rng, keep=1.0).text for scene in scenes]
-    images = personalizer.generate(
-        prompts, seed=seed, concepts=[None] * count, num_inference_steps=DDIM_STEPS, guidance_scale=6.0
-    ).images
+    images = personalizer.generate(prompts, seed=seed, concepts=[None] * count, num_inference_steps=DDIM_STEPS).images
     return list(zip(scenes, prompts, images, strict=True))
 
 

@@ -70,7 +70,7 @@ def test_autoencoder_keeps_pictures(bundled):
 
 
 def test_default_settings_are_valid(bundled):
-    settings = json.loads(Path(BUNDLED_FOLDER, "fit_defaults.json").read_text())
+    settings = json.loads(Path(BUNDLED_FOLDER, "defaults.json").read_text())
     config = bundled.default_config()
     for name, value in settings["fit"].items():
         assert config.to_dict()[name] == value

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sdk.concepts import class_prompt, find_positions, resolve_concepts, target_caption
+from sdk.concepts import class_prompts, find_positions, resolve_concepts, target_caption
 from sdk.errors import InputError
 
 CAT_DOG = resolve_concepts(["cat", "dog"])
@@ -18,7 +18,12 @@ def test_captions():
     assert target_caption(CAT_DOG, "very small", rng, 1.0) == "very small photo of a <new2> dog and <new1> cat"
     three = resolve_concepts(["mother", "father", "child"])
     assert target_caption(three, "", rng, 0.0) == "photo of a <new1> mother, <new2> father, and <new3> child"
-    assert class_prompt(CAT_DOG) == "photo of a cat and a dog"
+    assert class_prompts(CAT_DOG, ["photo of {all}"]) == ["photo of a cat and a dog"]
+    assert class_prompts(CAT_DOG, ["{all} at night", "{each} in {each}"]) == [
+        "a cat and a dog at night",
+        "a cat in a cat",
+        "a dog in a dog",
+    ]
 
 
 def test_order_swaps_half_of_the_time():

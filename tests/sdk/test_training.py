@@ -60,7 +60,7 @@ def method_on(personalizer, nouns, **changes):
     return DisenDiff(personalizer.pipe, resolve_concepts(nouns), config, scheduler, torch.device("cpu"))
 
 
-def batch_of(captions, is_target):
+def batch_of(captions, is_target, names_all=None):
     generator = torch.Generator().manual_seed(0)
     count = len(captions)
     return Batch(
@@ -70,6 +70,7 @@ def batch_of(captions, is_target):
         captions=captions,
         masks=torch.ones(count, 1, 16, 16),
         is_target=torch.tensor(is_target),
+        names_all=torch.tensor(names_all or is_target),
     )
 
 
@@ -93,6 +94,16 @@ def test_priors_get_no_calibration(personalizer):
         losses["loss"].backward()
     assert losses["calibration"].item() == 0
     assert method.embeddings.grad is None or method.embeddings.grad.abs().max() == 0
+
+
+def test_a_concept_shown_alone_trains_its_token_without_calibration(personalizer):
+    method = method_on(personalizer, ["cat", "dog"])
+    with method.installed():
+        losses = method.losses(batch_of(["photo of a <new2> dog"], [True], [False]))
+        losses["loss"].backward()
+    assert losses["calibration"].item() == 0
+    assert method.embeddings.grad[0].abs().max() == 0
+    assert method.embeddings.grad[1].abs().max() > 0
 
 
 def test_calibration_is_averaged_over_micro_batches(personalizer):
@@ -159,3 +170,22 @@ def test_which_layers_the_maps_come_from():
     expected = [f"down_blocks.2.attentions.{i}.{suffix}" for i in (0, 1)]
     expected += [f"up_blocks.1.attentions.{i}.{suffix}" for i in (0, 1, 2)]
     assert map_layers(unet) == expected
+
+
+def test_learning_rates_fade_over_the_last_part():
+    from sdk.training import fade
+
+    assert [fade(step, FitConfig(steps=10)) for step in (0, 9)] == [1.0, 1.0]
+    falling = [fade(step, FitConfig(steps=10, decay=0.5)) for step in range(10)]
+    assert falling == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_automatic_precision_asks_the_hardware(monkeypatch):
+    from sdk.precision import forward_dtype
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert forward_dtype("auto", cpu) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert forward_dtype("auto", cpu) == torch.float32
+    assert forward_dtype("fp16", cpu) == torch.float16
