@@ -233,8 +233,10 @@ def read_identities(pack: ConceptPack, judge: Judge) -> list[Identity]:
     return [
         Identity(
             s,
-            *(int(getattr(verdict, name)[0, s].argmax()) for name in ("colour", "accent", "pattern")),
-            verdict.identity[0, s],
+            colour=int(verdict.colour[0, s].argmax()),
+            accent=int(verdict.accent[0, s].argmax()),
+            pattern=int(verdict.pattern[0, s].argmax()),
+            vector=verdict.identity[0, s],
         )
         for s in slots
     ]

@@ -46,8 +46,8 @@ def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Im
         The window, and where in it the *other* concepts are, in white on black.
     """
     own = regions[concept].nonzero()
-    others = (regions.any(0) & ~regions[concept]).cpu().numpy().astype("uint8") * 255
-    drawn = Image.fromarray(others).resize(image.size, Image.Resampling.NEAREST).convert("RGB")
+    elsewhere = (regions.any(0) & ~regions[concept]).cpu().numpy().astype("uint8") * 255
+    drawn = Image.fromarray(elsewhere).resize(image.size, Image.Resampling.NEAREST).convert("RGB")
     if not len(own):
         return image, drawn
     resolution = image.width

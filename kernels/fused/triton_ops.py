@@ -29,7 +29,7 @@ def _rows_like(tensor: Tensor) -> Tensor:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float, first_key: int
 ) -> tuple[Tensor, Tensor]:
-    return launch_forward(*(_dense(x) for x in (query, key, value)), tokens.contiguous(), scale)
+    return launch_forward(_dense(query), _dense(key), _dense(value), tokens.contiguous(), scale)
 
 
 @_attention.register_fake
@@ -49,8 +49,10 @@ def _attention_backward(
     scale: float,
     first_key: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dense = [_dense(x) for x in (query, key, value)]
-    return launch_backward(_dense(grad_out), grad_columns, *dense, tokens.contiguous(), scale, first_key)
+    dense_query, dense_key, dense_value = _dense(query), _dense(key), _dense(value)
+    return launch_backward(
+        _dense(grad_out), grad_columns, dense_query, dense_key, dense_value, tokens.contiguous(), scale, first_key
+    )
 
 
 @_attention_backward.register_fake

@@ -64,7 +64,7 @@ def _signature(kernel, types: dict[str, object], constants: dict[str, object]) -
 def compile_kernel(kernel, types: dict[str, object], constants: dict[str, object], capability: int, warps: int) -> Cost:
     """Compile one kernel for a compute capability (90 is sm_90) and read its cost off the binary."""
     signature = _signature(kernel, types, constants)
-    attributes = {}
+    attributes: dict[tuple[int, ...], list] = {}
     for index, (name, kind) in enumerate(signature.items()):
         # What the launcher finds out: addresses and strides are multiples of 16.
         strided = isinstance(kind, str) and kind == "i32" and "_" in name
@@ -105,7 +105,7 @@ def attention_costs(width: int, keys: int, tracked: int, dtype: str, capability:
     kernels = {"forward_kernel": sizes, "backward_rows_kernel": sizes, "backward_keys_kernel": part}
     costs = {}
     for name, constants in kernels.items():
-        types: dict[str, object] = _OTHER_POINTERS | dict.fromkeys(_POINTERS[name], f"*{dtype}")
+        types: dict[str, object] = {**_OTHER_POINTERS, **dict.fromkeys(_POINTERS[name], f"*{dtype}")}
         costs[name] = compile_kernel(
             getattr(triton_attention, name), types, dict(constants), capability, triton_attention.WARPS
         )
@@ -116,7 +116,7 @@ def calibration_cost(concepts: int, side: int, layers: int, capability: int) -> 
     """Return the cost of the loss kernel."""
     block = max(16, triton.next_power_of_2(side))
     constants = {"CONCEPTS": concepts, "SUPPRESS": 1, "NORMALIZE": True, "BLUR": True, "ROWS": block, "COLUMNS": block}
-    types: dict[str, object] = _OTHER_POINTERS | {"columns": ("*fp32",) * layers, "blurred": "*fp32"}
+    types: dict[str, object] = {**_OTHER_POINTERS} | {"columns": ("*fp32",) * layers, "blurred": "*fp32"}
     warps = 4 if side * side <= 256 else 8
     return compile_kernel(triton_calibration.calibration_kernel, types, constants, capability, warps)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sdk.kernels import attention_with_maps, calibrated_attention, calibration_loss
+from sdk.kernels import _backends, attention_with_maps, calibrated_attention, calibration_loss
 
 # Values of an independent implementation of the released code, float64: loss, and L1 norm and maximum of the
 # gradient of 0.01 x loss with respect to the logits.
@@ -127,12 +127,17 @@ def test_identical_maps_bind_and_disjoint_maps_separate():
         ({"maps": torch.rand(1, 2, 4, 4), "reduction": "max"}, "reduction"),
         ({"maps": torch.rand(1, 2, 4, 4), "sigma": -1.0}, "negative"),
         ({"maps": torch.rand(1, 2, 4, 4), "backend": "cuda"}, "does not exist"),
-        ({"maps": torch.rand(1, 2, 4, 4), "backend": "triton"}, "cannot be used here"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         calibration_loss(**arguments)
+
+
+def test_a_backend_that_is_not_ready_is_refused_with_its_reason(monkeypatch):
+    monkeypatch.setitem(_backends._STATUS, "triton", "no GPU here")
+    with pytest.raises(ValueError, match="cannot be used here: no GPU here"):
+        calibration_loss(torch.rand(1, 2, 4, 4), backend="triton")
 
 
 def test_calibrated_attention_is_its_parts():

@@ -59,8 +59,8 @@ def roc(products: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def same_threshold(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> float:
     """Return the threshold at which as many same objects are missed as different ones are taken for the same."""
-    values, false, true = roc(*identity_pairs(judge, pictures, labels))
-    return round(values[((1 - true) - false).abs().argmin()].item(), 3)
+    thresholds, false, true = roc(*identity_pairs(judge, pictures, labels))
+    return round(thresholds[((1 - true) - false).abs().argmin()].item(), 3)
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
@@ -97,8 +97,8 @@ def measured_accuracy(judge: Judge, pictures: Tensor, labels: dict[str, Tensor])
     presence, present = answers["presence"]
     correct = ((presence > 0) == (present > 0.5)).double().view(-1, len(words.classes)).mean(0)
     result["presence"] |= dict(zip(words.classes, correct.tolist(), strict=True))
-    values, false, true = roc(*identity_pairs(judge, pictures, labels))
-    at = int((values >= judge.same).sum()) - 1
+    thresholds, false, true = roc(*identity_pairs(judge, pictures, labels))
+    at = int((thresholds >= judge.same).sum()) - 1
     result["identity"] = {
         "area under the curve": torch.trapezoid(true, false).item(),
         "same recognised": true[at].item(),

@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def changed(item: SceneObject, rng: random.Random, vocabulary: Vocabulary) -> Sc
     name = rng.choice(("colour", "accent", "pattern"))
     values = vocabulary.patterns if name == "pattern" else vocabulary.colours
     taken = {item.pattern} if name == "pattern" else {item.colour, item.accent}
-    return dataclasses.replace(item, **{name: rng.choice([v for v in values if v not in taken])})
+    change: dict[str, Any] = {name: rng.choice([v for v in values if v not in taken])}
+    return dataclasses.replace(item, **change)
 
 
 def grouped_scenes(count: int, vocabulary: Vocabulary, seed: int, *, reserved: bool = False) -> list[Scene]:
