@@ -135,6 +135,7 @@ def providers(device: str) -> dict[str, Provider]:
         "SDPA without maps": sdpa,
     }
     if device == "cuda":
+        found["torch.compile max-autotune"] = compiled("max-autotune-no-cudagraphs")  # the benchmark captures the graph
         found["FlexAttention without maps"] = flex
         try:
             import xformers.ops

@@ -7,10 +7,12 @@ import random
 import pytest
 import torch
 
+from sdk.base import BUNDLED_FOLDER
 from sdk.miniworld.judge import Judge
 from sdk.miniworld.scene import SceneObject, Vocabulary, is_reserved
 from sdk.miniworld.training import calibration
 from sdk.miniworld.training.judge import changed, grouped_scenes, identity_loss, judge_loss, render_scenes
+from sdk.miniworld.training.redrawn import Redrawer, still_true
 
 
 def test_groups_hold_the_same_objects_twice_and_twice_changed():
@@ -140,3 +142,21 @@ def test_a_saved_judge_says_the_same(tmp_path):
 
     picture = Image.new("RGB", (64, 64), "red")
     assert torch.equal(judge.judge([picture]).colour, again.judge([picture]).colour)
+
+
+def test_a_redrawn_render_still_shows_what_stands_where():
+    scenes = grouped_scenes(4, Vocabulary(sketch=0.0), seed=5)
+    pictures, labels = render_scenes(scenes, Vocabulary())
+    redraw = Redrawer(BUNDLED_FOLDER, torch.device("cpu"))
+    drawn = redraw(pictures, scenes, seed=0)
+    assert drawn.dtype == torch.uint8
+    assert torch.equal(drawn, redraw(pictures, scenes, seed=0))
+    difference = (drawn.float() - pictures.float()).abs().mean()
+    strangers = (drawn.float() - pictures.float().roll(2, 0)).abs().mean()
+    assert 1 < difference < strangers / 2
+    kept = still_true(labels)
+    assert all(torch.equal(kept[name], labels[name]) for name in ("presence", "place", "colour", "hat", "background"))
+    assert (kept["pattern"] == -100).all()
+    assert (kept["accent"] == -100).all()
+    assert (kept["identity"] == -1).all()
+    assert (labels["identity"] >= 0).any()

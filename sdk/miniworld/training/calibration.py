@@ -74,6 +74,13 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
     return total
 
 
+@torch.no_grad()
+def exact_classes(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> float:
+    """Return the share of pictures in which every class that is there, and no other, is seen."""
+    seen = torch.cat([judge(to_unit(batch))["presence"] for batch in pictures.split(128)]) > 0
+    return (seen == (labels["presence"] > 0.5)).all(-1).double().mean().item()
+
+
 def measured_accuracy(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Return accuracy and calibration error per attribute, per single value where one can be named, and the ROC."""
     answers = _answers(judge, pictures, labels)

@@ -1,7 +1,7 @@
-"""Train the judge on renders, half of them through the autoencoder and damaged latents.
+"""Train the judge on renders, half of them through the autoencoder and damaged latents, some redrawn by the base model.
 
-Generated pictures carry the autoencoder's artefacts; a judge that has only seen clean renders would count
-them as mistakes of the model. Scenes come in groups of four: the same objects twice, at other places and in front of
+Generated pictures carry the autoencoder's and the model's artefacts; a judge that has only seen clean renders would
+count them as mistakes. Scenes come in groups of four: the same objects twice, at other places and in front of
 other backgrounds, and twice again with one thing about each object changed. The identity vectors learn from them
 what makes an object this object.
 """
@@ -26,9 +26,10 @@ from torch import Tensor
 from ..judge import Judge
 from ..render import render
 from ..scene import Scene, SceneObject, Vocabulary, arrange, is_reserved, sample_scene
-from .calibration import fit_temperatures, measured_accuracy, same_threshold
+from .calibration import exact_classes, fit_temperatures, measured_accuracy, same_threshold
 from .common import cosine_schedule, default_device
 from .pools import to_unit
+from .redrawn import Redrawer, still_true
 
 log = logging.getLogger(__name__)
 IDENTITY_WEIGHT = 0.3
@@ -153,23 +154,46 @@ def judge_loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
     return loss + IDENTITY_WEIGHT * identity_loss(logits["identity"], labels["identity"])
 
 
-def train(output: Path, vae_folder: Path, *, steps: int = 3000, batch_size: int = 64, pool_size: int = 20000) -> None:
-    """Train, calibrate and measure on held-out pictures, and write ``judge.*`` and ``accuracy.json``."""
+def train(
+    output: Path,
+    model: Path,
+    *,
+    steps: int = 3000,
+    batch_size: int = 64,
+    pool_size: int = 20000,
+    redrawn: int = 4000,
+) -> None:
+    """Train, calibrate and measure on held-out pictures, and write ``judge.*`` and ``accuracy.json``.
+
+    Args:
+        output: folder to write to.
+        model: the base model, whose artefacts the judge must see through.
+        steps: of the optimiser.
+        batch_size: pictures in a step, a multiple of 4.
+        pool_size: renders to draw from, a multiple of 2000.
+        redrawn: pictures redrawn by the base model, in addition.
+    """
     device = default_device()
     torch.manual_seed(0)
     vocabulary = Vocabulary(hat=0.3, sketch=0.1)
-    vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
+    redraw = Redrawer(model, device)
+    vae = redraw.pipe.vae
     generator = torch.Generator().manual_seed(3)
     pictures, labels = render_scenes(grouped_scenes(pool_size, vocabulary, seed=1), vocabulary)
     for start in range(0, pool_size, 2000):
         part = slice(start, start + 1000)  # whole groups: every other thousand
         pictures[part] = damaged(vae, pictures[part], 0.15 * (start % 6000) / 2000, generator)
     log.info("rendered %d scenes", pool_size)
+    scenes = grouped_scenes(redrawn, vocabulary, seed=4)
+    more, true = render_scenes(scenes, vocabulary)
+    pictures = torch.cat([pictures, redraw(more, scenes, seed=4)])
+    labels = {name: torch.cat([value, still_true(true)[name]]) for name, value in labels.items()}
+    log.info("redrew %d scenes", redrawn)
     judge = Judge(vocabulary).to(device).train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01)
     begin = time.monotonic()
     for step in range(steps):
-        groups = 4 * torch.randint(pool_size // 4, (batch_size // 4, 1), generator=generator)
+        groups = 4 * torch.randint(len(pictures) // 4, (batch_size // 4, 1), generator=generator)
         rows = (groups + torch.arange(4)).flatten()
         batch = to_unit(pictures[rows])
         batch = (batch + 0.04 * torch.randn(batch.shape, generator=generator)).to(device)
@@ -185,16 +209,19 @@ def train(output: Path, vae_folder: Path, *, steps: int = 3000, batch_size: int 
             rate = (step + 1) * batch_size / (time.monotonic() - begin)
             log.info("step %d loss %.4f, %.0f samples/s", step + 1, loss.item(), rate)
     judge.eval().cpu()
-    vae.cpu()
     for seed, purpose in ((2, "calibrate"), (3, "measure")):  # identities that no training has shown
-        clean, truth = render_scenes(grouped_scenes(2400, vocabulary, seed, reserved=True), vocabulary)
+        scenes = grouped_scenes(2400, vocabulary, seed, reserved=True)
+        clean, truth = render_scenes(scenes, vocabulary)
         through = damaged(vae, clean, 0.0, generator)
         if purpose == "calibrate":
             judge.temperatures = fit_temperatures(judge, through, truth)
             judge.same = same_threshold(judge, through, truth)
+    few = slice(0, len(scenes) // 4)
+    again = redraw(clean[few], scenes[few], seed=5)
     measured = {
         "renders": measured_accuracy(judge, clean, truth),
         "through the autoencoder": measured_accuracy(judge, through, truth),
+        "redrawn by the model": {"exact classes": exact_classes(judge, again, {k: v[few] for k, v in truth.items()})},
     }
     log.info("held-out accuracy %s", json.dumps(measured, indent=2))
     judge.save(output)
@@ -204,11 +231,11 @@ def train(output: Path, vae_folder: Path, *, steps: int = 3000, batch_size: int 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="the base model, a folder")
     parser.add_argument("--steps", type=int, default=3000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(arguments.output, arguments.vae, steps=arguments.steps)
+    train(arguments.output, arguments.model, steps=arguments.steps)
 
 
 if __name__ == "__main__":
