@@ -36,9 +36,12 @@ class MapRecorder:
         self.columns = []
 
     def mean(self) -> Tensor:
-        """Mean over the recorded layers as square maps ``[B, K, h, w]``."""
-        side = square_side(self.columns)
-        return torch.stack([c.mean(1) for c in self.columns]).mean(0).unflatten(-1, (side, side))
+        """Mean over the recorded layers as square maps ``[B, K, h, w]``; smaller ones are resized to the largest."""
+        sides = [square_side([c]) for c in self.columns]
+        maps = [c.mean(1).unflatten(-1, (s, s)) for c, s in zip(self.columns, sides, strict=True)]
+        size = (max(sides), max(sides))
+        maps = [m if m.shape[-2:] == size else F.interpolate(m, size, mode="bicubic") for m in maps]
+        return torch.stack(maps).mean(0)
 
     def calibration_loss(self, options: CalibrationOptions) -> Tensor:
         """Calibration loss ``[B]`` of the mean maps, whose tokens must be modifier and class of each concept."""
@@ -46,11 +49,23 @@ class MapRecorder:
         return columns_loss(self.columns, side, side, options)
 
 
+class QueryKeyRecorder:
+    """Collects queries and keys of self-attention layers, of the first row of the batch.
+
+    Attributes:
+        layers: per layer that ran, query and key ``[heads, N, D]`` and the scale of the logits.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor, float]] = []
+
+
 class AttentionProcessor:
     """Attention of one layer for diffusers' ``Attention`` module.
 
     Args:
         recorder: where maps go; ``None`` for layers whose maps nobody needs.
+        listener: where queries and keys go, likewise.
         key_value: weights to use instead of the layer's own ``to_k`` and ``to_v``, ``[hidden, context]`` each.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
@@ -60,11 +75,13 @@ class AttentionProcessor:
         self,
         recorder: MapRecorder | None = None,
         *,
+        listener: QueryKeyRecorder | None = None,
         key_value: tuple[Tensor, Tensor] | None = None,
         detach_start_token: bool = False,
         backend: str | None = None,
     ) -> None:
         self.recorder = recorder
+        self.listener = listener
         self.key_value = key_value
         self.detach_start_token = detach_start_token
         self.backend = backend
@@ -86,6 +103,8 @@ class AttentionProcessor:
         else:
             key, value = (F.linear(context, weight) for weight in self.key_value)
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        if self.listener is not None:
+            self.listener.layers.append((query[0].detach(), key[0].detach(), attn.scale))
         detach = self.detach_start_token and encoder_hidden_states is not None
         if self.recorder is not None and self.recorder.token_indices is not None:
             out, columns = attention_with_columns(
@@ -160,6 +179,20 @@ def map_layers(unet: nn.Module) -> list[str]:
     blocks = len(unet.down_blocks)  # type: ignore[arg-type]
     wanted = (f"down_blocks.{last}.", f"up_blocks.{blocks - 1 - last}.")
     return [name for name in layers if name.startswith(wanted)]
+
+
+def mask_layers(unet: nn.Module) -> list[str]:
+    """Return the names of the self-attentions that masks flow along (AttenCraft).
+
+    SD 1.5 at 512 pixels: the 32x32 ones, ``down_blocks.1`` and ``up_blocks.2``. In general those one size finer than
+    :func:`map_layers`, or beside them where there is no finer attention.
+    """
+    beside = [name.removesuffix("attn2") + "attn1" for name in map_layers(unet)]
+    down = next((int(name.split(".")[1]) for name in beside if name.startswith("down_blocks.")), 0)
+    blocks = len(unet.down_blocks)  # type: ignore[arg-type]
+    finer = (f"down_blocks.{down - 1}.", f"up_blocks.{blocks - down}.")
+    found = [name for name, _ in unet.named_modules() if name.endswith("attn1") and name.startswith(finer)]
+    return found if down > 0 and found else beside
 
 
 @contextmanager

@@ -47,11 +47,13 @@ class AugmentedPicture:
         image: square, at the model's resolution.
         prefix: the words the caption starts with, often none.
         mask: float ``[1, h, w]`` at the latents' resolution, 1 where the loss counts.
+        concept_masks: where each concept is, float ``[S, r, r]``, if asked for.
     """
 
     image: Image.Image
     prefix: str
     mask: Tensor
+    concept_masks: Tensor | None = None
 
 
 def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: float, scale: bool) -> AugmentedPicture:

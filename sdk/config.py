@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from .errors import InputError
+from .options import AttenCraftOptions, BreakASceneOptions, MaskOptions
+from .presets import PRESETS, merged, preset_settings
 
-PRESETS = ("reference", "paper")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
@@ -83,6 +84,11 @@ class FitConfig:
         "of the forward pass: 'fp32', 'bf16', 'fp16', or 'auto': bf16 where the hardware computes in it; trained "
         "weights and losses stay fp32",
     )
+    train_query: bool = _field(False, "train the cross-attentions' Q too (the paper's ablation)")
+    all_scales: bool = _field(False, "calibrate the maps of every cross-attention, resized (the paper's ablation)")
+    masks: MaskOptions = _field(MaskOptions(), "how masks of the concepts come out of attention")
+    attencraft: AttenCraftOptions = _field(AttenCraftOptions(), "settings of AttenCraft alone")
+    break_a_scene: BreakASceneOptions = _field(BreakASceneOptions(), "settings of Break-A-Scene alone")
     gradient_checkpointing: bool = _field(False, "recompute activations: less memory, about 1.5 times the time")
     checkpoint_every: int = _field(50, "steps between checkpoints; 0 for none")
 
@@ -108,34 +114,24 @@ class FitConfig:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if not self.prior_prompts or not all("{all}" in p or "{each}" in p for p in self.prior_prompts):
-            raise InputError("each of prior_prompts must hold {all} or {each}, which become the classes")
+        if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):
+            raise InputError("prior_prompts must hold at least one prompt, and no empty one")
         if not self.prior:
             raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> FitConfig:
+    def preset(cls, name: str, method: str = "disendiff", **changes: Any) -> FitConfig:
         """Return a preset, with changes.
 
         Args:
-            name: ``"reference"``, as the authors' code behaves, or ``"paper"``, the equations read literally: maps
-                without min-max, a Gaussian of sigma 0.5, no smoothing, loss weights of one beside a plain MSE,
-                no exchange of the concepts' order.
-            **changes: fields to set otherwise.
+            name: ``"reference"`` or ``"code"``, as the authors' code behaves; ``"paper"``, as their paper says where
+                that differs; ``"best"``, what this project recommends (docs/methods.md has the evidence).
+            method: whose; every method has its own.
+            **changes: fields to set otherwise; a dictionary changes some fields of ``attencraft`` or ``break_a_scene``.
         """
-        if name == "reference":
-            return cls.from_dict(changes)
-        if name == "paper":
-            literal = {
-                "calibration_weight": 1.0,
-                "normalize_maps": False,
-                "blur_sigma": 0.5,
-                "smooth": 0.0,
-                "loss_scale": 1.0,
-                "swap_order": 0.0,
-            }
-            return cls.from_dict(literal | changes)
-        raise InputError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+        if name not in PRESETS:
+            raise InputError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+        return cls.from_dict(merged(preset_settings(name, method), changes))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FitConfig:
@@ -148,9 +144,9 @@ class FitConfig:
         for name, value in values.items():
             if name not in known:
                 raise InputError(f"there is no setting {name!r}; known settings: {', '.join(known)}")
-            _check_type(name, value, known[name].default)
-        cleaned: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**cleaned)
+            if not is_dataclass(known[name].default):
+                _check_type(name, value, known[name].default)
+        return cls(**{name: _cleaned(name, value, known[name].default) for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -159,6 +155,22 @@ class FitConfig:
     def with_changes(self, **changes: Any) -> FitConfig:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+
+def _cleaned(name: str, value: Any, default: Any) -> Any:
+    """A value as the field wants it: a group of settings from a dictionary, a tuple from a list."""
+    if not is_dataclass(default) or isinstance(default, type):
+        return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, type(default)):
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"{name} is a group of settings; give a table, got {value!r}")
+    known = {f.name: getattr(default, f.name) for f in fields(default)}
+    for inner, setting in value.items():
+        if inner not in known:
+            raise InputError(f"there is no setting {name}.{inner}; known settings: {', '.join(known)}")
+        _check_type(f"{name}.{inner}", setting, known[inner])
+    return replace(default, **value)
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

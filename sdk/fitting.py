@@ -27,12 +27,12 @@ from .describing import best_description
 from .errors import InputError, OutputError
 from .files import new_folder, prepare_output_folder
 from .images import square
+from .learner import Learner
 from .methods import method_class
-from .methods.disendiff import DisenDiff
 from .pack import MANIFEST, ConceptPack
 from .pictures import attention_sheet, labelled_grid
 from .priors import PriorPicture, PriorRows, from_folder, generated
-from .regions import cut_out, mask_without
+from .regions import cut_out, drawn_mask, grown, mask_without, read_masks
 from .targets import LatentCache, TargetRows
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def fit_concepts(
     method: str,
     config: FitConfig,
     seed: int,
+    masks: Sequence[Image.Image] | None,
     output_dir: Path | None,
     resume: bool,
     callback: Callable[[training.StepReport], Any] | None,
@@ -62,8 +63,9 @@ def fit_concepts(
     if report_to == "tensorboard" and output_dir is None:
         raise InputError("report_to='tensorboard' needs an output_dir to write its logs to")
     base, pipe, device = personalizer.base, personalizer.pipe, personalizer.device
+    given = read_masks(masks, images, len(resolved), base.resolution) if masks is not None else None
     images = [square(image, base.resolution) for image in images]
-    identity = _identity(base.to_dict(), resolved, method, config, seed, str(pipe.unet.dtype), images)
+    identity = _identity(base.to_dict(), resolved, method, config, seed, str(pipe.unet.dtype), images, given)
     if output_dir is not None and (finished := _finished(output_dir, resume, identity)) is not None:
         return finished
     priors = _prior_pictures(personalizer, resolved, config)
@@ -73,10 +75,10 @@ def fit_concepts(
     learner = chosen(pipe, resolved, config, scheduler, device)
     encoder = LatentCache(pipe.vae, device)
     clean = [encoder.sample(index, image, torch.zeros(1)) for index, image in enumerate(images)]
-    regions = [learner.reference_regions(latents) for latents in clean]
+    learner.use_masks(given or [learner.find_masks(latents) for latents in clean], clean)
     words = list(config.initializers)
     if config.initializer_candidates and not words:
-        words = _descriptions(learner, encoder, images[0], regions[0], config)
+        words = _descriptions(learner, encoder, images[0], config)
         learner.start_from(words)
     before = learner.reference_maps(clean[0])
     targets = TargetRows(
@@ -88,10 +90,9 @@ def fit_concepts(
         flip=config.flip,
         scale=config.scale_augmentation,
         seed=seed,
-        regions=regions,
     )
     prior_rows = PriorRows(priors, LatentCache(pipe.vae, device), config.flip) if priors else None
-    rows = training.Rows(targets, prior_rows, resolved, config, seed, scheduler.config.num_train_timesteps)
+    rows = training.Rows(targets, prior_rows, learner, config, seed, scheduler.config.num_train_timesteps)
 
     work = None
     if output_dir is not None:
@@ -118,8 +119,9 @@ def fit_concepts(
     pack = ConceptPack(
         concepts=resolved,
         base=base,
-        key_value=learner.key_value,
+        key_value=learner.key_value(),
         embeddings=learner.embeddings,
+        unet=learner.other_weights(),
         method=method,
         settings=config.to_dict(),
         provenance={
@@ -139,6 +141,9 @@ def fit_concepts(
             attention_sheet(images[0], resolved, before, learner.reference_maps(clean[0])).save(
                 folder / "attention.png"
             )
+            for concept, mask in zip(resolved, learner.masks[0], strict=False):
+                name = f"mask-{concept.token.strip('<>')}.png"
+                drawn_mask(mask, images[0].size).convert("L").save(folder / name)
             _samples(personalizer, pack).save(folder / "samples.png")
             pack.write_files(folder)
         shutil.rmtree(work)
@@ -157,7 +162,14 @@ def _partial(output_dir: Path) -> Path:
 
 
 def _identity(
-    base: dict, concepts: list[Concept], method: str, config: FitConfig, seed: int, dtype: str, images
+    base: dict,
+    concepts: list[Concept],
+    method: str,
+    config: FitConfig,
+    seed: int,
+    dtype: str,
+    images: list[Image.Image],
+    masks: list[Tensor] | None,
 ) -> str:
     """Hash of everything the result depends on; tells whether a checkpoint or a pack is this very fit's."""
     settings = config.to_dict() | {"checkpoint_every": 0}  # how often to save changes nothing
@@ -165,6 +177,8 @@ def _identity(
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for image in images:
         digest.update(image.tobytes())
+    for mask in masks or []:
+        digest.update(mask.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -183,9 +197,10 @@ def _finished(output_dir: Path, resume: bool, identity: str) -> ConceptPack | No
     raise OutputError(f"{output_dir} already holds a pack; remove it or give another folder")
 
 
-def _descriptions(learner: DisenDiff, encoder: LatentCache, image: Image.Image, regions: Tensor, config: FitConfig):
+def _descriptions(learner: Learner, encoder: LatentCache, image: Image.Image, config: FitConfig) -> list[str]:
     """Return the best of the candidate words for each concept of a picture."""
     found = []
+    regions = grown(learner.masks[0][:-1])
     for index, concept in enumerate(learner.concepts):
         window, others = cut_out(image, regions, index)
         latents = encoder.sample(("window", index), window, torch.zeros(1))

@@ -27,6 +27,7 @@ from .files import new_folder, sha256_file
 FORMAT_VERSION = 1
 MANIFEST = "personalizer.json"
 WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
+UNET = "unet.safetensors"
 REFERENCE = "reference.png"
 _KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
 _KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
@@ -41,6 +42,7 @@ class ConceptPack:
         base: the base model the pack belongs to.
         key_value: by layer name (``...attn2``): K and V weights, float16 ``[hidden, context]`` each; absolute values.
         embeddings: float16 ``[S, C]``, one row a concept.
+        unet: what else of the UNet was learned, by parameter name, float16; of methods that train more than K and V.
         method: name of the method that learned it.
         settings: the fit's configuration.
         provenance: seed, library versions, hash of the picture: what it takes to repeat the fit.
@@ -51,6 +53,7 @@ class ConceptPack:
     base: BaseIdentity
     key_value: dict[str, tuple[Tensor, Tensor]]
     embeddings: Tensor
+    unet: dict[str, Tensor] = field(default_factory=dict)
     method: str = "disendiff"
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class ConceptPack:
             for layer, (k, v) in self.key_value.items()
         }
         self.embeddings = self.embeddings.detach().to("cpu", half).contiguous()
+        self.unet = {name: w.detach().to("cpu", half).contiguous() for name, w in self.unet.items()}
 
     @property
     def tokens(self) -> list[str]:
@@ -84,6 +88,9 @@ class ConceptPack:
             digest.update(layer.encode())
             for weight in self.key_value[layer]:
                 digest.update(weight.numpy().tobytes())
+        for name in sorted(self.unet):
+            digest.update(name.encode())
+            digest.update(self.unet[name].numpy().tobytes())
         return digest.hexdigest()
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -110,6 +117,9 @@ class ConceptPack:
         }
         (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
         names = [WEIGHTS]
+        if self.unet:
+            (folder / UNET).write_bytes(save(self.unet, metadata={"format": "pt"}))
+            names.append(UNET)
         for concept, row in zip(self.concepts, self.embeddings, strict=True):
             name = f"{concept.token.strip('<>')}.safetensors"
             (folder / name).write_bytes(save({concept.token: row.clone()}, metadata={"format": "pt"}))
@@ -143,6 +153,7 @@ class ConceptPack:
         contents = {name: _read_checked(path, name, digest) for name, digest in manifest["files"].items()}
         try:
             weights = load(contents[WEIGHTS])
+            unet = load(contents[UNET]) if UNET in contents else {}
             concepts = [Concept(c["class"], c["token"]) for c in manifest["concepts"]]
             rows = [load(contents[f"{c.token.strip('<>')}.safetensors"])[c.token] for c in concepts]
             base = BaseIdentity.from_dict(manifest["base_model"])
@@ -157,6 +168,7 @@ class ConceptPack:
             base=base,
             key_value=_pair_up(weights, path),
             embeddings=torch.stack(rows),
+            unet=unet,
             method=manifest["method"],
             settings=manifest["settings"],
             provenance=manifest["provenance"],

@@ -17,7 +17,9 @@ from .concepts import Concept
 from .config import FitConfig
 from .errors import BaseModelError, InputError
 from .images import load_image, square
+from .methods import check_method
 from .pack import ConceptPack
+from .presets import merged
 from .sampling import Repaint, Request, Sampler, prepare_repaint
 
 log = logging.getLogger("sdk")
@@ -80,9 +82,13 @@ class Personalizer:
     def device(self) -> torch.device:
         return self.pipe.unet.device
 
-    def default_config(self, preset: str = "reference", **changes: Any) -> FitConfig:
-        """Return a preset with the settings that come with this base model, and further changes."""
-        return FitConfig.preset(preset, **(self._defaults.get("fit", {}) | changes))
+    def default_config(self, preset: str = "best", method: str = "disendiff", **changes: Any) -> FitConfig:
+        """Return a method's preset with the settings that come with this base model, and further changes."""
+        check_method(method)
+        settings = self._defaults.get("fit", {})
+        for own in (method, f"{method} {preset}"):
+            settings = merged(settings, self._defaults.get("methods", {}).get(own, {}))
+        return FitConfig.preset(preset, method, **merged(settings, changes))
 
     def fit(
         self,
@@ -92,6 +98,7 @@ class Personalizer:
         method: str = "disendiff",
         config: FitConfig | None = None,
         seed: int = 0,
+        masks: Sequence[str | Path | Image.Image] | None = None,
         output_dir: str | Path | None = None,
         resume: bool = False,
         callback: Callable | None = None,
@@ -105,7 +112,9 @@ class Personalizer:
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
             seed: of everything random; the same seed gives the same pack on the same machine.
-            output_dir: folder to write the pack to, with its attention maps, samples and metrics.
+            masks: where each concept is, white on black, of the picture's size; one per concept, picture by picture.
+                Default: found in the base model's attention.
+            output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.training.StepReport`.
             report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
@@ -126,8 +135,9 @@ class Personalizer:
             [load_image(p) for p in pictures],
             concepts,
             method=method,
-            config=config or self.default_config(),
+            config=config or self.default_config(method=method),
             seed=seed,
+            masks=[load_image(m) for m in masks] if masks is not None else None,
             output_dir=Path(output_dir) if output_dir is not None else None,
             resume=resume,
             callback=callback,
@@ -265,13 +275,20 @@ class Personalizer:
     def _draw(
         self, requests: list[Request], *, generators: list[torch.Generator] | None = None, **arguments: Any
     ) -> list[Image.Image]:
-        """Draw all requests, a batch at a time."""
-        images: list[Image.Image] = []
-        for start in range(0, len(requests), _BATCH):
-            part = slice(start, start + _BATCH)
-            own = generators[part] if generators is not None else None
-            images += self._sampler.draw(requests[part], generators=own, **arguments)
-        return images
+        """Draw all requests, a batch at a time; a pack with UNet weights of its own has batches to itself."""
+        apart: dict[int, list[int]] = {}
+        for index, request in enumerate(requests):
+            apart.setdefault(id(request.pack) if request.pack is not None and request.pack.unet else 0, []).append(
+                index
+            )
+        images: dict[int, Image.Image] = {}
+        for indices in apart.values():
+            for start in range(0, len(indices), _BATCH):
+                part = indices[start : start + _BATCH]
+                own = [generators[i] for i in part] if generators is not None else None
+                drawn = self._sampler.draw([requests[i] for i in part], generators=own, **arguments)
+                images.update(zip(part, drawn, strict=True))
+        return [images[index] for index in range(len(requests))]
 
     def _requests(
         self,

@@ -1,37 +1,31 @@
-"""Where each concept is in the reference picture, read off the base model's attention to its class word."""
+"""Windows on single concepts of the reference picture, and masks that a user gives."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .images import to_tensor
+from .errors import InputError
+from .images import square, to_tensor
 
-_FLOOR = 0.4  # of a map's range: less attention than this is background
-_LONE = 0.4  # of a cell's 3x3 neighbourhood: in less company than this it is noise
+_LONE = 0.4  # of a cell's neighbourhood: in less company than this it is noise
 _MARGIN = 1.8  # side of a window, in sides of its region: enlarged more, patterns grow out of what the model knows
 
 
-def concept_regions(class_maps: Tensor) -> Tensor:
-    """Return one region per concept: the cells that look at its class word most, and their neighbours.
+def grown(masks: Tensor) -> Tensor:
+    """Return masks ``[S, r, r]`` without lone cells and widened by a sixteenth of the picture, bool.
 
-    Args:
-        class_maps: attention to each concept's class word on the reference picture, ``[S, h, w]``.
-
-    Returns:
-        bool ``[S, h, w]``. A cell belongs to the concept whose map, scaled to [0, 1], is the largest there and at
-        least 0.4; lone cells are left out, and a margin of one cell is added where it touches no other concept's.
+    They are not widened to where that would touch another one.
     """
-    low, high = class_maps.amin((1, 2), keepdim=True), class_maps.amax((1, 2), keepdim=True)
-    scaled = (class_maps - low) / (high - low).clamp(min=1e-8)
-    winner = scaled.argmax(0)
-    core = torch.stack([(winner == i) & (m >= _FLOOR) for i, m in enumerate(scaled)])
-    crowd = F.avg_pool2d(core.float()[:, None], 3, stride=1, padding=1)[:, 0]
-    core &= crowd > _LONE
-    grown = F.max_pool2d(core.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
-    return core | (grown & (grown.sum(0) == 1))
+    reach = max(masks.shape[-1] // 16, 1)
+    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
+    core = (masks > 0.5) & (F.avg_pool2d(masks.float()[:, None], **size)[:, 0] > _LONE)
+    wide = F.max_pool2d(core.float()[:, None], **size)[:, 0] > 0
+    return core | (wide & (wide.sum(0) == 1))
 
 
 def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Image, Image.Image]:
@@ -46,8 +40,7 @@ def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Im
         The window, and where in it the *other* concepts are, in white on black.
     """
     own = regions[concept].nonzero()
-    elsewhere = (regions.any(0) & ~regions[concept]).cpu().numpy().astype("uint8") * 255
-    drawn = Image.fromarray(elsewhere).resize(image.size, Image.Resampling.NEAREST).convert("RGB")
+    drawn = drawn_mask(regions.any(0) & ~regions[concept], image.size)
     if not len(own):
         return image, drawn
     resolution = image.width
@@ -62,7 +55,44 @@ def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Im
     return window, others
 
 
+def drawn_mask(mask: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Return a mask ``[h, w]`` as a picture, white where it is above one half."""
+    white = (mask.cpu().numpy() > 0.5).astype("uint8") * 255
+    return Image.fromarray(white).resize(size, Image.Resampling.NEAREST).convert("RGB")
+
+
 def mask_without(others: Image.Image, side: int) -> Tensor:
     """Return the loss mask ``[1, side, side]`` of a window: 0 where mostly another concept is."""
     covered = to_tensor(others.resize((side, side), Image.Resampling.BOX))[:1]  # in [-1, 1]; grey margins are 0
     return (covered < 0.25).float()
+
+
+def read_masks(
+    masks: Sequence[Image.Image], pictures: Sequence[Image.Image], concepts: int, resolution: int
+) -> list[Tensor]:
+    """Check a user's masks and cut them square as the pictures are.
+
+    Args:
+        masks: white where a concept is, one per concept, picture by picture.
+        pictures: the reference pictures as the user gave them.
+        concepts: how many there are.
+        resolution: of the squares, pixels.
+
+    Returns:
+        Per picture float ``[S, resolution, resolution]`` of 0 and 1.
+
+    Raises:
+        InputError: a wrong number or size, or a mask without white inside the square.
+    """
+    if len(masks) != concepts * len(pictures):
+        raise InputError(f"give one mask for each of the {concepts} concepts of each picture, got {len(masks)}")
+    found = []
+    for index, mask in enumerate(masks):
+        picture = pictures[index // concepts]
+        if mask.size != picture.size:
+            raise InputError(f"a mask must have its picture's size {picture.size}, got {mask.size}; resize it")
+        white = to_tensor(square(mask.convert("L").convert("RGB"), resolution))[0] > 0
+        if not white.any():
+            raise InputError(f"mask {index + 1} shows nothing in the picture's centre square; paint its concept white")
+        found.append(white.float())
+    return [torch.stack(found[i : i + concepts]) for i in range(0, len(found), concepts)]

@@ -18,6 +18,7 @@ from .errors import InputError
 from .images import to_tensor
 from .pack import ConceptPack
 from .text import TextConditioner
+from .weights import replaced_weights
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Sampler:
         repaint: Repaint | None = None,
         progress: bool = False,
     ) -> list[Image.Image]:
-        """Draw one picture per request, in one batch.
+        """Draw one picture per request, in one batch; packs with UNet weights of their own cannot share it with others.
 
         Each picture's noise comes from its own generator on the CPU, so it does not depend on the batch it is in.
         """
@@ -83,7 +84,10 @@ class Sampler:
         pipe = self._pipeline()
         pipe.set_progress_bar_config(disable=not progress, leave=False)
         noise_at_start = None if repaint is None else self._noise(repaint, generators)
-        with attention_processors(pipe.unet, plain_processors(pipe.unet) | processors):
+        with (
+            attention_processors(pipe.unet, plain_processors(pipe.unet) | processors),
+            replaced_weights(pipe.unet, self._learned_weights(requests)),
+        ):
             result = pipe(
                 prompt_embeds=positive,
                 negative_prompt_embeds=states[: len(requests)] if guided else None,
@@ -96,6 +100,14 @@ class Sampler:
                 callback_on_step_end=_blending(callback_on_step_end, repaint, noise_at_start),
             )
         return result.images
+
+    def _learned_weights(self, requests: Sequence[Request]) -> dict[str, nn.Parameter]:
+        """UNet weights beyond K and V, of the one pack that is in this batch."""
+        pack = requests[0].pack
+        if pack is None:
+            return {}
+        unet = self.pipe.unet
+        return {name: nn.Parameter(w.to(unet.device, unet.dtype), requires_grad=False) for name, w in pack.unet.items()}
 
     def _pipeline(self) -> StableDiffusionPipeline:
         parts = dict(self.pipe.components) | {"scheduler": self.scheduler}

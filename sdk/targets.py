@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Hashable
 from dataclasses import replace
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from .augmentation import AugmentedPicture, augment
 from .images import square, to_tensor
-from .regions import cut_out, mask_without
+from .learner import View
+from .regions import cut_out, drawn_mask, grown, mask_without
 
 
 class LatentCache:
@@ -45,7 +47,6 @@ class TargetRows:
         flip: probability of a horizontal flip.
         scale: whether to use the scale augmentation.
         seed: variant ``i`` depends on it and ``i`` alone.
-        regions: where the concepts are in each picture, bool ``[S, h, w]`` at any size.
     """
 
     def __init__(
@@ -59,36 +60,51 @@ class TargetRows:
         flip: float,
         scale: bool,
         seed: int,
-        regions: list[Tensor],
     ):
         self.images = [square(image, resolution) for image in images]
         self.cache, self.size, self.latent_shape = cache, size, latent_shape
-        self.flip, self.scale, self.seed, self.regions = flip, scale, seed, regions
-        self.variants: dict[tuple[int, int | None], AugmentedPicture] = {}
+        self.flip, self.scale, self.seed = flip, scale, seed
+        self.masks: list[Tensor] = []
+        self.variants: dict[tuple[int, View], AugmentedPicture] = {}
 
-    def draw(self, rng: random.Random, noise: Tensor, alone: int | None = None) -> tuple[Tensor, str, Tensor]:
-        """Return latents ``[C, h, w]``, caption prefix and loss mask ``[1, h, w]`` of a random variant.
+    def use_masks(self, masks: list[Tensor]) -> None:
+        """Take these masks from now on: where the concepts are in each picture, float ``[S + 1, r, r]``."""
+        self.masks = masks
+        self.variants = {key: v for key, v in self.variants.items() if not key[1].needs_masks}
+
+    def draw(self, rng: random.Random, noise: Tensor, view: View) -> tuple[AugmentedPicture, Tensor]:
+        """Return a random variant and its latents ``[C, h, w]``.
 
         Args:
             rng: chooses the variant.
             noise: of the posterior, ``[C, h, w]``.
-            alone: index of the concept to show by itself; ``None``: the whole picture.
+            view: what to show.
         """
-        key = rng.randrange(self.size), alone
-        if key not in self.variants:
-            self.variants[key] = self._variant(*key)
-        variant = self.variants[key]
-        return self.cache.sample(key, variant.image, noise), variant.prefix, variant.mask
+        index = rng.randrange(self.size)
+        shown = view if view.needs_masks else View(())  # the picture is the same whatever is named
+        if (index, shown) not in self.variants:
+            self.variants[index, shown] = self._variant(index, shown)
+        variant = self.variants[index, shown]
+        # Masks that moved make another window, so the latents are kept under the picture's own bytes.
+        key = hashlib.blake2b(variant.image.tobytes()).digest()
+        return variant, self.cache.sample(key, variant.image, noise)
 
-    def _variant(self, index: int, alone: int | None) -> AugmentedPicture:
-        def augmented(picture: Image.Image) -> AugmentedPicture:  # the same draw for a picture and for its mask
+    def _variant(self, index: int, view: View) -> AugmentedPicture:
+        def augmented(picture: Image.Image) -> AugmentedPicture:  # the same draw for a picture and for its masks
             own = random.Random(f"target {self.seed} {index}")
             return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
 
         image = self.images[index % len(self.images)]
-        if alone is None:
+        if not view.needs_masks:
             return augmented(image)
-        image, others = cut_out(image, self.regions[index % len(self.images)], alone)
+        masks = self.masks[index % len(self.images)]
+        if view.window:
+            image, others = cut_out(image, grown(masks[:-1]), view.named[0])
+            variant = augmented(image)
+            mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
+            return replace(variant, mask=mask if mask.any() else variant.mask)
         variant = augmented(image)
-        mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
-        return replace(variant, mask=mask if mask.any() else variant.mask)
+        side = masks.shape[-1]
+        drawn = [augmented(drawn_mask(m, image.size)).image.resize((side, side), Image.Resampling.BOX) for m in masks]
+        moved = torch.stack([to_tensor(picture)[0] > 0 for picture in drawn])
+        return replace(variant, concept_masks=moved.float())

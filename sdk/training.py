@@ -10,18 +10,18 @@ import json
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .concepts import Concept, target_caption
+from .concepts import target_caption
 from .config import FitConfig
 from .files import reporting_full_disk, write_bytes
+from .learner import Batch, Learner
 from .priors import PriorRows
 from .targets import TargetRows
 
@@ -29,60 +29,19 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows of one step.
-
-    Attributes:
-        latents: clean, float32 ``[B, C, h, w]``.
-        noise: ``[B, C, h, w]``.
-        timesteps: int64 ``[B]``.
-        captions: one a row.
-        masks: ``[B, 1, h, w]``, where the denoising loss counts.
-        is_target: bool ``[B]``; the others are priors.
-        names_all: bool ``[B]``: targets whose caption names every concept.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    captions: list[str]
-    masks: Tensor
-    is_target: Tensor
-    names_all: Tensor
-
-
-class Method(Protocol):
-    """What the loop needs of a method."""
-
-    compute_dtype: torch.dtype  # of the forward pass
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Trainable tensors by name, float32."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The same as optimiser groups with their learning rates."""
-
-    def installed(self) -> AbstractContextManager[None]:
-        """Puts the trained tensors into the base model for the length of a block."""
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; ``"loss"`` is the one to minimise."""
-
-
 class Rows:
-    """Draws the batch of any step."""
+    """Draws the batch of any step: rows of the reference, as the method wants to see it, and priors."""
 
     def __init__(
         self,
         targets: TargetRows,
         priors: PriorRows | None,
-        concepts: list[Concept],
+        learner: Learner,
         config: FitConfig,
         seed: int,
         timesteps: int,
     ):
-        self.targets, self.priors, self.concepts = targets, priors, concepts
+        self.targets, self.priors, self.learner = targets, priors, learner
         self.config, self.seed, self.timesteps = config, seed, timesteps
 
     def __getitem__(self, step: int) -> Batch:
@@ -92,35 +51,40 @@ class Rows:
         channels, side = self.targets.latent_shape
         size = self.config.batch_size
         posterior_noise = torch.randn(size, channels, side, side, generator=generator)
-        latents, captions, masks, is_target, names_all = [], [], [], [], []
+        latents, captions, masks, named = [], [], [], []
+        concept_masks: list[Tensor | None] = []
         for row in range(size):
-            target = self.priors is None or rng.random() < self.config.target_share
-            if target:
-                alone = None
-                if self.config.alone > 0 and rng.random() < self.config.alone:
-                    alone = rng.randrange(len(self.concepts))
-                latent, prefix, mask = self.targets.draw(rng, posterior_noise[row], alone)
-                named = self.concepts if alone is None else [self.concepts[alone]]
-                captions.append(target_caption(named, prefix, rng, self.config.swap_order))
-                names_all.append(len(named) == len(self.concepts))
+            if self.priors is None or rng.random() < self.config.target_share:
+                view = self.learner.view(step, rng)
+                variant, latent = self.targets.draw(rng, posterior_noise[row], view)
+                shown = [self.learner.concepts[i] for i in view.named]
+                captions.append(target_caption(shown, variant.prefix, rng, self.config.swap_order))
+                mask = variant.mask
+                named.append(view.named)
+                concept_masks.append(variant.concept_masks)
             else:
-                assert self.priors is not None
                 latent, caption = self.priors.draw(rng, posterior_noise[row])
                 captions.append(caption)
                 mask = torch.ones(1, side, side)
-                names_all.append(False)
+                named.append(())
+                concept_masks.append(None)
             latents.append(latent)
             masks.append(mask)
-            is_target.append(target)
         return Batch(
             latents=torch.stack(latents),
             noise=torch.randn(size, channels, side, side, generator=generator),
             timesteps=torch.randint(0, self.timesteps, (size,), generator=generator),
             captions=captions,
             masks=torch.stack(masks),
-            is_target=torch.tensor(is_target),
-            names_all=torch.tensor(names_all),
+            named=named,
+            concept_masks=_stacked(concept_masks),
         )
+
+
+def _stacked(masks: list[Tensor | None]) -> Tensor | None:
+    """One tensor of all rows' masks, zero for priors; ``None`` if no row has any."""
+    some = next((m for m in masks if m is not None), None)
+    return None if some is None else torch.stack([torch.zeros_like(some) if m is None else m for m in masks])
 
 
 @dataclass(frozen=True)
@@ -146,19 +110,20 @@ class Checkpoints:
     def __init__(self, folder: Path | None, identity: str):
         self.folder, self.identity = folder, identity
 
-    def save(self, step: int, method: Method, optimizer: torch.optim.Optimizer, metrics_bytes: int) -> None:
+    def save(self, step: int, learner: Learner, optimizer: torch.optim.Optimizer, metrics_bytes: int) -> None:
         """Write the checkpoint; ``metrics_bytes`` is how long the metrics file was at this step."""
         if self.folder is None:
             return
         tensors = {}
-        for name, parameter in method.parameters().items():
+        for name, parameter in learner.parameters().items():
             tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        tensors |= {f"masks/{index}": mask.contiguous() for index, mask in enumerate(learner.masks)}
         about = {"step": str(step), "identity": self.identity, "metrics_bytes": str(metrics_bytes)}
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
-    def load(self, method: Method, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, learner: Learner, optimizer: torch.optim.Optimizer) -> int:
         """Restore the checkpoint if there is one of this very fit; return the steps done."""
         if self.folder is None or not (self.folder / CHECKPOINT).is_file():
             return 0
@@ -169,7 +134,7 @@ class Checkpoints:
         if about["identity"] != self.identity:
             return 0
         tensors = load_file(self.folder / CHECKPOINT)
-        for name, parameter in method.parameters().items():
+        for name, parameter in learner.parameters().items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{name}"])
             optimizer.state[parameter] = {
@@ -177,6 +142,7 @@ class Checkpoints:
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}/{name}" in tensors
             }
+        learner.masks = [tensors[f"masks/{index}"] for index in range(len(learner.masks))]
         metrics = self.folder / METRICS
         if metrics.is_file():
             kept = metrics.read_bytes()[: int(about["metrics_bytes"])]
@@ -185,7 +151,7 @@ class Checkpoints:
 
 
 def run(
-    method: Method,
+    learner: Learner,
     rows: Rows,
     config: FitConfig,
     *,
@@ -197,7 +163,7 @@ def run(
     """Train from the last checkpoint, if any, to the last step.
 
     Args:
-        method: what is trained and how.
+        learner: what is trained and how.
         rows: the batches.
         config: steps, weight decay, precision, checkpoint interval.
         device: where to train.
@@ -208,23 +174,27 @@ def run(
     Returns:
         The losses of the steps done in this call.
     """
-    optimizer = torch.optim.AdamW(method.parameter_groups(), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(learner.parameter_groups(), weight_decay=config.weight_decay)
     checkpoints = Checkpoints(work, identity)
-    first = checkpoints.load(method, optimizer)
-    scaler = torch.amp.GradScaler(device.type, enabled=method.compute_dtype == torch.float16)
+    first = checkpoints.load(learner, optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=learner.compute_dtype == torch.float16)
     metrics = work / METRICS if work is not None else None
     if metrics is not None and first == 0:
         metrics.unlink(missing_ok=True)
-    rates = [group["lr"] for group in optimizer.param_groups]
     history: list[dict[str, float]] = []
     begin = time.monotonic()
+    rows.targets.use_masks(learner.masks)
     for step in range(first, config.steps):
+        if learner.renew_masks(step):
+            rows.targets.use_masks(learner.masks)
         batch = to_device(rows[step], device)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * fade(step, config)
+        for group, rate in zip(optimizer.param_groups, learner.rates(step), strict=True):
+            group["lr"] = rate
+            for parameter in group["params"]:
+                parameter.requires_grad_(rate > 0)
         optimizer.zero_grad(set_to_none=True)
-        with method.installed():
-            losses = method.losses(batch)
+        with learner.installed():
+            losses = learner.losses(batch)
             scaler.scale(losses["loss"]).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -239,17 +209,11 @@ def run(
             and metrics is not None
             and (done % config.checkpoint_every == 0 and done < config.steps)
         ):
-            checkpoints.save(done, method, optimizer, metrics.stat().st_size)
+            checkpoints.save(done, learner, optimizer, metrics.stat().st_size)
         if report is not None:
             left = (time.monotonic() - begin) / (done - first) * (config.steps - done)
             report(StepReport(done, config.steps, values, left))
     return history
-
-
-def fade(step: int, config: FitConfig) -> float:
-    """Return the factor on the learning rates of a step, counted from 0."""
-    falling = config.decay * config.steps
-    return min(1.0, (config.steps - step) / falling) if falling else 1.0
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -260,20 +224,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch.timesteps.to(device),
         batch.captions,
         batch.masks.to(device),
-        batch.is_target.to(device),
-        batch.names_all.to(device),
+        batch.named,
+        None if batch.concept_masks is None else batch.concept_masks.to(device),
     )
-
-
-def masked_denoising_loss(prediction: Tensor, target: Tensor, masks: Tensor, scale: float) -> Tensor:
-    """Mean over rows of the squared error inside the mask, times ``scale``.
-
-    Args:
-        prediction: the UNet's, ``[B, C, h, w]``.
-        target: noise or velocity, same shape.
-        masks: ``[B, 1, h, w]``.
-        scale: 4 in the released code, which divides the sum over 4 channels by a one-channel mask.
-    """
-    error = (prediction.float() - target.float()).square().mean(1, keepdim=True)
-    per_row = (error * masks).sum((1, 2, 3)) / masks.sum((1, 2, 3)).clamp(min=1)
-    return scale * per_row.mean()

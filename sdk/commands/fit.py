@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import resolve_concepts
-from ..config import PRECISIONS, PRESETS, FitConfig
+from ..config import PRECISIONS, FitConfig
 from ..errors import InputError, MissingFileError
-from ..methods import check_method
+from ..methods import METHODS, check_method
+from ..presets import PRESETS
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
@@ -23,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="PACK", help="folder for the pack")
     add_model_arguments(parser)
-    parser.add_argument("--method", default="disendiff", help="default: disendiff")
+    known = ", ".join(METHODS)
+    parser.add_argument("--method", default="disendiff", metavar="NAME", help=f"one of {known}; default: disendiff")
+    parser.add_argument("--mask", action="append", metavar="FILE", help="where a concept is, white on black; repeat it")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--class-images", metavar="DIR", help="prior pictures of your own; 'none' to go without")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted fit stopped")
     parser.add_argument("--report-to", choices=("none", "tensorboard"), default="none")
-    parser.add_argument("--preset", choices=PRESETS, default="reference")
+    parser.add_argument("--preset", choices=PRESETS, default="best")
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="of the forward pass; default: the base model's, else fp32"
     )
@@ -38,20 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     changes = read_settings(arguments)
-    FitConfig.preset(arguments.preset, **changes)  # mistakes show before the model is loaded
-    resolve_concepts(arguments.concept)
     check_method(arguments.method)
+    FitConfig.preset(arguments.preset, arguments.method, **changes)  # mistakes show before the model is loaded
+    resolve_concepts(arguments.concept)
     from ..images import load_image
 
-    load_image(arguments.image)
+    for file in (arguments.image, *(arguments.mask or [])):
+        load_image(file)
     personalizer = load_personalizer(arguments, "bundled")
-    config = personalizer.default_config(arguments.preset, **changes)
+    config = personalizer.default_config(arguments.preset, arguments.method, **changes)
     progress = Progress()
     pack = personalizer.fit(
         arguments.image,
         arguments.concept,
         method=arguments.method,
         config=config,
+        masks=arguments.mask,
         seed=arguments.seed,
         output_dir=arguments.output,
         resume=arguments.resume,

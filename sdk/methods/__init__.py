@@ -6,7 +6,14 @@ from importlib import import_module
 
 from ..errors import InputError
 
-METHODS = {"disendiff": "DisenDiff"}
+METHODS = {
+    "disendiff": "DisenDiff",
+    "attencraft": "AttenCraft",
+    "custom_diffusion": "CustomDiffusion",
+    "dreambooth": "DreamBooth",
+    "textual_inversion": "TextualInversion",
+    "break_a_scene": "BreakAScene",
+}
 
 
 def check_method(name: str) -> None:

@@ -256,8 +256,16 @@ def test_v_prediction_is_trained_towards_the_velocity(personalizer, picture, qui
 def test_presets():
     assert FitConfig.preset("reference") == FitConfig()
     assert FitConfig.preset("paper").normalize_maps is False
+    assert FitConfig.preset("best").alone > 0
     with pytest.raises(InputError, match="no preset"):
-        FitConfig.preset("best")
+        FitConfig.preset("magic")
+    code, best = (FitConfig.preset(name, "attencraft") for name in ("code", "best"))
+    assert code == FitConfig.preset("reference", "attencraft")
+    assert (code.masks.power, best.masks.power) == (4, 1)
+    assert FitConfig.preset("paper", "attencraft").attencraft.sampling == "attention"
+    changed = FitConfig.preset("code", "attencraft", masks={"draws": 2})
+    assert (changed.masks.draws, changed.masks.power) == (2, 4)
+    assert FitConfig.from_dict(changed.to_dict()) == changed
 
 
 @pytest.mark.parametrize(
@@ -270,6 +278,12 @@ def test_presets():
         {"precision": "fp8"},
         {"blur_sigma": -1.0},
         {"flip": True},
+        {"masks": 4},
+        {"masks": {"strength": 4}},
+        {"masks": {"power": -1}},
+        {"masks": {"background": "dark"}},
+        {"attencraft": {"sampling": "often"}},
+        {"break_a_scene": {"token_share": 1.0}},
     ],
 )
 def test_bad_settings_are_refused(values):

@@ -12,9 +12,10 @@ from sdk.augmentation import GREY, augment
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
 from sdk.errors import InputError
-from sdk.methods.disendiff import DisenDiff, initial_embeddings
+from sdk.learner import Batch, initial_embeddings
+from sdk.losses import masked_denoising_loss
+from sdk.methods.disendiff import DisenDiff
 from sdk.text import TextConditioner
-from sdk.training import Batch, masked_denoising_loss
 
 
 def test_the_denoising_loss_is_four_times_the_masked_mean():
@@ -60,7 +61,7 @@ def method_on(personalizer, nouns, **changes):
     return DisenDiff(personalizer.pipe, resolve_concepts(nouns), config, scheduler, torch.device("cpu"))
 
 
-def batch_of(captions, is_target, names_all=None):
+def batch_of(captions, named):
     generator = torch.Generator().manual_seed(0)
     count = len(captions)
     return Batch(
@@ -69,18 +70,17 @@ def batch_of(captions, is_target, names_all=None):
         timesteps=torch.randint(0, 1000, (count,), generator=generator),
         captions=captions,
         masks=torch.ones(count, 1, 16, 16),
-        is_target=torch.tensor(is_target),
-        names_all=torch.tensor(names_all or is_target),
+        named=named,
     )
 
 
 def test_a_noun_of_several_pieces_is_tracked_whole(personalizer):
     method = method_on(personalizer, ["xyz", "dog"])
-    ids = method.conditioner.tokenize(["photo of a <new1> xyz and <new2> dog"])
-    indices, counts = method.token_indices(ids, [True])
+    found, counts = method.positions(["photo of a <new1> xyz and <new2> dog"], [(0, 1)])
     assert counts.tolist() == [3, 1]
-    assert indices.tolist() == [[4, 5, 6, 7, 9, 10, -1, -1]]
-    tracked = (torch.arange(8.0) * (indices[0] >= 0))[None, :, None].expand(1, 8, 4)  # padding slots hold zeros
+    assert found.tolist() == [[[4, 5, 6, 7], [9, 10, -1, -1]]]
+    assert method.positions(["photo of a <new2> dog"], [(1,)])[0].tolist() == [[[-1] * 4, [4, 5, -1, -1]]]
+    tracked = (torch.arange(8.0) * (found[0].flatten() >= 0))[None, :, None].expand(1, 8, 4)  # padding slots hold zeros
     method.recorder.columns = [tracked[:, None]]
     maps = method.concept_maps(counts)[0, :, 0, 0]
     assert maps.tolist() == [0.0, 2.0, 4.0, 5.0]
@@ -90,7 +90,7 @@ def test_priors_get_no_calibration(personalizer):
     method = method_on(personalizer, ["cat", "dog"])
     prior = "photo of a cat and a dog"
     with method.installed():
-        losses = method.losses(batch_of([prior, prior], [False, False]))
+        losses = method.losses(batch_of([prior, prior], [(), ()]))
         losses["loss"].backward()
     assert losses["calibration"].item() == 0
     assert method.embeddings.grad is None or method.embeddings.grad.abs().max() == 0
@@ -99,7 +99,7 @@ def test_priors_get_no_calibration(personalizer):
 def test_a_concept_shown_alone_trains_its_token_without_calibration(personalizer):
     method = method_on(personalizer, ["cat", "dog"])
     with method.installed():
-        losses = method.losses(batch_of(["photo of a <new2> dog"], [True], [False]))
+        losses = method.losses(batch_of(["photo of a <new2> dog"], [(1,)]))
         losses["loss"].backward()
     assert losses["calibration"].item() == 0
     assert method.embeddings.grad[0].abs().max() == 0
@@ -112,7 +112,7 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
     per_row = torch.tensor([0.8, 5.0, 5.0, 5.0])
     method._per_row = lambda counts: per_row
     with method.installed():
-        mixed = method.losses(batch_of([target, prior, prior, prior], [True, False, False, False]))["calibration"]
+        mixed = method.losses(batch_of([target, prior, prior, prior], [(0, 1), (), (), ()]))["calibration"]
     # The target's micro-batch counts in full, the other one with zero.
     assert mixed.item() == pytest.approx(0.4)
 
@@ -173,7 +173,7 @@ def test_which_layers_the_maps_come_from():
 
 
 def test_learning_rates_fade_over_the_last_part():
-    from sdk.training import fade
+    from sdk.learner import fade
 
     assert [fade(step, FitConfig(steps=10)) for step in (0, 9)] == [1.0, 1.0]
     falling = [fade(step, FitConfig(steps=10, decay=0.5)) for step in range(10)]

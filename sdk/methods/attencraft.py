@@ -1,0 +1,128 @@
+"""AttenCraft (arXiv 2405.17965): masks out of attention, a concept at a time, maps held to the masks.
+
+    L = L_inst + L_prior + L_attn
+    L_inst: squared error times the squared mask of the concepts that the row names
+    L_attn: mean over their modifiers and the start token of JS(softmax(map), softmax(mask))
+
+The start token's mask is the background.
+
+Of the released code's defects three are mended in every preset: every token trains (there only the first does), there
+may be any number of concepts, and any base model. Its masks, sampling and losses are kept, see
+:class:`sdk.options.AttenCraftOptions`. The paper's sampling by attention is not published as a formula; ours is
+:func:`sampling_shares`.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from ..learner import Batch, Learner, View
+from ..masks import at_side, js_divergence, rescaled, resized, ssim, usable
+
+_LARGEST_SHARE = 0.8  # of the rows that show one concept, however weakly it is attended to
+
+
+class AttenCraft(Learner):
+    """Masked denoising of the named concepts, and a divergence that holds their maps to their masks."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.options = self.config.attencraft
+        self.scores: Tensor | None = None  # [S], mean attention to each concept inside its mask
+
+    def view(self, step: int, rng: random.Random) -> View:
+        """Name one concept or all of them; all in steps that renew the masks."""
+        everything = tuple(range(len(self.concepts)))
+        renewing = self.options.refresh_every and step % self.options.refresh_every == 0
+        if len(everything) == 1 or renewing or rng.random() < self.options.together:
+            return View(everything, with_masks=True)
+        shares = sampling_shares(self.scores) if self.options.sampling == "attention" else None
+        return View((rng.choices(everything, None if shares is None else shares.tolist())[0],), with_masks=True)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``loss``, ``denoise``, ``prior`` and ``attention``."""
+        found, _ = self.positions(batch.captions, batch.named)
+        start = torch.tensor([0 if named else -1 for named in batch.named])
+        tracked = torch.cat([found[:, :, 0], start[:, None]], 1)
+        prediction, target = self.predict(batch, tracked)
+        error = (prediction.float() - target.float()).square().mean(1)  # [B, h, w]
+        attention = (
+            self._attention(batch) if self.options.attention_weight and batch.concept_masks is not None else None
+        )
+        denoise, prior, divergence = [], [], []
+        for row, named in enumerate(batch.named):
+            if not named:
+                prior.append(error[row].mean())
+                continue
+            denoise.append(self.config.loss_scale * self._masked(error[row], batch, row))
+            if attention is not None:
+                divergence.append(attention[row, [*named, -1]].mean())
+        zero = error.sum() * 0
+        parts = {
+            "denoise": sum(denoise, zero),
+            "prior": sum(prior, zero),
+            "attention": sum(divergence, zero),
+        }
+        parts = {name: value / len(batch.named) for name, value in parts.items()}
+        weight = self.options.attention_weight
+        return {"loss": parts["denoise"] + parts["prior"] + weight * parts["attention"], **parts}
+
+    def use_masks(self, masks: list[Tensor], pictures: list[Tensor]) -> None:
+        """Take masks, at the maps' resolution, and score how much attention each concept gets inside its own."""
+        _, maps = self.masks_at(pictures[0], [self.config.masks.noise // 2], self.noun_embeddings())
+        super().use_masks([at_side(m, maps.shape[-1]) for m in masks], pictures)
+        own = self.masks[0][:-1].to(maps)
+        self.scores = ((own * maps[:-1]).sum((1, 2)) / own.sum((1, 2)).clamp(min=1)).cpu()
+
+    def renew_masks(self, step: int) -> bool:
+        """Try new masks from the present weights; keep them if they resemble the old ones."""
+        options = self.options
+        if not options.refresh_every or step % options.refresh_every:
+            return False
+        changed = False
+        for index, latents in enumerate(self.pictures):
+            timestep = random.Random(f"renew {step} {index}").randrange(options.refresh_noise)
+            masks, _ = self.masks_at(latents, [timestep])
+            masks, old = masks.cpu(), self.masks[index]
+            if masks.shape != old.shape or not usable(masks[:-1]):
+                continue
+            if (ssim(masks[:-1], old[:-1]) >= options.refresh_similarity).all():
+                self.masks[index] = masks
+                changed = True
+        return changed
+
+    def _masked(self, error: Tensor, batch: Batch, row: int) -> Tensor:
+        """Squared error ``[h, w]`` of one row under its mask."""
+        valid = batch.masks[row, 0]
+        if not self.options.masked or batch.concept_masks is None:
+            return (error * valid).sum() / valid.sum().clamp(min=1)
+        union = batch.concept_masks[row, list(batch.named[row])].amax(0, keepdim=True)
+        weight = resized(union, error.shape[-1])[0].square() * valid
+        return (error * weight).sum() / (weight if self.options.area_normalised else valid).sum().clamp(min=1)
+
+    def _attention(self, batch: Batch) -> Tensor:
+        """Divergence ``[B, S + 1]`` of the recorded maps from the masks, the start token's from the background last."""
+        masks = batch.concept_masks
+        assert masks is not None
+        maps = self.recorder.mean().float()
+        scaled = rescaled(torch.stack([resized(rows, masks.shape[-1]) for rows in maps]))
+        return js_divergence(scaled, masks)
+
+
+def sampling_shares(scores: Tensor | None) -> Tensor:
+    """Return how often each concept is shown alone, from the attention it gets; sums to one.
+
+    Inversely proportional to the attention inside its mask, none above 0.8: what is hardly attended to is shown more.
+
+    Args:
+        scores: mean attention to each concept inside its mask, ``[S]``.
+    """
+    assert scores is not None
+    shares = 1 / scores.clamp(min=1e-4)
+    shares = shares / shares.sum()
+    lowest = (1 - _LARGEST_SHARE) / max(len(shares) - 1, 1)
+    shares = shares.clamp(min=min(lowest, 1 / len(shares)))
+    return shares / shares.sum()

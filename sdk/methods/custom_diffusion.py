@@ -1,0 +1,23 @@
+"""Custom Diffusion (Kumari et al., CVPR 2023): K and V of the cross-attentions and new tokens, no other loss.
+
+    L = L_denoise over rows of the reference and of priors
+
+Several concepts are learned jointly here, from one picture that shows them all; :mod:`sdk.merging` joins packs that
+were fitted apart (its section 3.2).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..learner import Batch, Learner
+from ..losses import masked_denoising_loss
+
+
+class CustomDiffusion(Learner):
+    """Nothing but the denoising loss."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``loss`` and ``denoise``, the same."""
+        denoise = masked_denoising_loss(*self.predict(batch), batch.masks, self.config.loss_scale)
+        return {"loss": denoise, "denoise": denoise}

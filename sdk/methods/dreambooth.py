@@ -1,0 +1,42 @@
+"""DreamBooth (Ruiz et al., CVPR 2023): the whole UNet, a rare identifier, and priors of the classes.
+
+    L = || eps - eps_theta(reference, "a [V] class") ||^2 + lambda || eps - eps_theta(prior, "a class") ||^2
+
+(equation 2).
+
+The identifier is a word the model has hardly seen and stays as it is; lambda is the ratio of prior to reference rows.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..learner import fade
+from .custom_diffusion import CustomDiffusion
+
+
+class DreamBooth(CustomDiffusion):
+    """The denoising loss over references and priors; every weight of the UNet trains, no embedding does."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        if not self.config.initializers and self.conditioner.table_size < RARE_WORDS_FROM:
+            with torch.no_grad():
+                self.embeddings.copy_(unseen_words(self.embeddings))
+
+    def trained_weights(self) -> list[str]:
+        """All of them."""
+        return [name for name, _ in self.unet.named_parameters()]
+
+    def rates(self, step: int) -> list[float]:
+        """The embeddings' rate is 0."""
+        return [self.config.learning_rate * fade(step, self.config), 0.0]
+
+
+RARE_WORDS_FROM = 10_000  # a smaller vocabulary has no rare words to serve as identifiers
+
+
+def unseen_words(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return identifiers for a model without rare words, ``[S, C]``: random directions of the usual length."""
+    drawn = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0)).to(embeddings)
+    return drawn * (embeddings.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
