@@ -11,21 +11,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, compare
     from .concepts import Concept
     from .config import FitConfig
     from .evaluation import EvaluationReport, evaluate
     from .pack import ConceptPack
     from .personalizer import Personalizer
 
-__all__ = ["Concept", "ConceptPack", "EvaluationReport", "FitConfig", "Personalizer", "__version__", "evaluate"]
+__all__ = [
+    "Comparison",
+    "Concept",
+    "ConceptPack",
+    "EvaluationReport",
+    "FitConfig",
+    "Personalizer",
+    "__version__",
+    "compare",
+    "evaluate",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "comparison",
     "Concept": "concepts",
     "ConceptPack": "pack",
     "EvaluationReport": "evaluation",
     "FitConfig": "config",
     "Personalizer": "personalizer",
+    "compare": "comparison",
     "evaluate": "evaluation",
 }
 

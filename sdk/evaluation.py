@@ -58,10 +58,11 @@ class Scores:
 
     Attributes:
         matrix: ``[S][S]``; row: the concept asked for alone. On the diagonal fidelity, elsewhere leakage.
-        recognised: ``[S]``, share of pictures in which the concept asked for alone is recognised.
-        clean: ``[S]``, share of these pictures without any other concept's class.
-        together: share of right pictures when all are asked for (``None`` for a single concept).
-        text_alignment: mean probability of what the prompts name.
+        recognised: ``[S]``, share of pictures in which the one asked for alone is recognised; ``[]`` if not measured.
+        clean: ``[S]``, share of these pictures without any other concept's class; ``[]`` if not measured.
+        together: share of right pictures when all are asked for (``None``: a single concept, or not measured).
+        text_alignment: mean probability of what the prompts name, or CLIPScore.
+        others: further matrices, by the name of the encoder.
     """
 
     matrix: list[list[float]]
@@ -69,6 +70,7 @@ class Scores:
     clean: list[float]
     together: float | None
     text_alignment: float
+    others: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
     def fidelity(self) -> float:
@@ -217,18 +219,27 @@ def draw_for(
 
 def read_identities(pack: ConceptPack, judge: Judge) -> list[Identity]:
     """Read each concept's looks off the pack's reference picture."""
-    nouns = [c.noun for c in pack.concepts]
+    if pack.reference is None:
+        raise InputError("the pack carries no reference picture to compare with; fit it again")
+    return identities_in(pack.reference, pack.concepts, judge)
+
+
+def identities_in(reference: Image.Image, concepts: Sequence[Concept], judge: Judge) -> list[Identity]:
+    """Read each concept's looks off a picture.
+
+    Raises:
+        InputError: classes the judge does not know, or a class used twice.
+    """
+    nouns = [c.noun for c in concepts]
     unknown = [n for n in nouns if n not in judge.vocabulary.classes]
     if unknown:
         raise InputError(
-            f"the judge does not know {', '.join(unknown)}; evaluate works on the bundled world's classes "
+            f"the judge does not know {', '.join(unknown)}; it works on the bundled world's classes "
             f"({', '.join(judge.vocabulary.classes)})"
         )
     if len(set(nouns)) < len(nouns):
-        raise InputError("evaluate needs concepts of different classes: the judge tells objects apart by class")
-    if pack.reference is None:
-        raise InputError("the pack carries no reference picture to compare with; fit it again")
-    verdict = judge.judge([pack.reference])
+        raise InputError("the concepts must be of different classes: the judge tells objects apart by class")
+    verdict = judge.judge([reference])
     slots = [judge.vocabulary.classes.index(n) for n in nouns]
     return [
         Identity(

@@ -68,7 +68,7 @@ def fit_concepts(
     identity = _identity(base.to_dict(), resolved, method, config, seed, str(pipe.unet.dtype), images, given)
     if output_dir is not None and (finished := _finished(output_dir, resume, identity)) is not None:
         return finished
-    priors = _prior_pictures(personalizer, resolved, config)
+    priors = prior_pictures(personalizer, resolved, config)
 
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     latent_shape = (pipe.unet.config.in_channels, base.resolution // pipe.vae_scale_factor)
@@ -218,7 +218,8 @@ def _descriptions(learner: Learner, encoder: LatentCache, image: Image.Image, co
     return found
 
 
-def _prior_pictures(personalizer: Personalizer, concepts: list[Concept], config: FitConfig) -> list[PriorPicture]:
+def prior_pictures(personalizer: Personalizer, concepts: list[Concept], config: FitConfig) -> list[PriorPicture]:
+    """Return the prior pictures of a fit: drawn by the base model, or the user's, or none."""
     prompts = class_prompts(concepts, config.prior_prompts)
     if config.prior == "none":
         if config.target_share < 1:

@@ -32,6 +32,7 @@ from .concepts import Concept, find_positions, target_caption
 from .config import FitConfig
 from .errors import InputError
 from .masks import against_floor, at_side, refine, rescaled, resized, segment, self_attention, usable
+from .options import MaskOptions
 from .precision import forward_dtype
 from .text import TextConditioner
 from .weights import replaced_weights
@@ -156,14 +157,15 @@ class Learner:
         Returns:
             float ``[S + 1, r, r]`` of 0 and 1, the background last. A concept that no noise shows clearly has none.
         """
-        options = self.config.masks
-        for attempt in range(_ATTEMPTS):
-            rng = random.Random(f"masks {attempt}")
-            timesteps = [rng.randrange(options.noise) for _ in range(options.draws)]
-            masks, _ = self.masks_at(image_latents, timesteps, self.noun_embeddings())
-            if usable(masks[:-1]):
-                return masks.cpu()
-        log.warning("attention shows no clear mask of every concept; give masks, or try masks.background=0.3")
+        for options in dict.fromkeys((self.config.masks, MaskOptions())):
+            for attempt in range(_ATTEMPTS):
+                rng = random.Random(f"masks {attempt}")
+                timesteps = [rng.randrange(options.noise) for _ in range(options.draws)]
+                masks, _ = self.masks_at(image_latents, timesteps, self.noun_embeddings(), options)
+                if usable(masks[:-1]):
+                    return masks.cpu()
+            log.warning("with %s, attention shows no clear mask of every concept; trying otherwise", options)
+        log.warning("a concept has no mask; give masks of your own")
         return masks.cpu()
 
     def use_masks(self, masks: list[Tensor], pictures: list[Tensor]) -> None:
@@ -321,14 +323,18 @@ class Learner:
         return torch.stack(maps).mean(0)
 
     def masks_at(
-        self, image_latents: Tensor, timesteps: Sequence[int], embeddings: Tensor | None = None
+        self,
+        image_latents: Tensor,
+        timesteps: Sequence[int],
+        embeddings: Tensor | None = None,
+        options: MaskOptions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Segment a picture by attention at some noise levels.
+        """Segment a picture by attention at some noise levels; ``options`` default to the fit's.
 
         Returns:
             Masks and cross-attention maps at their side, ``[S + 1, r, r]`` each, the background (the start token) last.
         """
-        options = self.config.masks
+        options = options or self.config.masks
         caption = self.full_caption()
         found, _ = self.positions([caption], [tuple(range(len(self.concepts)))])
         tracked = torch.cat([found[0].flatten(), torch.tensor([0])])

@@ -14,7 +14,7 @@ from .evaluation import Drawn, EvaluationReport, Scores
 from .files import prepare_output_folder, write_bytes
 from .pictures import labelled_grid, tile
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1e1e23; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
@@ -35,7 +35,7 @@ def save_report(report: EvaluationReport, folder: str | Path) -> Path:
     """
     destination = prepare_output_folder(folder)
     write_bytes(destination / "metrics.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
-    write_bytes(destination / "gallery.png", _png(gallery(report)))
+    write_bytes(destination / "gallery.png", png(gallery(report)))
     page = destination / "report.html"
     write_bytes(page, render_page(report).encode())
     return page
@@ -61,10 +61,10 @@ def render_page(report: EvaluationReport) -> str:
         f"<li>{html.escape(n)}: {html.escape(look)}</li>" for n, look in zip(names, report.looks, strict=True)
     )
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Personalizer evaluation</title><style>{_STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><title>Personalizer evaluation</title><style>{STYLE}</style></head><body>
 <h1>Did the concepts come apart?</h1>
 <p>The reference picture, and what the judge reads off it:</p>
-<img class="reference" alt="reference picture" src="{_embed(report.reference)}"><ul>{looks}</ul>
+<img class="reference" alt="reference picture" src="{embedded(report.reference)}"><ul>{looks}</ul>
 <h2>Asked for one concept alone</h2>
 <p>Row: the concept asked for. On the diagonal its fidelity (1 is best); elsewhere how much of the other concept
 leaks into it (0 is best). In brackets the untouched model, asked for the class words alone.</p>
@@ -103,16 +103,18 @@ def _summary(report: EvaluationReport) -> str:
 
 
 def _pictures(drawn: Drawn) -> str:
-    images = "".join(f'<img alt="{html.escape(drawn.prompt)}" src="{_embed(image)}">' for image in drawn.images)
+    images = "".join(f'<img alt="{html.escape(drawn.prompt)}" src="{embedded(image)}">' for image in drawn.images)
     return f'<p class="prompt">{html.escape(drawn.prompt)}</p><div class="row">{images}</div>'
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """A picture as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _embed(image: Image.Image) -> str:
+def embedded(image: Image.Image) -> str:
+    """A picture as a data URL for a page, at most 256 pixels wide."""
     small = image if image.width <= 256 else tile(image, 256)
-    return "data:image/png;base64," + base64.b64encode(_png(small)).decode()
+    return "data:image/png;base64," + base64.b64encode(png(small)).decode()

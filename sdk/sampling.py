@@ -17,8 +17,11 @@ from .concepts import find_positions, tokens_in
 from .errors import InputError
 from .images import to_tensor
 from .pack import ConceptPack
+from .routing import RoutedPack, token_owners
 from .text import TextConditioner
 from .weights import replaced_weights
+
+Segments = list[tuple[slice | list[int], ConceptPack | None]]
 
 
 @dataclass(frozen=True)
@@ -128,24 +131,29 @@ class Sampler:
             Text states ``[B, T, C]``, one row per item of ``wanted``, and processors that hold the projections.
         """
         distinct: dict[tuple[int, str], int] = {}
-        packs: list[ConceptPack | None] = []
+        segments: list[Segments] = []
         encoded: list[Tensor] = []
         for pack, prompt in wanted:
             if (id(pack), prompt) not in distinct:
                 distinct[id(pack), prompt] = len(distinct)
-                packs.append(pack)
+                segments.append(self._segments(pack, prompt))
                 encoded.append(self._encode(pack, prompt))
         rows = torch.tensor([distinct[id(pack), prompt] for pack, prompt in wanted], device=self.pipe.unet.device)
         processors = {}
         for name, layer in self.layers.items():
             key, value = (
-                torch.stack([self._project(m, state, p, name, i) for state, p in zip(encoded, packs, strict=True)])[
-                    rows
-                ]
+                torch.stack([_project(m, state, s, name, i) for state, s in zip(encoded, segments, strict=True)])[rows]
                 for i, m in enumerate((layer.to_k, layer.to_v))
             )
             processors[name] = CachedKeyValueProcessor(key, value)
         return torch.stack(encoded)[rows], processors
+
+    def _segments(self, pack: ConceptPack | None, prompt: str) -> Segments:
+        """Whose K and V which tokens of a prompt get; later segments overrule earlier ones."""
+        if not isinstance(pack, RoutedPack):
+            return [(slice(None), pack)]
+        owned = token_owners(pack, self.conditioner(pack), prompt)
+        return [(slice(None), None), *zip(owned, pack.parts, strict=True)]
 
     def _encode(self, pack: ConceptPack | None, prompt: str) -> Tensor:
         """Return the text states ``[T, C]`` of a prompt under a pack."""
@@ -193,14 +201,20 @@ class Sampler:
             return f"the prompt names no learned token; write {names} to draw what was learned"
         return None
 
-    @staticmethod
-    def _project(module: nn.Module, row: Tensor, pack: ConceptPack | None, name: str, which: int) -> Tensor:
+
+def _project(module: nn.Module, states: Tensor, segments: Segments, name: str, which: int) -> Tensor:
+    """Project the text states ``[T, C]`` of a prompt by each segment's own K (``which`` 0) or V (1)."""
+    out = torch.empty(len(states), module.out_features, dtype=states.dtype, device=states.device)
+    for where, pack in segments:
+        rows = states[where]
         if pack is None or name not in pack.key_value:
-            return module(row)
-        learned = F.linear(row, pack.key_value[name][which].to(row))
+            out[where] = module(rows)
+            continue
+        learned = F.linear(rows, pack.key_value[name][which].to(rows))
         base = getattr(module, "base_layer", None)
         # A LoRA on this very projection adds to the pack's weights instead of being hidden by them.
-        return learned if base is None else learned + (module(row) - base(row))
+        out[where] = learned if base is None else learned + (module(rows) - base(rows))
+    return out
 
 
 def _blending(callback: Callable | None, repaint: Repaint | None, noise: Tensor | None) -> Callable | None:

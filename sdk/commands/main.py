@@ -13,6 +13,7 @@ from ..errors import SdkError
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
     "generate": "draw pictures with a pack",
+    "compare": "fit one picture with several methods, side by side",
     "evaluate": "measure fidelity and leakage of a pack on the bundled world",
     "verify": "check a pack's files and its base model",
     "doctor": "show what this machine has",

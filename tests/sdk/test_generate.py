@@ -9,6 +9,7 @@ from PIL import Image
 
 from sdk import ConceptPack, Personalizer
 from sdk.errors import BaseModelError, InputError
+from sdk.sampling import _project
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_lora_stays_beside_the_pack(personalizer, packs, tmp_path):
     assert not np.array_equal(both, lora_only)
     # On K the two add up: the pack's weights plus the LoRA's product.
     states = torch.randn(4, module.to_k.in_features)
-    got = personalizer._sampler._project(module.to_k, states, packs[0], layer, 0)
+    got = _project(module.to_k, states, [(slice(None), packs[0])], layer, 0)
     delta = state[f"unet.{layer}.to_k.lora_B.weight"] @ state[f"unet.{layer}.to_k.lora_A.weight"]
     torch.testing.assert_close(got, states @ (packs[0].key_value[layer][0].float() + delta).T, atol=1e-4, rtol=1e-4)
     personalizer.unload_lora_weights()

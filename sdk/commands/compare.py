@@ -1,0 +1,70 @@
+"""Fit one picture with several methods and write a page that shows them side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..arms import resolve_arms
+from ..concepts import resolve_concepts
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = (
+    "personalizer compare photo.jpg --concept cat --concept dog --methods disendiff,custom_diffusion --output report"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="the reference picture")
+    parser.add_argument(
+        "--concept", action="append", required=True, metavar="NOUN", help="class of a subject; repeat it"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the page, the table and the packs")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="methods, 'method:preset' or 'disendiff:ablation'; default every method and disendiff:best",
+    )
+    parser.add_argument("--steps", type=int, help="optimiser steps of every method; default each one's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mask", action="append", metavar="FILE", help="where a concept is, white on black; repeat it")
+    parser.add_argument("--prompts", type=int, default=4, help="of each kind, at most 10; default 4")
+    parser.add_argument("--num-images", type=int, default=2, help="per prompt; default 2")
+    parser.add_argument("--clip", metavar="DIR", help="CLIP encoder for photographs; default from the Hub")
+    parser.add_argument("--dino", metavar="DIR", help="DINO encoder for photographs; default from the Hub")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    names = None if arguments.methods is None else arguments.methods.split(",")
+    resolve_arms(names)  # mistakes show before anything is loaded
+    resolve_concepts(arguments.concept)
+    from ..comparison import compare
+    from ..comparison_report import save_comparison
+    from ..files import prepare_output_folder
+    from ..images import load_image
+
+    for file in (arguments.image, *(arguments.mask or [])):
+        load_image(file)
+    prepare_output_folder(arguments.output)
+    scorer = None
+    if arguments.clip or arguments.dino:
+        from ..metrics import CLIP, EncoderScorer
+
+        scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino)
+    comparison = compare(
+        load_personalizer(arguments, "bundled"),
+        arguments.image,
+        arguments.concept,
+        methods=names,
+        settings=None if arguments.steps is None else {"steps": arguments.steps},
+        seed=arguments.seed,
+        masks=arguments.mask,
+        prompts=arguments.prompts,
+        num_images=arguments.num_images,
+        scorer=scorer,
+        progress=lambda name: print(f"fitting with {name} ...", file=sys.stderr),
+    )
+    page = save_comparison(comparison, arguments.output)
+    print(comparison.table())
+    print(page)

@@ -1,0 +1,178 @@
+"""Comparing methods: names, one noise for all, a page, and the field's encoders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from sdk import compare
+from sdk.arms import ABLATIONS, resolve_arm, resolve_arms
+from sdk.commands.main import main
+from sdk.comparison import peak_memory
+from sdk.comparison_report import save_comparison
+from sdk.errors import BaseModelError, InputError
+from sdk.evaluation import Drawn
+from sdk.methods import METHODS
+from sdk.metrics import ClipEncoder, DinoEncoder, EncoderScorer, clip_score, cut_out_on_black, plain_prompt
+
+
+def test_arms_by_name():
+    assert [arm.method for arm in resolve_arms(None)] == [*METHODS, "disendiff"]
+    assert resolve_arm("attencraft").preset == "reference"
+    assert resolve_arm("attencraft:paper").preset == "paper"
+    assert resolve_arm("disendiff:no-bind").changes == {"bind_weight": 0.0}
+    for name in ABLATIONS:
+        assert resolve_arm(f"disendiff:{name}").preset == "reference"
+    with pytest.raises(InputError, match="no method 'magic'"):
+        resolve_arm("magic")
+    with pytest.raises(InputError, match="no preset or ablation 'no-bind'"):
+        resolve_arm("dreambooth:no-bind")
+    with pytest.raises(InputError, match="twice"):
+        resolve_arms(["disendiff", "disendiff"])
+    with pytest.raises(InputError, match="at least one"):
+        resolve_arms([])
+
+
+def test_memory_is_measured_at_its_peak():
+    with peak_memory(torch.device("cpu")) as peak:
+        held = torch.ones(60_000_000)  # 240 MB
+        for _ in range(20):
+            held.add_(1)
+        del held
+    assert 200e6 < peak[0] < 600e6
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Folders of a tiny CLIP and a tiny vision transformer with random weights."""
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPTextConfig,
+        CLIPVisionConfig,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    from sdk.miniworld.tokenizer import build_tokenizer
+
+    torch.manual_seed(0)
+    clip, dino = (tmp_path_factory.mktemp("encoders") / name for name in ("clip", "dino"))
+    tokenizer = build_tokenizer()
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        **small,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(**small, image_size=32, patch_size=8)
+    CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    ).save_pretrained(clip)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(clip)
+    tokenizer.save_pretrained(clip)
+    ViTModel(ViTConfig(**small, image_size=32, patch_size=8)).save_pretrained(dino)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(dino)
+    return clip, dino
+
+
+def noise_picture(seed: int) -> Image.Image:
+    pixels = torch.randint(0, 256, (48, 48, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def test_encoders_give_unit_vectors_and_clip_score_is_scaled(encoders):
+    clip, dino = ClipEncoder.from_pretrained(encoders[0]), DinoEncoder.from_pretrained(encoders[1])
+    images = [noise_picture(0), noise_picture(1)]
+    for encoder in (clip, dino):
+        vectors = encoder.pictures(images)
+        torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2))
+        torch.testing.assert_close(encoder.pictures(images[:1]), vectors[:1])
+    text = clip.texts(["A photo depicts a cat"])[0]
+    want = 2.5 * (clip.pictures(images) @ text).clamp(min=0)
+    torch.testing.assert_close(clip_score(clip, images, "a <new1> cat"), want)
+    assert plain_prompt("a <new1> cat and a <new2>  dog") == "a cat and a dog"
+
+
+def test_photographs_are_scored_per_concept_against_their_crops(encoders):
+    scorer = EncoderScorer.from_pretrained(*encoders)
+    reference = Image.new("RGB", (48, 48))
+    reference.paste(noise_picture(1).crop((0, 0, 24, 48)), (0, 0))
+    reference.paste(noise_picture(2).crop((0, 0, 24, 48)), (24, 0))
+    masks = [Image.new("L", (48, 48)) for _ in range(2)]
+    masks[0].paste(255, (0, 0, 24, 48))
+    masks[1].paste(255, (24, 0, 48, 48))
+    from sdk.concepts import resolve_concepts
+
+    concepts = resolve_concepts(["cat", "dog"])
+    scorer.look_at(reference, concepts, masks)
+    assert [crop.size for crop in scorer.crops] == [(24, 48), (24, 48)]
+    drawn = [Drawn("a <new1> cat", (0,), None, [scorer.crops[0]]), Drawn("a <new2> dog", (1,), None, [scorer.crops[1]])]
+    scores = scorer.score(drawn)
+    assert scores.matrix[0][0] == pytest.approx(1, abs=1e-5)
+    assert scores.matrix[0][1] < 0.999
+    assert scores.others["dino"][1][1] == pytest.approx(1, abs=1e-5)
+    assert scores.together is None
+
+
+def test_a_crop_holds_nothing_but_its_concept():
+    picture = Image.new("RGB", (32, 32), (10, 200, 30))
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 16, 12))
+    mask.putpixel((20, 20), 255)
+    crop = cut_out_on_black(picture, mask)
+    assert crop.size == (13, 13)
+    assert crop.getpixel((0, 0)) == (10, 200, 30)
+    assert crop.getpixel((10, 2)) == (0, 0, 0)
+    assert cut_out_on_black(picture, Image.new("L", (32, 32))) is picture
+
+
+def test_an_encoder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BaseModelError, match="CLIP encoder"):
+        ClipEncoder.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(BaseModelError, match="DINO encoder"):
+        DinoEncoder.from_pretrained(tmp_path / "nowhere")
+
+
+def test_every_arm_gets_the_same_noise_and_a_row(personalizer, picture, tmp_path, quick):
+    changes = {"steps": 1}
+    names = ["textual_inversion", "disendiff:best"]
+    seen = []
+    comparison = compare(
+        personalizer, picture, ["cat", "dog"], methods=names, prompts=1, num_images=1, num_inference_steps=2,
+        progress=seen.append, settings=quick_settings(quick) | changes,
+    )  # fmt: skip
+    assert seen == names
+    assert [r.name for r in comparison.results] == [*names, "untouched"]
+    assert all(len(r.drawn) == 3 for r in comparison.results)
+    assert comparison.results[-1].pack is None
+    page = save_comparison(comparison, tmp_path / "report")
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<details>") == 3
+    assert "http" not in text
+    data = json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
+    assert [r["name"] for r in data["results"]] == [*names, "untouched"]
+    assert (tmp_path / "report" / "packs" / "disendiff-best" / "personalizer.json").is_file()
+    with Image.open(tmp_path / "report" / "sheet.png") as sheet:
+        assert sheet.width > 200
+
+
+def quick_settings(quick):
+    return {"prior": "none", "target_share": 1.0, "batch_size": quick.batch_size}
+
+
+def test_mistakes_of_the_command_show_at_once(tmp_path, picture, capsys):
+    picture.save(tmp_path / "p.png")
+    base = ["compare", str(tmp_path / "p.png"), "--concept", "cat", "--output", str(tmp_path / "o")]
+    assert main([*base, "--methods", "magic"]) == 2
+    assert "no method 'magic'" in capsys.readouterr().err
+    assert main([*base, "--mask", str(tmp_path / "none.png")]) == 2
+    assert "none.png" in capsys.readouterr().err
