@@ -91,6 +91,10 @@ class FitConfig:
     break_a_scene: BreakASceneOptions = _field(BreakASceneOptions(), "settings of Break-A-Scene alone")
     gradient_checkpointing: bool = _field(False, "recompute activations: less memory, about 1.5 times the time")
     checkpoint_every: int = _field(50, "steps between checkpoints; 0 for none")
+    validate_every: int = _field(
+        0, "steps between validations: a small sheet is drawn and scored, the best weights are kept; 0 for none"
+    )
+    patience: int = _field(0, "validations without a better score after which a fit stops; 0: never")
 
     def __post_init__(self) -> None:
         positive = (
@@ -106,7 +110,15 @@ class FitConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("calibration_weight", "blur_sigma", "suppress", "smooth", "checkpoint_every"):
+        for name in (
+            "calibration_weight",
+            "blur_sigma",
+            "suppress",
+            "smooth",
+            "checkpoint_every",
+            "validate_every",
+            "patience",
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("decay", "swap_order", "alone", "flip", "target_share"):

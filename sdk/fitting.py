@@ -28,12 +28,15 @@ from .errors import InputError, OutputError
 from .files import new_folder, prepare_output_folder
 from .images import square
 from .learner import Learner
+from .looking import find_masks, reference_maps
 from .methods import method_class
 from .pack import MANIFEST, ConceptPack
 from .pictures import attention_sheet, labelled_grid
 from .priors import PriorPicture, PriorRows, from_folder, generated
 from .regions import cut_out, drawn_mask, grown, mask_without, read_masks
+from .scorers import default_scorer
 from .targets import LatentCache, TargetRows
+from .validation import Validator
 
 if TYPE_CHECKING:
     from .personalizer import Personalizer
@@ -75,12 +78,12 @@ def fit_concepts(
     learner = chosen(pipe, resolved, config, scheduler, device)
     encoder = LatentCache(pipe.vae, device)
     clean = [encoder.sample(index, image, torch.zeros(1)) for index, image in enumerate(images)]
-    learner.use_masks(given or [learner.find_masks(latents) for latents in clean], clean)
+    learner.use_masks(given or [find_masks(learner, latents) for latents in clean], clean)
     words = list(config.initializers)
     if config.initializer_candidates and not words:
         words = _descriptions(learner, encoder, images[0], config)
         learner.start_from(words)
-    before = learner.reference_maps(clean[0])
+    before = reference_maps(learner, clean[0])
     targets = TargetRows(
         images,
         LatentCache(pipe.vae, device),
@@ -94,6 +97,30 @@ def fit_concepts(
     prior_rows = PriorRows(priors, LatentCache(pipe.vae, device), config.flip) if priors else None
     rows = training.Rows(targets, prior_rows, learner, config, seed, scheduler.config.num_train_timesteps)
 
+    def learned() -> ConceptPack:
+        return ConceptPack(
+            concepts=resolved,
+            base=base,
+            key_value=learner.key_value(),
+            embeddings=learner.embeddings,
+            unet=learner.other_weights(),
+            method=method,
+            settings=config.to_dict(),
+            provenance={
+                "identity_sha256": identity,
+                "seed": seed,
+                "initializers": words,
+                "libraries": library_versions(),
+                "device": device.type,
+            },
+            reference=images[0],
+        )
+
+    validate = None
+    if config.validate_every:
+        scorer = default_scorer(resolved)
+        scorer.look_at(images[0], resolved, [drawn_mask(m, images[0].size) for m in learner.masks[0][:-1]])
+        validate = Validator(personalizer, scorer, learned)
     work = None
     if output_dir is not None:
         work = prepare_output_folder(_partial(output_dir))
@@ -111,34 +138,19 @@ def fit_concepts(
             work=work,
             identity=identity,
             report=_reporters(callback, report_to, output_dir),
+            validate=validate,
         )
     finally:
         if config.gradient_checkpointing:
             pipe.unet.disable_gradient_checkpointing()
             pipe.unet.eval()
-    pack = ConceptPack(
-        concepts=resolved,
-        base=base,
-        key_value=learner.key_value(),
-        embeddings=learner.embeddings,
-        unet=learner.other_weights(),
-        method=method,
-        settings=config.to_dict(),
-        provenance={
-            "identity_sha256": identity,
-            "seed": seed,
-            "initializers": words,
-            "libraries": library_versions(),
-            "device": device.type,
-        },
-        reference=images[0],
-    )
+    pack = learned()
     if output_dir is not None:
         assert work is not None
         with new_folder(output_dir, scratch=work) as folder:
             if (work / training.METRICS).is_file():
                 shutil.copy(work / training.METRICS, folder / training.METRICS)
-            attention_sheet(images[0], resolved, before, learner.reference_maps(clean[0])).save(
+            attention_sheet(images[0], resolved, before, reference_maps(learner, clean[0])).save(
                 folder / "attention.png"
             )
             for concept, mask in zip(resolved, learner.masks[0], strict=False):

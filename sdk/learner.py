@@ -6,12 +6,10 @@ the denoising loss.
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,28 +19,22 @@ from torch import Tensor, nn
 from .attention import (
     AttentionProcessor,
     MapRecorder,
-    QueryKeyRecorder,
     attention_processors,
     cross_attention_layers,
     map_layers,
-    mask_layers,
     plain_processors,
 )
-from .concepts import Concept, find_positions, target_caption
+from .concepts import Concept, find_positions
 from .config import FitConfig
 from .errors import InputError
-from .masks import against_floor, at_side, refine, rescaled, resized, segment, self_attention, usable
-from .options import MaskOptions
+from .masks import at_side
 from .precision import forward_dtype
 from .text import TextConditioner
 from .weights import replaced_weights
 
-log = logging.getLogger(__name__)
-
 # Rare tokens of CLIP's vocabulary that the released code starts from, as ids (disendiff.md 2.2).
 _CLIP_VOCABULARY = 49408
 _CLIP_INITIALIZERS = {1: (42170,), 2: (47629, 42170), 3: (43514, 47629, 42170)}
-_ATTEMPTS = 8  # at masks that can be used, each with other noises
 
 
 @dataclass(frozen=True)
@@ -151,23 +143,6 @@ class Learner:
         rates = [config.learning_rate] * bool(self.weights) + [config.token_learning_rate or config.learning_rate]
         return [rate * fade(step, config) for rate in rates]
 
-    def find_masks(self, image_latents: Tensor) -> Tensor:
-        """Return where the concepts are on a picture, by the base model's own words; to be asked before the training.
-
-        Returns:
-            float ``[S + 1, r, r]`` of 0 and 1, the background last. A concept that no noise shows clearly has none.
-        """
-        for options in dict.fromkeys((self.config.masks, MaskOptions())):
-            for attempt in range(_ATTEMPTS):
-                rng = random.Random(f"masks {attempt}")
-                timesteps = [rng.randrange(options.noise) for _ in range(options.draws)]
-                masks, _ = self.masks_at(image_latents, timesteps, self.noun_embeddings(), options)
-                if usable(masks[:-1]):
-                    return masks.cpu()
-            log.warning("with %s, attention shows no clear mask of every concept; trying otherwise", options)
-        log.warning("a concept has no mask; give masks of your own")
-        return masks.cpu()
-
     def use_masks(self, masks: list[Tensor], pictures: list[Tensor]) -> None:
         """Take these masks.
 
@@ -269,91 +244,6 @@ class Learner:
         modifiers = grouped[:, :, 0]
         classes = grouped[:, :, 1:].sum(2) / counts.to(maps)[None, :, None, None]
         return torch.stack([modifiers, classes], 2).flatten(1, 2)
-
-    @torch.no_grad()
-    def look_at(
-        self,
-        image_latents: Tensor,
-        tracked: Tensor,
-        caption: str,
-        timestep: int,
-        embeddings: Tensor | None = None,
-        processors: Mapping[str, AttentionProcessor] = MappingProxyType({}),
-    ) -> None:
-        """Record the maps of one caption's tokens on a clean picture at one noise level, without training.
-
-        Args:
-            image_latents: ``[C, h, w]``.
-            tracked: positions in the caption, int64 ``[K]``.
-            caption: may hold the modifiers.
-            timestep: of 1000; also the seed of the noise.
-            embeddings: of the modifiers, ``[S, C]``; default the trained ones.
-            processors: used in these layers besides.
-        """
-        states = self.conditioner.encode(
-            self.conditioner.tokenize([caption]), self.embeddings if embeddings is None else embeddings
-        )
-        noise = torch.randn(image_latents.shape, generator=torch.Generator().manual_seed(timestep))
-        t = torch.tensor([timestep], device=self.device)
-        noisy = self.scheduler.add_noise(image_latents[None].to(self.device), noise[None].to(self.device), t)
-        self.recorder.start(tracked[None].to(self.device))
-        with self.installed(), attention_processors(self.unet, processors), self.autocast():
-            self.unet(noisy.to(self.unet.dtype), t, states.to(self.unet.dtype))
-
-    def full_caption(self) -> str:
-        """``photo of a <new1> cat and <new2> dog``."""
-        return target_caption(self.concepts, "", random.Random(0), 0.0)
-
-    def reference_maps(
-        self, image_latents: Tensor, timesteps: tuple[int, ...] = (300, 500, 700), embeddings: Tensor | None = None
-    ) -> Tensor:
-        """Return the maps ``[2S, h, w]`` on the reference picture, mean over a few noise levels.
-
-        Args:
-            image_latents: clean latents of the picture, ``[C, h, w]``.
-            timesteps: noise levels, of 1000.
-            embeddings: of the modifiers, ``[S, C]``; default the trained ones.
-        """
-        caption = self.full_caption()
-        found, counts = self.positions([caption], [tuple(range(len(self.concepts)))])
-        maps = []
-        for timestep in timesteps:
-            self.look_at(image_latents, found[0].flatten(), caption, timestep, embeddings)
-            maps.append(self.concept_maps(counts)[0].float())
-        return torch.stack(maps).mean(0)
-
-    def masks_at(
-        self,
-        image_latents: Tensor,
-        timesteps: Sequence[int],
-        embeddings: Tensor | None = None,
-        options: MaskOptions | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Segment a picture by attention at some noise levels; ``options`` default to the fit's.
-
-        Returns:
-            Masks and cross-attention maps at their side, ``[S + 1, r, r]`` each, the background (the start token) last.
-        """
-        options = options or self.config.masks
-        caption = self.full_caption()
-        found, _ = self.positions([caption], [tuple(range(len(self.concepts)))])
-        tracked = torch.cat([found[0].flatten(), torch.tensor([0])])
-        heard = QueryKeyRecorder()
-        listening = {name: AttentionProcessor(listener=heard) for name in mask_layers(self.unet)}
-        raws, refined = [], []
-        for timestep in timesteps:
-            heard.layers = []
-            self.look_at(image_latents, tracked, caption, timestep, embeddings, listening)
-            columns = self.recorder.mean()[0].float()
-            # A phrase of several words is where any of them is; padding has no map.
-            phrases = columns[:-1].unflatten(0, (len(self.concepts), -1)).amax(1)
-            raw = resized(torch.cat([phrases, columns[-1:]]), round(heard.layers[0][0].shape[1] ** 0.5))
-            raws.append(raw)
-            refined.append(refine(raw, self_attention(heard.layers), options.power))
-        mean = torch.stack(refined).mean(0)
-        if options.background > 0:
-            mean = against_floor(rescaled(mean[:-1]), options.background)
-        return segment(mean, options.margin), torch.stack(raws).mean(0)
 
     def noun_embeddings(self) -> Tensor:
         """Return the nouns' embeddings ``[S, C]``, to stand in for the modifiers when only the base's words count."""

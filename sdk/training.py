@@ -7,6 +7,7 @@ exactly where it stopped, with nothing to remember but weights and optimiser sta
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -23,8 +24,10 @@ from .config import FitConfig
 from .files import reporting_full_disk, write_bytes
 from .learner import Batch, Learner
 from .priors import PriorRows
+from .stopping import Best
 from .targets import TargetRows
 
+log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 
@@ -110,7 +113,9 @@ class Checkpoints:
     def __init__(self, folder: Path | None, identity: str):
         self.folder, self.identity = folder, identity
 
-    def save(self, step: int, learner: Learner, optimizer: torch.optim.Optimizer, metrics_bytes: int) -> None:
+    def save(
+        self, step: int, learner: Learner, optimizer: torch.optim.Optimizer, metrics_bytes: int, best: Best
+    ) -> None:
         """Write the checkpoint; ``metrics_bytes`` is how long the metrics file was at this step."""
         if self.folder is None:
             return
@@ -120,10 +125,12 @@ class Checkpoints:
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         tensors |= {f"masks/{index}": mask.contiguous() for index, mask in enumerate(learner.masks)}
+        tensors |= {f"best/{name}": weight for name, weight in best.weights.items()}
         about = {"step": str(step), "identity": self.identity, "metrics_bytes": str(metrics_bytes)}
+        about["best"] = json.dumps([best.score, best.step, best.waited])
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
-    def load(self, learner: Learner, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, learner: Learner, optimizer: torch.optim.Optimizer, best: Best) -> int:
         """Restore the checkpoint if there is one of this very fit; return the steps done."""
         if self.folder is None or not (self.folder / CHECKPOINT).is_file():
             return 0
@@ -142,6 +149,8 @@ class Checkpoints:
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}/{name}" in tensors
             }
+        best.score, best.step, best.waited = json.loads(about["best"])
+        best.weights = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
         learner.masks = [tensors[f"masks/{index}"] for index in range(len(learner.masks))]
         metrics = self.folder / METRICS
         if metrics.is_file():
@@ -159,8 +168,9 @@ def run(
     work: Path | None,
     identity: str,
     report: Callable[[StepReport], Any] | None,
+    validate: Callable[[], dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
-    """Train from the last checkpoint, if any, to the last step.
+    """Train from the last checkpoint, if any, to the last step, or until validation stops it.
 
     Args:
         learner: what is trained and how.
@@ -170,13 +180,16 @@ def run(
         work: folder of the checkpoint and ``metrics.jsonl``, or ``None`` to keep nothing.
         identity: hash of everything the result depends on; a checkpoint of another fit is not resumed.
         report: called after each step.
+        validate: returns a ``"score"`` and more of the present weights, asked every ``config.validate_every`` steps;
+            the fit ends with the weights that scored best.
 
     Returns:
         The losses of the steps done in this call.
     """
     optimizer = torch.optim.AdamW(learner.parameter_groups(), weight_decay=config.weight_decay)
     checkpoints = Checkpoints(work, identity)
-    first = checkpoints.load(learner, optimizer)
+    best = Best(config.patience)
+    first = checkpoints.load(learner, optimizer, best)
     scaler = torch.amp.GradScaler(device.type, enabled=learner.compute_dtype == torch.float16)
     metrics = work / METRICS if work is not None else None
     if metrics is not None and first == 0:
@@ -201,19 +214,36 @@ def run(
         values = {name: float(value.detach()) for name, value in losses.items()}
         history.append(values)
         if metrics is not None:
-            with reporting_full_disk(metrics.parent), metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step + 1, **values}) + "\n")
+            _note(metrics, {"step": step + 1, **values})
         done = step + 1
+        enough = False
+        if validate is not None and (done % config.validate_every == 0 or done == config.steps):
+            found = validate()
+            enough = best.see(found["score"], done, learner.parameters())
+            log.info("step %d: validation score %.3f, best %.3f at %d", done, found["score"], best.score, best.step)
+            if metrics is not None:
+                _note(metrics, {"step": done, "validation": found})
         if (
             config.checkpoint_every
             and metrics is not None
             and (done % config.checkpoint_every == 0 and done < config.steps)
         ):
-            checkpoints.save(done, learner, optimizer, metrics.stat().st_size)
+            checkpoints.save(done, learner, optimizer, metrics.stat().st_size, best)
         if report is not None:
             left = (time.monotonic() - begin) / (done - first) * (config.steps - done)
             report(StepReport(done, config.steps, values, left))
+        if enough:
+            log.info("stopped at step %d: no better score since step %d", done, best.step)
+            break
+    with torch.no_grad():
+        for name, weight in best.weights.items():
+            learner.parameters()[name].copy_(weight)
     return history
+
+
+def _note(metrics: Path, entry: dict[str, Any]) -> None:
+    with reporting_full_disk(metrics.parent), metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

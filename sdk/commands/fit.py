@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="of the forward pass; default: the base model's, else fp32"
     )
+    parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
+    parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 
@@ -99,10 +101,9 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             settings |= tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
-    if arguments.steps is not None:
-        settings["steps"] = arguments.steps
-    if arguments.precision is not None:
-        settings["precision"] = arguments.precision
+    for name in ("steps", "precision", "validate_every", "patience"):
+        if getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
     if arguments.class_images is not None:
         settings["prior"] = arguments.class_images
     return settings

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..learner import Batch, Learner, View
+from ..looking import masks_at
 from ..masks import at_side, js_divergence, rescaled, resized, ssim, usable
 
 _LARGEST_SHARE = 0.8  # of the rows that show one concept, however weakly it is attended to
@@ -72,7 +73,7 @@ class AttenCraft(Learner):
 
     def use_masks(self, masks: list[Tensor], pictures: list[Tensor]) -> None:
         """Take masks, at the maps' resolution, and score how much attention each concept gets inside its own."""
-        _, maps = self.masks_at(pictures[0], [self.config.masks.noise // 2], self.noun_embeddings())
+        _, maps = masks_at(self, pictures[0], [self.config.masks.noise // 2], self.noun_embeddings())
         super().use_masks([at_side(m, maps.shape[-1]) for m in masks], pictures)
         own = self.masks[0][:-1].to(maps)
         self.scores = ((own * maps[:-1]).sum((1, 2)) / own.sum((1, 2)).clamp(min=1)).cpu()
@@ -85,7 +86,7 @@ class AttenCraft(Learner):
         changed = False
         for index, latents in enumerate(self.pictures):
             timestep = random.Random(f"renew {step} {index}").randrange(options.refresh_noise)
-            masks, _ = self.masks_at(latents, [timestep])
+            masks, _ = masks_at(self, latents, [timestep])
             masks, old = masks.cpu(), self.masks[index]
             if masks.shape != old.shape or not usable(masks[:-1]):
                 continue

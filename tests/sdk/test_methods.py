@@ -234,7 +234,7 @@ def test_attencraft_renews_masks_that_resemble_the_old_ones(personalizer, monkey
     learner.masks, learner.pictures = [old], [torch.zeros(4, 16, 16)]
     for new, accepted in ((stranger, False), (moved, True), (torch.zeros_like(old), False)):
         learner.masks = [old]
-        monkeypatch.setattr(learner, "masks_at", lambda latents, timesteps, new=new: (new, new))
+        monkeypatch.setattr("sdk.methods.attencraft.masks_at", lambda *rest, new=new: (new, new))
         assert learner.renew_masks(20) == accepted
         assert torch.equal(learner.masks[0], new if accepted else old)
     assert not learner.renew_masks(21)

@@ -16,6 +16,7 @@ from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
 from sdk.errors import InputError
 from sdk.learner import View
+from sdk.looking import find_masks
 from sdk.masks import overlap
 from sdk.methods.disendiff import DisenDiff
 from sdk.miniworld.references import reference_scene
@@ -83,7 +84,7 @@ def test_the_base_model_finds_the_objects_of_a_reference(bundled):
         picture, true = render(scene)
         cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16) >= 0.5
         learner = learner_on(bundled, [item.noun for item in scene.objects])
-        masks = learner.find_masks(LatentCache(bundled.pipe.vae, CPU).sample(0, picture, torch.zeros(1)))
+        masks = find_masks(learner, LatentCache(bundled.pipe.vae, CPU).sample(0, picture, torch.zeros(1)))
         assert masks.shape == (3, 16, 16)
         assert masks.sum(0).max() == 1  # every cell is one concept's, background or nobody's
         overlaps += overlap(masks[:-1], cells.float()).tolist()
