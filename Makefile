@@ -42,7 +42,7 @@ gpu: install
 	$(BIN)/python -m benchmarks.kernels_gpu
 
 study: install
-	$(BIN)/python benchmarks/personalisation.py --output out/study
+	$(BIN)/python -m benchmarks.study
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -270,7 +270,7 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
     together, alignment = [], []
     for item in drawn:
         verdict = judge.judge(item.images)
-        alignment.append(_named(verdict, item, identities, judge))
+        alignment.append(text_alignment(verdict, item, identities, judge))
         if len(item.asked) == 1:
             (i,) = item.asked
             for j in range(count):
@@ -327,7 +327,8 @@ def recognise(verdict: Verdict, identity: Identity, same: float) -> Tensor:
     return (verdict.presence[:, s] > 0.5) & (verdict.identity[:, s] @ identity.vector >= same)
 
 
-def _named(verdict: Verdict, item: Drawn, identities: Sequence[Identity], judge: Judge) -> Tensor:
+def text_alignment(verdict: Verdict, item: Drawn, identities: Sequence[Identity], judge: Judge) -> Tensor:
+    """Mean probability of what a prompt names, ``[B]``: the concepts' classes and the background."""
     parts = [verdict.presence[:, identities[i].slot] for i in item.asked]
     if item.background is not None:
         parts.append(verdict.background[:, judge.vocabulary.backgrounds.index(item.background)])

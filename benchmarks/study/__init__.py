@@ -1,0 +1,1 @@
+"""The study: every method and ablation on the benchmark scenes of the bundled world."""

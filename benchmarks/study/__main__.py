@@ -1,0 +1,113 @@
+"""Fit every method and ablation on the benchmark scenes of the bundled world, draw, and judge.
+
+Twenty scenes of two concepts and eight of three, ten prompts for each concept alone and ten for all together. Every arm
+has the same base model, steps, rows, priors, seeds and noise. Finished arms are kept in the CSV file and not fitted
+again, so the command may be interrupted and repeated; ``--part 1/2`` and ``--part 2/2`` share the scenes between two
+processes, each with a file of its own.
+
+Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreambooth] [--concepts 2] [--scenes 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.measures import COLUMNS, row_of
+from benchmarks.study.summary import summary
+from sdk import Personalizer
+from sdk.arms import ABLATIONS, resolve_arms
+from sdk.commands.common import keep_memory, quiet
+from sdk.comparison import UNTOUCHED, Result, run_arm
+from sdk.concepts import resolve_concepts
+from sdk.evaluation import draw_for
+from sdk.methods import METHODS
+from sdk.miniworld.prompts import COUNT
+from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
+from sdk.miniworld.render import render
+from sdk.scorers import JudgeScorer
+
+ARMS = ("disendiff:best", *METHODS, "attencraft:best", *(f"disendiff:{name}" for name in ABLATIONS), UNTOUCHED)
+
+
+def run_scene(
+    personalizer: Personalizer,
+    arms: list[str],
+    split: str,
+    concepts: int,
+    index: int,
+    common: dict[str, Any],
+    settings: dict[str, Any],
+):
+    """Yield one row per arm of one scene."""
+    scene = reference_scene(split, index, concepts)
+    picture, _ = render(scene)
+    resolved = resolve_concepts([item.noun for item in scene.objects])
+    scorer = JudgeScorer()
+    scorer.look_at(picture, resolved)
+    for name in arms:
+        if name == UNTOUCHED:
+            drawn = draw_for(personalizer, resolved, None, **common)
+            result = Result(UNTOUCHED, scorer.score(drawn), drawn)
+        else:
+            (arm,) = resolve_arms([name])
+            result = run_arm(personalizer, arm, picture, resolved, scorer, common, settings, seed=index)
+        about = {"concepts": concepts, "scene": index, "nouns": "+".join(c.noun for c in resolved), "arm": name}
+        yield about | row_of(result, scorer.identities, scorer.judge)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=Path("out/study.csv"))
+    parser.add_argument("--arms", default=",".join(ARMS), help="default: all")
+    parser.add_argument("--concepts", type=int, choices=sorted(BENCHMARK), help="default: two, then three")
+    parser.add_argument("--scenes", type=int, help="the first so many of each; default all")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th scene from the I-th on")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
+    parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a number for every fit")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    quiet()
+    keep_memory()
+    arms = arguments.arms.split(",")
+    resolve_arms([name for name in arms if name != UNTOUCHED] or None)
+    settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
+    common = {
+        "prompts": arguments.prompts,
+        "num_images": arguments.images,
+        "num_inference_steps": 25,
+        "seed": 1000,
+    }
+    part, parts = (int(number) for number in arguments.part.split("/"))
+    arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = list(csv.DictReader(arguments.csv.open())) if arguments.csv.is_file() else []
+    done = {(int(r["concepts"]), int(r["scene"]), r["arm"]) for r in rows}
+    personalizer = Personalizer.from_pretrained("bundled")
+    for concepts in [arguments.concepts] if arguments.concepts else sorted(BENCHMARK):
+        for index in range(arguments.scenes or BENCHMARK[concepts]):
+            missing = [name for name in arms if (concepts, index, name) not in done]
+            if index % parts != part - 1:
+                continue
+            for row in run_scene(personalizer, missing, arguments.split, concepts, index, common, settings):
+                rows.append(row)
+                write(arguments.csv, rows)
+                print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+    print(summary(rows))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

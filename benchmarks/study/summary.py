@@ -1,0 +1,80 @@
+"""The study's tables: means with intervals over scenes, and paired differences to one arm.
+
+Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.measures import MEASURES, interval
+
+SHOWN = (*MEASURES, "seconds", "memory_mb")
+
+
+def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    rows = []
+    for path in paths:
+        with path.open(newline="") as opened:
+            rows += list(csv.DictReader(opened))
+    return rows
+
+
+def by_scene(rows: Sequence[dict[str, Any]], concepts: int, arm: str, measure: str) -> dict[int, float]:
+    """Return one arm's figures by scene."""
+    return {
+        int(r["scene"]): float(r[measure])
+        for r in rows
+        if int(r["concepts"]) == concepts and r["arm"] == arm and r.get(measure) not in (None, "")
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]], against: str | None = None) -> str:
+    """Return a table for each number of concepts; with ``against``, of paired differences to that arm."""
+    lines = []
+    arms = list(dict.fromkeys(r["arm"] for r in rows))
+    for concepts in sorted({int(r["concepts"]) for r in rows}):
+        scenes = len({r["scene"] for r in rows if int(r["concepts"]) == concepts})
+        lines += [
+            f"| {concepts} concepts, {scenes} scenes | " + " | ".join(SHOWN) + " |",
+            "|---" * (len(SHOWN) + 1) + "|",
+        ]
+        for arm in arms:
+            cells = []
+            for measure in SHOWN:
+                values = by_scene(rows, concepts, arm, measure)
+                if against is not None:
+                    base = by_scene(rows, concepts, against, measure)
+                    values = {scene: value - base[scene] for scene, value in values.items() if scene in base}
+                cells.append(cell(list(values.values()), measure, against is not None) if values else "")
+            if any(cells):
+                lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cell(values: Sequence[float], measure: str, difference: bool) -> str:
+    """A mean with its interval; a difference whose interval holds 0 is in brackets: not significant."""
+    mean, low, high = interval(values)
+    if measure in ("seconds", "memory_mb"):
+        return f"{mean:+.0f}" if difference else f"{mean:.0f}"
+    if not difference:
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return shown if low > 0 or high < 0 else f"({shown})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--against", help="an arm; prints paired differences to it, in brackets if not significant")
+    arguments = parser.parse_args()
+    print(summary(read(arguments.files), arguments.against))
+
+
+if __name__ == "__main__":
+    main()
