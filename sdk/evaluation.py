@@ -291,6 +291,28 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
     )
 
 
+class JudgeScorer:
+    """Scores by the drawn world's judge, see the module's description; satisfies :class:`sdk.scorers.Scorer`."""
+
+    def __init__(self, judge: Judge | None = None):
+        self.judge = judge or bundled_judge()
+        self.identities: list[Identity] = []
+
+    def knows(self, concepts: Sequence[Concept]) -> bool:
+        """Whether the concepts are of classes the judge was taught."""
+        return {c.noun for c in concepts} <= set(self.judge.vocabulary.classes)
+
+    def look_at(
+        self, reference: Image.Image, concepts: Sequence[Concept], masks: Sequence[Image.Image] | None = None
+    ) -> None:
+        """Read each concept's looks off the reference picture; the judge needs no masks."""
+        self.identities = identities_in(reference, concepts, self.judge)
+
+    def score(self, drawn: Sequence[Drawn]) -> Scores:
+        """Return fidelity, leakage, recognition and text alignment."""
+        return score(drawn, self.identities, self.judge)
+
+
 def likeness(verdict: Verdict, identity: Identity) -> Tensor:
     """Score of a concept in each picture, ``[B]``."""
     s = identity.slot

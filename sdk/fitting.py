@@ -29,6 +29,7 @@ from .files import new_folder, prepare_output_folder
 from .images import square
 from .learner import Learner
 from .looking import find_masks, reference_maps
+from .masking import mask_sheet
 from .methods import method_class
 from .pack import MANIFEST, ConceptPack
 from .pictures import attention_sheet, labelled_grid
@@ -156,6 +157,7 @@ def fit_concepts(
             for concept, mask in zip(resolved, learner.masks[0], strict=False):
                 name = f"mask-{concept.token.strip('<>')}.png"
                 drawn_mask(mask, images[0].size).convert("L").save(folder / name)
+            mask_sheet(images[0], resolved, learner.masks[0]).save(folder / "masks.png")
             _samples(personalizer, pack).save(folder / "samples.png")
             pack.write_files(folder)
         shutil.rmtree(work)

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from .base import identify, load_pipeline, recommended_settings, sampling_scheduler
-from .concepts import Concept
+from .concepts import Concept, resolve_concepts
 from .config import FitConfig
 from .errors import BaseModelError, InputError
 from .images import load_image, square
@@ -112,8 +112,8 @@ class Personalizer:
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
             seed: of everything random; the same seed gives the same pack on the same machine.
-            masks: where each concept is, white on black, of the picture's size; one per concept, picture by picture.
-                Default: found in the base model's attention.
+            masks: where each concept is, white on black, of the size of the picture or its centre square; one per
+                concept, picture by picture. Default: :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.training.StepReport`.
@@ -145,6 +145,21 @@ class Personalizer:
         )
         self.pack = pack
         return pack
+
+    def find_masks(
+        self, image: str | Path | Image.Image, concepts: Sequence[str | Concept], *, config: FitConfig | None = None
+    ) -> list[Image.Image]:
+        """Return where each concept is, white on black, by the base model's attention; may be edited and given to fit.
+
+        Args:
+            image: the reference picture.
+            concepts: class nouns, or :class:`Concept` objects.
+            config: its ``masks`` say how; default :meth:`default_config`.
+        """
+        from .masking import masks_of
+
+        resolved = resolve_concepts(concepts)
+        return masks_of(self, load_image(image), resolved, config or self.default_config())
 
     def load_pack(self, pack: ConceptPack | str | Path) -> ConceptPack:
         """Make a pack, or the pack in a folder, active for :meth:`generate`."""

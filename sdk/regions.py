@@ -73,7 +73,7 @@ def read_masks(
     """Check a user's masks and cut them square as the pictures are.
 
     Args:
-        masks: white where a concept is, one per concept, picture by picture.
+        masks: white where a concept is, one per concept, picture by picture; of a picture's size or its centre square.
         pictures: the reference pictures as the user gave them.
         concepts: how many there are.
         resolution: of the squares, pixels.
@@ -89,7 +89,7 @@ def read_masks(
     found = []
     for index, mask in enumerate(masks):
         picture = pictures[index // concepts]
-        if mask.size != picture.size:
+        if mask.size != picture.size and mask.width != mask.height:
             raise InputError(f"a mask must have its picture's size {picture.size}, got {mask.size}; resize it")
         white = to_tensor(square(mask.convert("L").convert("RGB"), resolution))[0] > 0
         if not white.any():

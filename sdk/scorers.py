@@ -8,8 +8,7 @@ from typing import Protocol
 from PIL import Image
 
 from .concepts import Concept
-from .evaluation import Drawn, Identity, Scores, identities_in, score
-from .miniworld.judge import Judge, bundled_judge
+from .evaluation import Drawn, JudgeScorer, Scores
 
 
 class Scorer(Protocol):
@@ -24,28 +23,11 @@ class Scorer(Protocol):
         """Return the figures of the pictures."""
 
 
-class JudgeScorer:
-    """Scores by the drawn world's judge, see :mod:`sdk.evaluation`."""
-
-    def __init__(self, judge: Judge | None = None):
-        self.judge = judge or bundled_judge()
-        self.identities: list[Identity] = []
-
-    def look_at(
-        self, reference: Image.Image, concepts: Sequence[Concept], masks: Sequence[Image.Image] | None = None
-    ) -> None:
-        """Read each concept's looks off the reference picture; the judge needs no masks."""
-        self.identities = identities_in(reference, concepts, self.judge)
-
-    def score(self, drawn: Sequence[Drawn]) -> Scores:
-        """Return fidelity, leakage, recognition and text alignment."""
-        return score(drawn, self.identities, self.judge)
-
-
 def default_scorer(concepts: Sequence[Concept]) -> Scorer:
     """Return the judge if it knows every class, else CLIP's encoders from the Hub or its cache."""
-    if {c.noun for c in concepts} <= set(bundled_judge().vocabulary.classes):
-        return JudgeScorer()
+    judge = JudgeScorer()
+    if judge.knows(concepts):
+        return judge
     from .metrics import EncoderScorer
 
     return EncoderScorer.from_pretrained()

@@ -22,12 +22,11 @@ from sdk.arms import ABLATIONS, resolve_arms
 from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
-from sdk.evaluation import draw_for
+from sdk.evaluation import JudgeScorer, draw_for
 from sdk.methods import METHODS
 from sdk.miniworld.prompts import COUNT
 from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
 from sdk.miniworld.render import render
-from sdk.scorers import JudgeScorer
 
 ARMS = ("disendiff:best", *METHODS, "attencraft:best", *(f"disendiff:{name}" for name in ABLATIONS), UNTOUCHED)
 

@@ -15,6 +15,8 @@ _COMMANDS = {
     "generate": "draw pictures with a pack",
     "compare": "fit one picture with several methods, side by side",
     "evaluate": "measure fidelity and leakage of a pack on the bundled world",
+    "masks": "find where the concepts are in a picture",
+    "merge": "join packs that were fitted apart",
     "verify": "check a pack's files and its base model",
     "doctor": "show what this machine has",
 }

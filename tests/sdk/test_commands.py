@@ -259,3 +259,38 @@ def test_doctor(capsys):
 
 def test_no_command(capsys):
     assert "COMMAND" in refused(capsys)
+
+
+def test_masks_are_written_and_go_back_into_a_fit(workshop, tiny_model, tmp_path, capsys):
+    photo = str(workshop / "photo.png")
+    named = ["--concept", "cat", "--concept", "dog"]
+    assert main(["masks", photo, *named, "--output", str(tmp_path / "m"), "--model", str(tiny_model)]) == 0
+    out = capsys.readouterr().out
+    files = [tmp_path / "m" / f"mask-new{i}.png" for i in (1, 2)]
+    assert all(str(file) in out for file in files)
+    for file in files:
+        with Image.open(file) as mask:
+            edited = Image.new("L", mask.size)
+        edited.paste(255, (4, 4, 20, 20))
+        edited.save(file)
+    given = [part for file in files for part in ("--mask", str(file))]
+    assert main([*fit_arguments(workshop, tiny_model, tmp_path, concepts=("cat", "dog")), *given]) == 0
+    assert (tmp_path / "pack" / "masks.png").is_file()
+
+
+def test_packs_are_merged(workshop, tiny_model, tmp_path, capsys):
+    pack = str(workshop / "pack")
+    arguments = ["merge", pack, pack, "--output", str(tmp_path / "both")]
+    assert main(arguments) == 0
+    assert "<new3> cat" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "both")]) == 0
+    assert "at least two" in refused(capsys, "merge", pack, "--output", str(tmp_path / "one"))
+
+
+def test_compare_writes_a_page(workshop, tiny_model, tmp_path, capsys):
+    arguments = ["compare", str(workshop / "photo.png"), "--concept", "cat", "--concept", "dog", "--steps", "1"]
+    arguments += ["--methods", "textual_inversion", "--prompts", "1", "--num-images", "1", "--model", str(tiny_model)]
+    assert main([*arguments, "--output", str(tmp_path / "report")]) == 0
+    out = capsys.readouterr().out
+    assert "| textual_inversion |" in out
+    assert (tmp_path / "report" / "report.html").is_file()

@@ -161,9 +161,25 @@ def test_masks_of_the_user_are_checked_and_cut_square():
     assert found.shape == (2, 32, 32)
     assert 0 < found[0].sum() < 200
     assert set(found.unique().tolist()) == {0.0, 1.0}
+    (again,) = read_masks([mask.crop((16, 0, 80, 64))] * 2, [picture], 2, 32)
+    assert torch.equal(again, found)
     with pytest.raises(InputError, match="one mask for each of the 2 concepts"):
         read_masks([mask], [picture], 2, 32)
     with pytest.raises(InputError, match="resize it"):
-        read_masks([mask.resize((10, 10))] * 2, [picture], 2, 32)
+        read_masks([mask.resize((10, 12))] * 2, [picture], 2, 32)
     with pytest.raises(InputError, match="mask 2 shows nothing"):
         read_masks([mask, Image.new("L", (96, 64))], [picture], 2, 32)
+
+
+def test_masks_come_back_at_the_pictures_size_and_may_be_handed_back(bundled):
+    picture, true = render(reference_scene("tune", 1))
+    wide = Image.new("RGB", (160, 128), (90, 90, 90))
+    wide.paste(picture.resize((128, 128), Image.Resampling.NEAREST), (16, 0))
+    nouns = [item.noun for item in reference_scene("tune", 1).objects]
+    masks = bundled.find_masks(wide, nouns)
+    assert [mask.size for mask in masks] == [(160, 128)] * 2
+    for mask, own in zip(masks, true, strict=True):
+        seen = np.asarray(mask.crop((16, 0, 144, 128)).resize((64, 64), Image.Resampling.BOX)) > 127
+        assert (seen & own).sum() / (seen | own).sum() > 0.5
+    (read,) = read_masks(masks, [wide], 2, 64)
+    assert read.any((1, 2)).all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdk.errors import InputError
-from sdk.scorers import JudgeScorer
+from sdk.evaluation import JudgeScorer
 from sdk.stopping import Best
 
 

@@ -1,0 +1,38 @@
+"""Find where the concepts are in a picture and write a mask of each, to be looked at, edited and handed to fit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..concepts import resolve_concepts
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = "personalizer masks photo.jpg --concept cat --concept dog --output masks"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="the reference picture")
+    parser.add_argument(
+        "--concept", action="append", required=True, metavar="NOUN", help="class of a subject; repeat it"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the masks, one PNG file a concept")
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    resolved = resolve_concepts(arguments.concept)
+    from ..files import prepare_output_folder
+    from ..images import load_image
+
+    picture = load_image(arguments.image)
+    folder = prepare_output_folder(arguments.output)
+    personalizer = load_personalizer(arguments, "bundled")
+    files = []
+    for concept, mask in zip(resolved, personalizer.find_masks(picture, resolved), strict=True):
+        file = Path(folder) / f"mask-{concept.token.strip('<>')}.png"
+        mask.save(file)
+        files.append(file)
+        print(f"{file}: {concept.phrase}")
+    given = " ".join(f"--concept {c.noun!r} --mask {f}" for c, f in zip(resolved, files, strict=True))
+    print(f"try: personalizer fit {arguments.image} {given} --output my-pack")

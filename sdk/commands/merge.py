@@ -1,0 +1,28 @@
+"""Merge packs that were fitted apart into one, in closed form, for use in one prompt."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import add_model_arguments, load_personalizer
+
+EXAMPLE = "personalizer merge my-cat my-dog --output both"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("packs", metavar="PACK", nargs="+", help="folders that fits wrote; two or more")
+    parser.add_argument("--output", required=True, metavar="PACK", help="folder for the merged pack")
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ..merging import merge
+    from ..pack import ConceptPack
+    from ..routing import with_own_tokens
+
+    packs = [ConceptPack.from_pretrained(folder) for folder in arguments.packs]
+    with_own_tokens(packs)  # mistakes show before the model is loaded
+    merged = merge(load_personalizer(arguments, packs[0].base.name), packs)
+    merged.save_pretrained(arguments.output)
+    print(f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}")
+    print(f"try: personalizer generate {arguments.output} --prompt {merged.prompt!r} --output pictures")
