@@ -56,7 +56,7 @@ if __name__ == "__main__":
             "sdk.bindings",
         ],
         package_dir={"sdk": "sdk", "sdk.kernels": "kernels/fused", "sdk.bindings": "bindings"},
-        package_data={"sdk": ["py.typed", "bundled/**/*"]},
+        package_data={"sdk": ["py.typed", "bundled/**/*", "prompts/*.json"]},
         ext_modules=modules,
         cmdclass=commands,
     )

@@ -19,6 +19,7 @@ from .concepts import Concept, resolve_concepts
 from .evaluation import Drawn, Scores, draw_for
 from .fitting import prior_pictures
 from .images import load_image, square
+from .prompt_sets import Prompt
 from .scorers import Scorer, default_scorer
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ def compare(
     scorer = scorer or default_scorer(resolved)
     squares = None if masks is None else [square(load_image(m), personalizer.base.resolution) for m in masks]
     scorer.look_at(reference, resolved, squares)
+    wanted = scorer.prompts(resolved, prompts)
     common: dict[str, Any] = {
-        "prompts": prompts,
         "num_images": num_images,
         "num_inference_steps": num_inference_steps,
         "seed": seed + 1000,
@@ -132,8 +133,8 @@ def compare(
     for arm in arms:
         if progress is not None:
             progress(arm.name)
-        results.append(run_arm(personalizer, arm, reference, resolved, scorer, common, settings, seed, squares))
-    drawn = draw_for(personalizer, resolved, None, **common)
+        results.append(run_arm(personalizer, arm, reference, resolved, scorer, wanted, common, settings, seed, squares))
+    drawn = draw_for(personalizer, wanted, None, **common)
     results.append(Result(UNTOUCHED, scorer.score(drawn), drawn))
     return Comparison(resolved, reference, results)
 
@@ -144,6 +145,7 @@ def run_arm(
     reference: Image.Image,
     concepts: list[Concept],
     scorer: Scorer,
+    prompts: Sequence[Prompt],
     common: dict[str, Any],
     settings: dict[str, Any] | None,
     seed: int,
@@ -156,7 +158,7 @@ def run_arm(
     with peak_memory(personalizer.device) as peak:
         pack = personalizer.fit(reference, concepts, method=arm.method, config=config, seed=seed, masks=masks)
     seconds = time.monotonic() - begin
-    drawn = draw_for(personalizer, concepts, pack, **common)
+    drawn = draw_for(personalizer, prompts, pack, **common)
     return Result(arm.name, scorer.score(drawn), drawn, seconds, peak[0] / 1e6, pack)
 
 

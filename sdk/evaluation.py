@@ -27,6 +27,7 @@ from .concepts import Concept
 from .errors import InputError
 from .miniworld.judge import Judge, Verdict, bundled_judge
 from .miniworld.prompts import benchmark_prompts
+from .prompt_sets import Prompt
 
 if TYPE_CHECKING:
     from .pack import ConceptPack
@@ -176,14 +177,14 @@ def evaluate(
     """
     judge = judge or bundled_judge()
     identities = read_identities(pack, judge)
+    wanted = benchmark_prompts([c.phrase for c in pack.concepts], [c.noun for c in pack.concepts], prompts)
     common: dict[str, Any] = {
-        "prompts": prompts,
         "num_images": num_images,
         "num_inference_steps": num_inference_steps,
         "seed": seed,
     }
-    fitted = draw_for(personalizer, pack.concepts, pack, **common)
-    untouched = draw_for(personalizer, pack.concepts, None, **common)
+    fitted = draw_for(personalizer, wanted, pack, **common)
+    untouched = draw_for(personalizer, wanted, None, **common)
     assert pack.reference is not None
     return EvaluationReport(
         pack.concepts,
@@ -198,17 +199,16 @@ def evaluate(
 
 def draw_for(
     personalizer: Personalizer,
-    concepts: Sequence[Concept],
+    prompts: Sequence[Prompt],
     pack: ConceptPack | None,
     *,
-    prompts: int,
     num_images: int,
     num_inference_steps: int,
     seed: int,
 ) -> list[Drawn]:
-    """Draw the evaluation's prompts with a pack, or the same without tokens on the untouched model."""
+    """Draw prompts with a pack, or the same without tokens on the untouched model."""
     drawn = []
-    for prompt in benchmark_prompts([c.phrase for c in concepts], [c.noun for c in concepts], prompts):
+    for prompt in prompts:
         text = prompt.plain if pack is None else prompt.learned
         images = personalizer.generate(
             [text], num_images=num_images, seed=seed, concepts=[pack], num_inference_steps=num_inference_steps
@@ -301,6 +301,10 @@ class JudgeScorer:
     def knows(self, concepts: Sequence[Concept]) -> bool:
         """Whether the concepts are of classes the judge was taught."""
         return {c.noun for c in concepts} <= set(self.judge.vocabulary.classes)
+
+    def prompts(self, concepts: Sequence[Concept], count: int) -> list[Prompt]:
+        """Return the benchmark's prompts."""
+        return benchmark_prompts([c.phrase for c in concepts], [c.noun for c in concepts], count)
 
     def look_at(
         self, reference: Image.Image, concepts: Sequence[Concept], masks: Sequence[Image.Image] | None = None

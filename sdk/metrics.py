@@ -20,6 +20,7 @@ from torch import Tensor
 from .concepts import Concept
 from .errors import BaseModelError
 from .evaluation import Drawn, Scores
+from .prompt_sets import Prompt, photograph_prompts
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dino-vits16"
@@ -121,6 +122,10 @@ class EncoderScorer:
     def from_pretrained(cls, clip: str | Path = CLIP, dino: str | Path | None = DINO) -> EncoderScorer:
         """Load the encoders from folders or the Hub; ``dino=None`` goes without."""
         return cls(ClipEncoder.from_pretrained(clip), None if dino is None else DinoEncoder.from_pretrained(dino))
+
+    def prompts(self, concepts: Sequence[Concept], count: int) -> list[Prompt]:
+        """Return the set of the concepts' classes, or prompts that fit any class."""
+        return photograph_prompts(concepts, count)
 
     def look_at(
         self, reference: Image.Image, concepts: Sequence[Concept], masks: Sequence[Image.Image] | None = None

@@ -9,10 +9,14 @@ from PIL import Image
 
 from .concepts import Concept
 from .evaluation import Drawn, JudgeScorer, Scores
+from .prompt_sets import Prompt
 
 
 class Scorer(Protocol):
     """Looks at a reference picture once, then scores any number of pictures drawn for it."""
+
+    def prompts(self, concepts: Sequence[Concept], count: int) -> list[Prompt]:
+        """Return ``count`` prompts for each concept alone and for all together."""
 
     def look_at(
         self, reference: Image.Image, concepts: Sequence[Concept], masks: Sequence[Image.Image] | None = None

@@ -37,9 +37,8 @@ class Validator:
         pack = self.pack()
         drawn = draw_for(
             self.personalizer,
-            pack.concepts,
+            self.scorer.prompts(pack.concepts, _PROMPTS),
             pack,
-            prompts=_PROMPTS,
             num_images=_IMAGES,
             num_inference_steps=_STEPS,
             seed=_SEED,

@@ -37,6 +37,7 @@ def run_scene(
     split: str,
     concepts: int,
     index: int,
+    prompts: int,
     common: dict[str, Any],
     settings: dict[str, Any],
 ):
@@ -46,13 +47,14 @@ def run_scene(
     resolved = resolve_concepts([item.noun for item in scene.objects])
     scorer = JudgeScorer()
     scorer.look_at(picture, resolved)
+    wanted = scorer.prompts(resolved, prompts)
     for name in arms:
         if name == UNTOUCHED:
-            drawn = draw_for(personalizer, resolved, None, **common)
+            drawn = draw_for(personalizer, wanted, None, **common)
             result = Result(UNTOUCHED, scorer.score(drawn), drawn)
         else:
             (arm,) = resolve_arms([name])
-            result = run_arm(personalizer, arm, picture, resolved, scorer, common, settings, seed=index)
+            result = run_arm(personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index)
         about = {"concepts": concepts, "scene": index, "nouns": "+".join(c.noun for c in resolved), "arm": name}
         yield about | row_of(result, scorer.identities, scorer.judge)
 
@@ -79,7 +81,6 @@ def main() -> None:
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
     settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
     common = {
-        "prompts": arguments.prompts,
         "num_images": arguments.images,
         "num_inference_steps": 25,
         "seed": 1000,
@@ -94,7 +95,9 @@ def main() -> None:
             missing = [name for name in arms if (concepts, index, name) not in done]
             if index % parts != part - 1:
                 continue
-            for row in run_scene(personalizer, missing, arguments.split, concepts, index, common, settings):
+            for row in run_scene(
+                personalizer, missing, arguments.split, concepts, index, arguments.prompts, common, settings
+            ):
                 rows.append(row)
                 write(arguments.csv, rows)
                 print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ..prompt_sets import Prompt
 from .scene import BACKGROUNDS, CLASSES
 
 # Text and background. {0} is what is asked for; {other} is a class that is not among the concepts.
@@ -34,23 +34,6 @@ _TOGETHER: tuple[tuple[str, str, str, str | None], ...] = (
     ("photo of ", " next to ", "", "night"),
 )
 COUNT = len(_ALONE)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt with learned tokens, the same in plain words, and what it asks for.
-
-    Attributes:
-        learned: ``"a <new1> cat on the beach"``.
-        plain: ``"a cat on the beach"``.
-        asked: indices of the concepts it names.
-        background: the background it names, if any.
-    """
-
-    learned: str
-    plain: str
-    asked: tuple[int, ...]
-    background: str | None
 
 
 def benchmark_prompts(phrases: Sequence[str], nouns: Sequence[str], count: int = COUNT) -> list[Prompt]:

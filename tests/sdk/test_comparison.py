@@ -13,10 +13,12 @@ from sdk.arms import ABLATIONS, resolve_arm, resolve_arms
 from sdk.commands.main import main
 from sdk.comparison import peak_memory
 from sdk.comparison_report import save_comparison
+from sdk.concepts import resolve_concepts
 from sdk.errors import BaseModelError, InputError
 from sdk.evaluation import Drawn
 from sdk.methods import METHODS
 from sdk.metrics import ClipEncoder, DinoEncoder, EncoderScorer, clip_score, cut_out_on_black, plain_prompt
+from sdk.prompt_sets import photograph_prompts, photograph_sets
 
 
 def test_arms_by_name():
@@ -42,7 +44,7 @@ def test_memory_is_measured_at_its_peak():
         for _ in range(20):
             held.add_(1)
         del held
-    assert 200e6 < peak[0] < 600e6
+    assert 150e6 < peak[0] < 600e6
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +112,6 @@ def test_photographs_are_scored_per_concept_against_their_crops(encoders):
     masks = [Image.new("L", (48, 48)) for _ in range(2)]
     masks[0].paste(255, (0, 0, 24, 48))
     masks[1].paste(255, (24, 0, 48, 48))
-    from sdk.concepts import resolve_concepts
-
     concepts = resolve_concepts(["cat", "dog"])
     scorer.look_at(reference, concepts, masks)
     assert [crop.size for crop in scorer.crops] == [(24, 48), (24, 48)]
@@ -176,3 +176,26 @@ def test_mistakes_of_the_command_show_at_once(tmp_path, picture, capsys):
     assert "no method 'magic'" in capsys.readouterr().err
     assert main([*base, "--mask", str(tmp_path / "none.png")]) == 2
     assert "none.png" in capsys.readouterr().err
+
+
+def test_ten_sets_of_prompts_for_photographs():
+    sets = photograph_sets()
+    assert len(sets) == 10
+    counts = [sum(len(entry[kind]) for entry in sets.values()) for kind in ("together", "1", "2")]
+    assert counts == [101, 100, 102]  # as many as the paper's
+    for entry in sets.values():
+        assert all("{1}" in text and "{2}" in text for text in entry["together"])
+        for kind, other in (("1", "{2}"), ("2", "{1}")):
+            assert all(f"{{{kind}}}" in text and other not in text for text in entry[kind])
+        assert all(len(set(entry[kind])) == len(entry[kind]) for kind in ("together", "1", "2"))
+
+
+def test_prompts_fit_the_classes_or_anything():
+    cat_dog = photograph_prompts(resolve_concepts(["cat", "dog"]), 3)
+    assert [p.asked for p in cat_dog] == [(0,)] * 3 + [(1,)] * 3 + [(0, 1)] * 3
+    assert cat_dog[0].learned == "photo of a <new1> cat"
+    assert cat_dog[0].plain == "photo of a cat"
+    others = photograph_prompts(resolve_concepts(["teapot", "owl", "drum"]), 2)
+    assert len(others) == 8
+    assert others[-2].learned == "photo of a <new1> teapot, a <new2> owl, and a <new3> drum"
+    assert len(photograph_prompts(resolve_concepts(["teapot"]))) == 10
