@@ -46,8 +46,14 @@ inline void row_loop(const float *a, int64_t a_row, int64_t a_step, const float 
   int64_t r = 0;
   for (; r + ROWS <= rows; r += ROWS)
     register_block<ROWS, C>(a + r * a_row, a_row, a_step, b, b_row, c + r * c_row, c_row, depth, accumulate);
-  for (; r < rows; ++r)
-    register_block<1, C>(a + r * a_row, a_row, a_step, b, b_row, c + r * c_row, c_row, depth, accumulate);
+  a += r * a_row, c += r * c_row;
+  switch (rows - r) {  // fewer than ROWS are left, and ROWS is at most 6
+    case 5: return register_block<5, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+    case 4: return register_block<4, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+    case 3: return register_block<3, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+    case 2: return register_block<2, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+    case 1: return register_block<1, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+  }
 }
 
 // c[rows, columns] (+)= a b, with a[r, k] at a[r * a_row + k * a_step] and `columns` a multiple of LANES.
@@ -79,8 +85,14 @@ void unpack(const T *from, int64_t stride, float *to, int64_t rows, int64_t widt
   }
 }
 
-template <typename T>
-void unpack_transposed(const T *from, int64_t stride, float *to, int64_t rows, int64_t width) {
+void unpack_transposed(const float *from, int64_t stride, float *to, int64_t rows, int64_t width) {
+  const int64_t line = padded(rows);
+  transpose_words(from, stride, to, line, rows, width);
+  for (int64_t i = 0; i < width; ++i)
+    for (int64_t r = rows; r < line; ++r) to[i * line + r] = 0;
+}
+
+void unpack_transposed(const uint16_t *from, int64_t stride, float *to, int64_t rows, int64_t width) {
   const int64_t line = padded(rows);
   for (int64_t i = 0; i < width; ++i) {
     for (int64_t r = 0; r < rows; ++r) to[i * line + r] = read(from + r * stride + i);
@@ -88,10 +100,32 @@ void unpack_transposed(const T *from, int64_t stride, float *to, int64_t rows, i
   }
 }
 
+// Rows as the left side of a product: as they lie if they are float32, else unpacked.
+struct Left {
+  const float *at;
+  int64_t row;
+};
+Left left_side(const float *from, int64_t stride, float *, int64_t, int64_t) { return {from, stride}; }
+Left left_side(const uint16_t *from, int64_t stride, float *memory, int64_t rows, int64_t width) {
+  unpack(from, stride, memory, rows, width);
+  return {memory, padded(width)};
+}
+
+// Where a product may be written: the result itself if it is float32 of whole vectors, else memory to be packed.
+struct Target {
+  float *at;
+  int64_t row;
+};
+Target target_for(float *to, int64_t stride, float *memory, int64_t width) {
+  return width % LANES == 0 ? Target{to, stride} : Target{memory, padded(width)};
+}
+Target target_for(uint16_t *, int64_t, float *memory, int64_t width) { return {memory, padded(width)}; }
+
 template <typename T>
-void pack(const float *from, int64_t line, T *to, int64_t stride, int64_t rows, int64_t width, float factor) {
+void pack(const float *from, int64_t line, T *to, int64_t stride, int64_t rows, int64_t width) {
+  if (static_cast<const void *>(from) == to) return;  // it was written in place
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < width; ++i) write(to + r * stride + i, from[r * line + i] * factor);
+    for (int64_t i = 0; i < width; ++i) write(to + r * stride + i, from[r * line + i]);
 }
 
 template <typename T>
@@ -109,13 +143,14 @@ void forward_typed(const Forward &work, int64_t row, int64_t head, float *scratc
   for (int64_t first = 0; first < s.queries; first += BLOCK) {
     const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK;
     const T *from = rows_of<T>(work.query, row, head) + first * work.query.row_stride;
-    unpack(from, work.query.row_stride, query, count, s.width);
-    multiply(query, width_line, 1, key, keys_line, weights, keys_line, count, keys_line, s.width, false);
+    const Left left = left_side(from, work.query.row_stride, query, count, s.width);
+    multiply(left.at, left.row, 1, key, keys_line, weights, keys_line, count, keys_line, s.width, false);
     softmax(weights, count, s.keys, s.scale);
     take_columns(s, row, weights, columns, first, count);
-    multiply(weights, keys_line, 1, value, width_line, result, width_line, count, width_line, s.keys, false);
     T *to = rows_of<T>(work.out, row, head) + first * work.out.row_stride;
-    pack(result, width_line, to, work.out.row_stride, count, s.width, 1.0f);
+    const Target out = target_for(to, work.out.row_stride, result, s.width);
+    multiply(weights, keys_line, 1, value, width_line, out.at, out.row, count, width_line, s.keys, false);
+    pack(out.at, out.row, to, work.out.row_stride, count, s.width);
   }
 }
 
@@ -149,15 +184,15 @@ void backward_typed(const Backward &work, int64_t row, int64_t head, float *scra
              false);
     add_column_gradients(s, row, work.grad_maps, grad_weights, first, count);
     multiply(weights, 1, keys_line, grad_out, width_line, grad_value, width_line, s.keys, width_line, count, again);
-    softmax_backward(weights, grad_weights, count, s.keys);
-    multiply(grad_weights, keys_line, 1, key, width_line, grad_query, width_line, count, width_line, s.keys, false);
-    multiply(grad_weights, 1, keys_line, query, width_line, grad_key, width_line, s.keys, width_line, count, again);
+    softmax_backward(weights, grad_weights, count, s.keys, s.scale);
     T *to = rows_of<T>(work.grad_query, row, head) + first * work.grad_query.row_stride;
-    pack(grad_query, width_line, to, work.grad_query.row_stride, count, s.width, s.scale);
+    const Target out = target_for(to, work.grad_query.row_stride, grad_query, s.width);
+    multiply(grad_weights, keys_line, 1, key, width_line, out.at, out.row, count, width_line, s.keys, false);
+    pack(out.at, out.row, to, work.grad_query.row_stride, count, s.width);
+    multiply(grad_weights, 1, keys_line, query, width_line, grad_key, width_line, s.keys, width_line, count, again);
   }
-  pack(grad_key, width_line, rows_of<T>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width, s.scale);
-  pack(grad_value, width_line, rows_of<T>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width,
-       1.0f);
+  pack(grad_key, width_line, rows_of<T>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width);
+  pack(grad_value, width_line, rows_of<T>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width);
 }
 
 int64_t forward_scratch(const pk_attention &s) {

@@ -8,6 +8,10 @@
 //     // rows and columns are multiples of 16, depth of DEPTH.
 //     void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
 //                     int64_t rows, int64_t columns, int64_t depth, bool accumulate) const;
+//     // The same with a as left_turned wrote it. With LEFT_BY_PAIRS defined that is in words of two rows, which spares
+//     // a transposition; otherwise transposed.
+//     void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
+//                 int64_t columns, int64_t depth, bool accumulate) const;
 //
 // The steps are those of attention.inl; only the layouts differ. Like stock attention in bfloat16, probabilities and
 // their gradients are rounded to bfloat16 before they are multiplied.
@@ -24,53 +28,97 @@ static_assert(LANES == UNIT, "lines of probabilities are padded alike by both");
 inline int64_t tiles(int64_t count) { return (count + UNIT - 1) / UNIT * UNIT; }
 inline int64_t deep(int64_t count) { return (count + DEPTH - 1) / DEPTH * DEPTH; }
 
-// Rows as the left side: [tiles(rows), deep(width)], zero outside.
-void left_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
+// Room for a line of bfloat16 values: whole vectors and whole depths.
+inline int64_t roomy(int64_t count) { return DEPTH > UNIT ? deep(count) : tiles(count); }
+
+// Rows as the left side: [tiles(rows), deep(width)], zero outside; as they lie where nothing is to be padded.
+struct Left {
+  const uint16_t *at;
+  int64_t row;
+};
+Left left_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
   const int64_t line = deep(width), all = tiles(rows);
+  if (rows == all && width == line) return {from, stride};
   for (int64_t r = 0; r < all; ++r) {
-    for (int64_t i = 0; i < width; ++i) to[r * line + i] = r < rows ? from[r * stride + i] : 0;
-    for (int64_t i = width; i < line; ++i) to[r * line + i] = 0;
+    const int64_t filled = r < rows ? width : 0;
+    if (filled > 0) __builtin_memcpy(to + r * line, from + r * stride, filled * sizeof(uint16_t));
+    for (int64_t i = filled; i < line; ++i) to[r * line + i] = 0;
+  }
+  return {to, line};
+}
+
+// A float32 block [rows, tiles(width)] as the left side, rounded: [tiles(rows), roomy(width)].
+void left_block(const float *from, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t from_line = tiles(width), line = roomy(width), all = tiles(rows);
+  for (int64_t r = 0; r < all; ++r) {
+    const int64_t filled = r < rows ? from_line : 0;
+    for (int64_t i = 0; i < filled; i += LANES) store_rounded(to + r * line + i, load(from + r * from_line + i));
+    for (int64_t i = filled; i < line; ++i) to[r * line + i] = 0;
   }
 }
 
-// A float32 block [rows, line] as the left side, rounded: [tiles(rows), deep(width)].
-void left_block(const float *from, int64_t from_line, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t line = deep(width), all = tiles(rows);
-  for (int64_t r = 0; r < all; ++r) {
-    if (r < rows)
-      for (int64_t i = 0; i < width; ++i) to[r * line + i] = rounded(from[r * from_line + i]);
-    for (int64_t i = r < rows ? width : 0; i < line; ++i) to[r * line + i] = 0;
-  }
+// The same transposed, the depth being the rows, in the layout that Products takes for it.
+#if defined(LEFT_BY_PAIRS)
+// Words of two rows each: [BLOCK / 2, tiles(width)].
+void left_turned(const float *from, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t line = tiles(width);
+  for (int64_t r = 0; r < BLOCK; r += 2)
+    for (int64_t i = 0; i < line; i += LANES) {
+      const Words first = r < rows ? rounded(load(from + r * line + i)) : Words{};
+      const Words second = r + 1 < rows ? rounded(load(from + (r + 1) * line + i)) : Words{};
+      *reinterpret_cast<LooseWords *>(to + r * line + 2 * i) = first | (second << 16);
+    }
 }
-
-// The same transposed: [tiles(width), BLOCK], the depth being the rows.
-void left_block_transposed(const float *from, int64_t from_line, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t all = tiles(width);
-  for (int64_t i = 0; i < all; ++i)
-    for (int64_t r = 0; r < BLOCK; ++r) to[i * BLOCK + r] = r < rows && i < width ? rounded(from[r * from_line + i]) : 0;
+#else
+// [tiles(width), BLOCK].
+void left_turned(const float *from, uint16_t *to, int64_t rows, int64_t width) {
+  const int64_t line = tiles(width);
+  for (int64_t i = 0; i < line; ++i)
+    for (int64_t r = 0; r < BLOCK; ++r) to[i * BLOCK + r] = r < rows ? rounded(from[r * line + i]) : 0;
 }
+#endif
 
 // Rows as the right side with the width as depth: pairs [deep(width) / 2, tiles(rows), 2].
 void right_transposed(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t line = tiles(rows), depth = deep(width);
+  typedef uint32_t Pair __attribute__((aligned(2), may_alias));
+  const int64_t line = tiles(rows), pairs = width / 2, depth = deep(width) / 2;
+  Pair *words = reinterpret_cast<Pair *>(to);
+  if (stride % 2 == 0) {
+    transpose_words(reinterpret_cast<const Pair *>(from), stride / 2, words, line, rows, pairs);
+  } else {
+    for (int64_t i = 0; i < pairs; ++i)
+      for (int64_t r = 0; r < rows; ++r) words[i * line + r] = *reinterpret_cast<const Pair *>(from + r * stride + 2 * i);
+  }
+  for (int64_t i = pairs; i < depth; ++i)  // an odd width leaves half a pair
+    for (int64_t r = 0; r < rows; ++r) words[i * line + r] = 2 * i < width ? from[r * stride + 2 * i] : 0;
   for (int64_t i = 0; i < depth; ++i)
-    for (int64_t r = 0; r < line; ++r)
-      to[((i / 2) * line + r) * 2 + i % 2] = r < rows && i < width ? from[r * stride + i] : 0;
+    for (int64_t r = rows; r < line; ++r) words[i * line + r] = 0;
 }
 
 // Rows as the right side with the rows as depth: pairs [depth / 2, tiles(width), 2]; depth >= rows.
 void right_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width, int64_t depth) {
-  const int64_t line = tiles(width);
-  for (int64_t r = 0; r < depth; ++r) {
-    uint16_t *at = to + (r / 2) * line * 2 + r % 2;
-    for (int64_t i = 0; i < width; ++i) at[2 * i] = r < rows ? from[r * stride + i] : 0;
-    for (int64_t i = width; i < line; ++i) at[2 * i] = 0;
+  const int64_t line = tiles(width), whole = width / LANES * LANES;
+  for (int64_t r = 0; r < depth; r += 2) {
+    const uint16_t *first = r < rows ? from + r * stride : nullptr;
+    const uint16_t *second = r + 1 < rows ? first + stride : nullptr;
+    uint16_t *at = to + r * line;
+    for (int64_t i = 0; i < whole; i += LANES) {
+      const Words low = first ? load_halves(first + i) : Words{}, high = second ? load_halves(second + i) : Words{};
+      *reinterpret_cast<LooseWords *>(at + 2 * i) = low | (high << 16);
+    }
+    for (int64_t i = whole; i < line; ++i) {
+      at[2 * i] = first && i < width ? first[i] : 0;
+      at[2 * i + 1] = second && i < width ? second[i] : 0;
+    }
   }
 }
 
-void pack(const float *from, int64_t line, uint16_t *to, int64_t stride, int64_t rows, int64_t width, float factor) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < width; ++i) to[r * stride + i] = rounded(from[r * line + i] * factor);
+void pack(const float *from, int64_t line, uint16_t *to, int64_t stride, int64_t rows, int64_t width) {
+  const int64_t whole = width / LANES * LANES;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < whole; i += LANES) store_rounded(to + r * stride + i, load(from + r * line + i));
+    for (int64_t i = whole; i < width; ++i) to[r * stride + i] = rounded(from[r * line + i]);
+  }
 }
 
 // Hands out pieces of the scratch memory, each starting on a cache line; counts alone when there is none.
@@ -94,7 +142,7 @@ struct ForwardMemory {
     key = pieces.take<uint16_t>(deep(s.width) * tiles(s.keys));
     value = pieces.take<uint16_t>(deep(s.keys) * tiles(s.width));
     query = pieces.take<uint16_t>(BLOCK * deep(s.width));
-    weights = pieces.take<uint16_t>(BLOCK * deep(s.keys));
+    weights = pieces.take<uint16_t>(BLOCK * roomy(s.keys));
     scores = pieces.take<float>(BLOCK * tiles(s.keys));
     result = pieces.take<float>(BLOCK * tiles(s.width));
     bytes = pieces.used;
@@ -114,7 +162,7 @@ struct BackwardMemory {
     query_pairs = pieces.take<uint16_t>(BLOCK * tiles(s.width));
     grad_out = pieces.take<uint16_t>(BLOCK * deep(s.width));
     grad_pairs = pieces.take<uint16_t>(BLOCK * tiles(s.width));
-    rows = pieces.take<uint16_t>(BLOCK * deep(s.keys));
+    rows = pieces.take<uint16_t>(BLOCK * roomy(s.keys));
     turned = pieces.take<uint16_t>(tiles(s.keys) * BLOCK);
     weights = pieces.take<float>(BLOCK * tiles(s.keys));
     grads = pieces.take<float>(BLOCK * tiles(s.keys));
@@ -136,14 +184,14 @@ void forward_pairs(const Forward &work, int64_t row, int64_t head, float *scratc
   for (int64_t first = 0; first < s.queries; first += BLOCK) {
     const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
     const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
-    left_rows(from, work.query.row_stride, m.query, count, s.width);
-    multiply(m.query, deep(s.width), m.key, keys, m.scores, keys, rows, keys, deep(s.width), false);
+    const Left query = left_rows(from, work.query.row_stride, m.query, count, s.width);
+    multiply(query.at, query.row, m.key, keys, m.scores, keys, rows, keys, deep(s.width), false);
     softmax(m.scores, count, s.keys, s.scale);
     take_columns(s, row, m.scores, columns, first, count);
-    left_block(m.scores, keys, m.weights, count, s.keys);
-    multiply(m.weights, deep(s.keys), m.value, width, m.result, width, rows, width, deep(s.keys), false);
+    left_block(m.scores, m.weights, count, s.keys);
+    multiply(m.weights, roomy(s.keys), m.value, width, m.result, width, rows, width, deep(s.keys), false);
     uint16_t *to = rows_of<uint16_t>(work.out, row, head) + first * work.out.row_stride;
-    pack(m.result, width, to, work.out.row_stride, count, s.width, 1.0f);
+    pack(m.result, width, to, work.out.row_stride, count, s.width);
   }
 }
 
@@ -160,28 +208,26 @@ void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scra
     const bool again = first > 0;
     const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
     const uint16_t *grad_from = rows_of<uint16_t>(work.grad_out, row, head) + first * work.grad_out.row_stride;
-    left_rows(from, work.query.row_stride, m.query, count, s.width);
+    const Left query = left_rows(from, work.query.row_stride, m.query, count, s.width);
     right_rows(from, work.query.row_stride, m.query_pairs, count, s.width, BLOCK);
-    left_rows(grad_from, work.grad_out.row_stride, m.grad_out, count, s.width);
+    const Left grad_out = left_rows(grad_from, work.grad_out.row_stride, m.grad_out, count, s.width);
     right_rows(grad_from, work.grad_out.row_stride, m.grad_pairs, count, s.width, BLOCK);
-    multiply(m.query, deep(s.width), m.key_columns, keys, m.weights, keys, rows, keys, deep(s.width), false);
+    multiply(query.at, query.row, m.key_columns, keys, m.weights, keys, rows, keys, deep(s.width), false);
     softmax(m.weights, count, s.keys, s.scale);
-    multiply(m.grad_out, deep(s.width), m.value_columns, keys, m.grads, keys, rows, keys, deep(s.width), false);
+    multiply(grad_out.at, grad_out.row, m.value_columns, keys, m.grads, keys, rows, keys, deep(s.width), false);
     add_column_gradients(s, row, work.grad_maps, m.grads, first, count);
-    left_block_transposed(m.weights, keys, m.turned, count, s.keys);
-    multiply(m.turned, BLOCK, m.grad_pairs, width, m.grad_value, width, keys, width, BLOCK, again);
-    softmax_backward(m.weights, m.grads, count, s.keys);
-    left_block(m.grads, keys, m.rows, count, s.keys);
-    multiply(m.rows, deep(s.keys), m.key, width, m.grad_query, width, rows, width, deep(s.keys), false);
-    left_block_transposed(m.grads, keys, m.turned, count, s.keys);
-    multiply(m.turned, BLOCK, m.query_pairs, width, m.grad_key, width, keys, width, BLOCK, again);
+    left_turned(m.weights, m.turned, count, s.keys);
+    multiply.turned(m.turned, m.grad_pairs, width, m.grad_value, width, keys, width, BLOCK, again);
+    softmax_backward(m.weights, m.grads, count, s.keys, s.scale);
+    left_block(m.grads, m.rows, count, s.keys);
+    multiply(m.rows, roomy(s.keys), m.key, width, m.grad_query, width, rows, width, deep(s.keys), false);
+    left_turned(m.grads, m.turned, count, s.keys);
+    multiply.turned(m.turned, m.query_pairs, width, m.grad_key, width, keys, width, BLOCK, again);
     uint16_t *to = rows_of<uint16_t>(work.grad_query, row, head) + first * work.grad_query.row_stride;
-    pack(m.grad_query, width, to, work.grad_query.row_stride, count, s.width, s.scale);
+    pack(m.grad_query, width, to, work.grad_query.row_stride, count, s.width);
   }
-  pack(m.grad_key, width, rows_of<uint16_t>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width,
-       s.scale);
-  pack(m.grad_value, width, rows_of<uint16_t>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width,
-       1.0f);
+  pack(m.grad_key, width, rows_of<uint16_t>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width);
+  pack(m.grad_value, width, rows_of<uint16_t>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width);
 }
 
 int64_t floats(int64_t bytes) { return (bytes + 3) / 4; }

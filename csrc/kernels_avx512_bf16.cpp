@@ -8,32 +8,33 @@
 #define NAME avx512_bf16
 #define LANES 16
 #define DEPTH 2
+#define LEFT_BY_PAIRS
 
 namespace pk {
 namespace NAME {
 namespace {
 
+typedef int32_t Pair __attribute__((aligned(2), may_alias));
 constexpr int ROWS = 5, COLUMNS = 5;  // 25 sums, 5 of the right side and 1 of the left: 31 of 32 registers
 
 struct Products {
+  // c[R, 16 C] (+)= a b, the pair of row r and step k of a at word a[r * a_row + k * a_step].
   template <int R, int C>
-  static inline void block(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
-                           int64_t depth, bool accumulate) {
+  static inline void block(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
+                           int64_t c_row, int64_t depth, bool accumulate) {
     __m512 sums[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < C; ++v)
         sums[r][v] = accumulate ? _mm512_loadu_ps(c + r * c_row + 16 * v) : _mm512_setzero_ps();
-    for (int64_t step = 0; step < depth; step += 2) {
+    for (int64_t step = 0; step < depth / 2; ++step) {
       __m512i right[C];
 #pragma GCC unroll 8
-      for (int v = 0; v < C; ++v) right[v] = _mm512_loadu_si512(b + (step / 2 * b_row + 16 * v) * 2);
+      for (int v = 0; v < C; ++v) right[v] = _mm512_loadu_si512(b + (step * b_row + 16 * v) * 2);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        int32_t pair;
-        __builtin_memcpy(&pair, a + r * a_row + step, sizeof pair);
-        const __m512bh left = (__m512bh)_mm512_set1_epi32(pair);
+        const __m512bh left = (__m512bh)_mm512_set1_epi32(a[r * a_row + step * a_step]);
 #pragma GCC unroll 8
         for (int v = 0; v < C; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, (__m512bh)right[v]);
       }
@@ -45,22 +46,48 @@ struct Products {
   }
 
   template <int C>
-  static inline void panel(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
-                           int64_t rows, int64_t depth, bool accumulate) {
+  static inline void panel(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
+                           int64_t c_row, int64_t rows, int64_t depth, bool accumulate) {
     int64_t r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-      block<ROWS, C>(a + r * a_row, a_row, b, b_row, c + r * c_row, c_row, depth, accumulate);
-    for (; r < rows; ++r) block<1, C>(a + r * a_row, a_row, b, b_row, c + r * c_row, c_row, depth, accumulate);
+      block<ROWS, C>(a + r * a_row, a_row, a_step, b, b_row, c + r * c_row, c_row, depth, accumulate);
+    a += r * a_row, c += r * c_row;
+    switch (rows - r) {
+      case 4: return block<4, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+      case 3: return block<3, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+      case 2: return block<2, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+      case 1: return block<1, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+    }
+  }
+
+  static void product(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
+                      int64_t c_row, int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
+    int64_t at = 0;
+    for (; at + 16 * COLUMNS <= columns; at += 16 * COLUMNS)
+      panel<COLUMNS>(a, a_row, a_step, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
+    for (; at + 32 <= columns; at += 32)
+      panel<2>(a, a_row, a_step, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
+    for (; at < columns; at += 16)
+      panel<1>(a, a_row, a_step, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
   }
 
   void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
                   int64_t rows, int64_t columns, int64_t depth, bool accumulate) const {
-    int64_t at = 0;
-    for (; at + 16 * COLUMNS <= columns; at += 16 * COLUMNS)
-      panel<COLUMNS>(a, a_row, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
-    for (; at + 32 <= columns; at += 32) panel<2>(a, a_row, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
-    for (; at < columns; at += 16) panel<1>(a, a_row, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
+    // Rows an odd number of values apart: every other one starts inside a word, so one row at a time.
+    if (a_row % 2 == 0)
+      product(words(a), a_row / 2, 1, b, b_row, c, c_row, rows, columns, depth, accumulate);
+    else
+      for (int64_t r = 0; r < rows; ++r)
+        product(words(a + r * a_row), 0, 1, b, b_row, c + r * c_row, c_row, 1, columns, depth, accumulate);
   }
+
+  void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
+              int64_t columns, int64_t depth, bool accumulate) const {
+    product(words(a), 1, rows, b, b_row, c, c_row, rows, columns, depth, accumulate);
+  }
+
+ private:
+  static const Pair *words(const uint16_t *a) { return reinterpret_cast<const Pair *>(a); }
 };
 
 }  // namespace

@@ -39,6 +39,11 @@ struct Products {
       }
   }
 
+  void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
+              int64_t columns, int64_t depth, bool accumulate) const {
+    (*this)(a, depth, b, b_row, c, c_row, rows, columns, depth, accumulate);
+  }
+
  private:
   template <int N>
   struct Number {

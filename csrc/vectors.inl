@@ -5,8 +5,12 @@
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 // The same, at any address.
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t LooseWords __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 constexpr int64_t BLOCK = 64;  // queries at a time, a multiple of every other unit
 constexpr float NOTHING = -1e30f;
@@ -22,6 +26,58 @@ inline float read(const uint16_t *at) {
   } word = {static_cast<uint32_t>(*at) << 16};
   return word.number;
 }
+// To bfloat16, the nearest, ties to even: in the low half of each word.
+inline Words rounded(Vector value) {
+  const Words bits = (Words)value;
+  const Words nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words nothing = (Words)(value != value);
+  return (nothing & ((bits >> 16) | 0x40)) | (~nothing & nearest);
+}
+inline void store_rounded(uint16_t *at, Vector value) {
+  *reinterpret_cast<LooseHalves *>(at) = __builtin_convertvector(rounded(value), Halves);
+}
+inline Words load_halves(const uint16_t *at) {
+  return __builtin_convertvector((Halves) * reinterpret_cast<const LooseHalves *>(at), Words);
+}
+
+// The vector with lane i holding what lane i ^ HALF held.
+template <int HALF>
+inline Vector swapped(Vector value) {
+  Integers order;
+  for (int i = 0; i < LANES; ++i) order[i] = i ^ HALF;
+  return __builtin_shuffle(value, order);
+}
+
+// Sum and maximum of a vector's lanes, by halves.
+template <int HALF = LANES / 2>
+inline float sum_of(Vector value) {
+  if constexpr (HALF == 0) return value[0];
+  else return sum_of<HALF / 2>(value + swapped<HALF>(value));
+}
+template <int HALF = LANES / 2>
+inline float highest_of(Vector value) {
+  if constexpr (HALF == 0) return value[0];
+  else {
+    const Vector other = swapped<HALF>(value);
+    return highest_of<HALF / 2>(other > value ? other : value);
+  }
+}
+
+// The transpose of rows of words, [rows, width] to [width, line], by squares that stay in the nearest cache: rows of
+// one head lie far apart, and walking down a column would miss it every time.
+template <typename T>
+inline void transpose_words(const T *from, int64_t stride, T *to, int64_t line, int64_t rows, int64_t width) {
+  constexpr int64_t SQUARE = 16;
+  T square[SQUARE][SQUARE];
+  for (int64_t r = 0; r < rows; r += SQUARE)
+    for (int64_t i = 0; i < width; i += SQUARE) {
+      const int64_t tall = rows - r < SQUARE ? rows - r : SQUARE, wide = width - i < SQUARE ? width - i : SQUARE;
+      for (int64_t k = 0; k < tall; ++k) __builtin_memcpy(square[k], from + (r + k) * stride + i, wide * sizeof(T));
+      for (int64_t j = 0; j < wide; ++j)
+        for (int64_t k = 0; k < tall; ++k) to[(i + j) * line + r + k] = square[k][j];
+    }
+}
+
 inline void write(float *at, float value) { *at = value; }
 inline uint16_t rounded(float value) {  // to bfloat16, the nearest, ties to even
   union {
@@ -68,16 +124,14 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
       const Vector next = load(row + t);
       highest = next > highest ? next : highest;
     }
-    float top = highest[0];
-    for (int i = 1; i < LANES; ++i) top = highest[i] > top ? highest[i] : top;
+    const float top = highest_of(highest);
     Vector sums = {};
     for (int64_t t = 0; t < line; t += LANES) {
       const Vector value = exponential((load(row + t) - top) * factor);
       store(row + t, value);
       sums += value;
     }
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += sums[i];
+    const float total = sum_of(sums);
     // The padding contributed exp(-87) each, far below the last place of a sum that is at least 1.
     const float inverse = 1.0f / total;
     for (int64_t t = 0; t < line; t += LANES) store(row + t, load(row + t) * inverse);
@@ -85,17 +139,16 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
   }
 }
 
-// dS = P * (dP - sum(P * dP)) for every row, in place of dP; the padding stays zero.
-void softmax_backward(const float *weights, float *grads, int64_t rows, int64_t keys) {
+// dS = P * (dP - sum(P * dP)) * factor for every row, in place of dP; the padding stays zero.
+void softmax_backward(const float *weights, float *grads, int64_t rows, int64_t keys, float factor) {
   const int64_t line = padded(keys);
   for (int64_t r = 0; r < rows; ++r) {
     const float *weight = weights + r * line;
     float *grad = grads + r * line;
     Vector sums = {};
     for (int64_t t = 0; t < line; t += LANES) sums += load(weight + t) * load(grad + t);
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += sums[i];
-    for (int64_t t = 0; t < line; t += LANES) store(grad + t, load(weight + t) * (load(grad + t) - total));
+    const float total = sum_of(sums);
+    for (int64_t t = 0; t < line; t += LANES) store(grad + t, load(weight + t) * (load(grad + t) - total) * factor);
   }
 }
 

@@ -92,6 +92,9 @@ def attention_with_columns(
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:
+    for name, given in (("query", query), ("key", key), ("value", value), ("token_indices", token_indices)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
     if (
         query.ndim != 4
         or key.shape != value.shape

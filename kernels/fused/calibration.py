@@ -74,6 +74,8 @@ def calibration_loss(
     Raises:
         ValueError: a shape or an argument that makes no sense.
     """
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"maps must be a tensor, got {type(maps).__name__}")
     if maps.ndim != 4 or maps.shape[1] < 2 or maps.shape[1] % 2:
         raise ValueError(f"maps must be [B, 2S, h, w] with S >= 1 concepts, got {list(maps.shape)}")
     options = CalibrationOptions(normalize, sigma, suppress, smooth, bind, separate)
@@ -180,6 +182,11 @@ def calibrated_attention(
     """
     reduction = loss_arguments.pop("reduction", "none")
     options = CalibrationOptions(**loss_arguments)
+    if not len(queries) == len(keys) == len(values) > 0:
+        raise ValueError(
+            "queries, keys and values must hold one tensor per layer, got "
+            f"{len(queries)}, {len(keys)} and {len(values)}"
+        )
     results = [
         attention_with_columns(q, k, v, token_indices, backend=backend)
         for q, k, v in zip(queries, keys, values, strict=True)

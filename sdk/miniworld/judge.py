@@ -63,7 +63,7 @@ IDENTITY_WIDTH = 32
 
 
 class Judge(nn.Module):
-    """The network. Logits in :meth:`forward`, calibrated probabilities in :meth:`judge`.
+    """The network. Logits in :meth:`forward` and :meth:`read`, calibrated probabilities in :meth:`judge`.
 
     Attributes:
         vocabulary: the part of the world it knows.
@@ -118,10 +118,20 @@ class Judge(nn.Module):
         }
 
     @torch.no_grad()
+    def read(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the logits for pictures as in :meth:`forward`, mean over them and their mirror images.
+
+        The world has no left and right: what is read one way only is chance.
+        """
+        seen, mirrored = self(pictures), self(pictures.flip(-1))
+        mirrored["place"] = mirrored["place"].flip(-1)
+        logits = {name: (seen[name] + mirrored[name]) / 2 for name in seen}
+        return logits | {"identity": F.normalize(logits["identity"], dim=-1)}
+
     def judge(self, images: list[Image.Image], batch_size: int = 64) -> Verdict:
         """Judge RGB pictures of any size; they are resized to the world's 64 pixels."""
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-        parts = [self(pictures_to_tensor(batch)) for batch in batches]
+        parts = [self.read(pictures_to_tensor(batch)) for batch in batches]
         logits = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         for name, temperature in self.temperatures.items():
             logits[name] = logits[name] / temperature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdk.kernels import attention_with_maps, available_backends
+from sdk.kernels import attention_with_maps, available_backends, calibrated_attention, calibration_loss
 
 SHAPES = [
     pytest.param((2, 8, 256, 77, 160), id="SD1.5-16x16"),
@@ -75,9 +75,41 @@ def test_a_named_backend_never_falls_back():
                 attention_with_maps(query, key, value, indices, backend=name)
 
 
-def test_wrong_shapes_are_named():
-    query, key, value, indices = inputs(2, 2, 9, 6, 4)
-    with pytest.raises(ValueError, match="same B, H and D"):
-        attention_with_maps(query, key[:1], value[:1], indices)
-    with pytest.raises(ValueError, match="token_indices must be int64"):
-        attention_with_maps(query, key, value, indices.float())
+BACKENDS = sorted(name for name, status in available_backends().items() if status == "ready")
+
+
+@pytest.mark.parametrize("backend", [None, *BACKENDS])
+def test_bad_input_is_named(backend):
+    query, key, value, indices = (x.float() if x.is_floating_point() else x for x in inputs(2, 2, 9, 6, 4))
+
+    def refused(kind, match, *arguments):
+        with pytest.raises(kind, match=match):
+            attention_with_maps(*arguments, backend=backend)
+
+    refused(ValueError, "same B, H and D", query[0], key, value, indices)
+    refused(ValueError, "same B, H and D", query, key[:, :1], value[:, :1], indices)
+    refused(ValueError, "same B, H and D", query, key, value[:, :, 1:], indices)
+    refused(ValueError, "token_indices must be int64", query, key, value, indices.float())
+    refused(ValueError, "token_indices must be -1 or a position in 0..5", query, key, value, indices * 0 + 6)
+    refused(ValueError, "on one device", query.to("meta"), key, value, indices)
+    refused(TypeError, "one floating-point type", query.half(), key, value, indices)
+    refused(TypeError, "key must be a tensor, got list", query, [1.0], value, indices)
+    if backend == "triton":
+        refused(ValueError, "at most 16 tokens, token_indices has 17", query, key, value, torch.zeros(2, 17).long())
+    maps = torch.rand(1, 3, 4, 4)
+    for wrong, kind, match in ((maps, ValueError, "S >= 1"), (maps[0], ValueError, "S >= 1"), ([], TypeError, "maps")):
+        with pytest.raises(kind, match=match):
+            calibration_loss(wrong, backend=backend)
+    with pytest.raises(ValueError, match="one tensor per layer, got 2, 1 and 1"):
+        calibrated_attention([query, query], [key], [value], indices, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_layout_does_not_matter(backend):
+    query, key, value, indices = (x.float() if x.is_floating_point() else x for x in inputs(2, 2, 9, 6, 4))
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, key, value)]
+    assert not any(x.is_contiguous() for x in strided)
+    want = attention_with_maps(query, key, value, indices, backend=backend)
+    got = attention_with_maps(*strided, indices.T.contiguous().T, backend=backend)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)

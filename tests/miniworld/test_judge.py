@@ -160,3 +160,14 @@ def test_a_redrawn_render_still_shows_what_stands_where():
     assert (kept["accent"] == -100).all()
     assert (kept["identity"] == -1).all()
     assert (labels["identity"] >= 0).any()
+
+
+def test_a_picture_and_its_mirror_image_are_read_alike():
+    judge = Judge(Vocabulary(), width=8).eval()
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen, mirrored = judge.read(pictures), judge.read(pictures.flip(-1))
+    for name in seen.keys() - {"place"}:
+        torch.testing.assert_close(seen[name], mirrored[name])
+    torch.testing.assert_close(seen["place"], mirrored["place"].flip(-1))
+    torch.testing.assert_close(seen["identity"].norm(dim=-1), torch.ones(2, 6))
+    assert not torch.allclose(judge(pictures)["presence"], judge(pictures.flip(-1))["presence"])

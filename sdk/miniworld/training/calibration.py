@@ -16,7 +16,7 @@ _EITHER = ("presence", "hat", "sketch")
 @torch.no_grad()
 def _answers(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Logits ``[M, values]`` (``[M]`` for yes or no) and labels ``[M]`` of everything that can be seen."""
-    parts = [judge(to_unit(batch)) for batch in pictures.split(128)]
+    parts = [judge.read(to_unit(batch)) for batch in pictures.split(128)]
     logits = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     seen = {name: labels[name] >= 0 for name in (*_ONE_OF, "presence", "sketch")}
     seen["hat"] = labels["presence"] > 0.5
@@ -77,7 +77,7 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
 @torch.no_grad()
 def exact_classes(judge: Judge, pictures: Tensor, labels: dict[str, Tensor]) -> float:
     """Return the share of pictures in which every class that is there, and no other, is seen."""
-    seen = torch.cat([judge(to_unit(batch))["presence"] for batch in pictures.split(128)]) > 0
+    seen = torch.cat([judge.read(to_unit(batch))["presence"] for batch in pictures.split(128)]) > 0
     return (seen == (labels["presence"] > 0.5)).all(-1).double().mean().item()
 
 
