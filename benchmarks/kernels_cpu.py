@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.providers import make_inputs, ours, providers, same_gradients
+from benchmarks.providers import SIZES, make_inputs, ours, providers, same_gradients
 from sdk.bindings.arrays import instruction_set
 
 SIZE = "SD1.5 16x16 B=8"
@@ -53,6 +53,18 @@ def measure(dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
     return times
 
 
+def product_rate(dtype: torch.dtype, side: int = 2048) -> float:
+    """FLOP per second of a large product in stock PyTorch: what the machine can do."""
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    times = []
+    for turn in range(9):
+        begin = time.perf_counter()
+        a @ b
+        if turn >= 2:
+            times.append(time.perf_counter() - begin)
+    return 2 * side**3 / statistics.median(times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -74,7 +86,11 @@ def main() -> None:
             figures = [f"{1e3 * value:.2f}" for value in (median, low, high)]
             facts = (processor(), instruction_set(), arguments.threads, torch.__version__, str(dtype)[6:], name)
             rows.append(dict(zip(FIELDS, (*facts, *figures), strict=True)))
-        print()
+        batch, heads, pixels, tokens, width, _ = SIZES[SIZE]
+        work = 7 * 2 * batch * heads * pixels * tokens * width  # seven products, of which one recomputes
+        rate, took = product_rate(dtype), statistics.median(times[mine])
+        share = work / took / rate
+        print(f"\n{work / 1e9:.1f} GFLOP; large products run at {rate / 1e9:.0f} GFLOP/s: ours is at {share:.0%}\n")
     if arguments.csv:
         new = not arguments.csv.exists()
         with arguments.csv.open("a", newline="") as file:

@@ -12,7 +12,7 @@ typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 typedef uint32_t LooseWords __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
 typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-constexpr int64_t BLOCK = 64;  // queries at a time, a multiple of every other unit
+constexpr int64_t BLOCK = 128;  // queries at a time, a multiple of every other unit
 constexpr float NOTHING = -1e30f;
 
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
