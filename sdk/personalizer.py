@@ -165,7 +165,7 @@ class Personalizer:
         """Make a pack, or the pack in a folder, active for :meth:`generate`."""
         if not isinstance(pack, ConceptPack):
             pack = ConceptPack.from_pretrained(pack)
-        self._check_base(pack)
+        self.check_base(pack)
         self.pack = pack
         return pack
 
@@ -355,10 +355,11 @@ class Personalizer:
             if pack is not None and not isinstance(pack, ConceptPack):
                 raise InputError("concepts must be packs; read one with ConceptPack.from_pretrained(folder)")
             if pack is not None:
-                self._check_base(pack)
+                self.check_base(pack)
         return packs
 
-    def _check_base(self, pack: ConceptPack) -> None:
+    def check_base(self, pack: ConceptPack) -> None:
+        """Raise :class:`BaseModelError` if a pack belongs to another base model."""
         difference = self.base.difference(pack.base)
         if difference is not None:
             raise BaseModelError(

@@ -1,0 +1,5 @@
+"""Packs in the formats of other tools, and back. Each format has one file."""
+
+from __future__ import annotations
+
+FORMATS = ("onnx", "lora", "diffusers", "webui")

@@ -1,0 +1,36 @@
+"""What a pack changes about its base model, matrix by matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..pack import ConceptPack
+
+if TYPE_CHECKING:
+    from ..personalizer import Personalizer
+
+
+def key_value_deltas(pack: ConceptPack, personalizer: Personalizer) -> dict[str, Tensor]:
+    """Return trained minus base weights of every K and V, float32 ``[hidden, context]``, by ``...attn2.to_k``.
+
+    Raises:
+        BaseModelError: a pack of another base model.
+        InputError: a pack that holds other weights than K and V, or none.
+    """
+    personalizer.check_base(pack)
+    if pack.unet:
+        raise InputError(
+            f"a pack of {pack.method} changes the whole UNet, which this format cannot hold; export it to onnx"
+        )
+    if not pack.key_value:
+        raise InputError(f"a pack of {pack.method} holds tokens alone; copy its token files, they load everywhere")
+    deltas = {}
+    for layer, pair in pack.key_value.items():
+        module = personalizer.pipe.unet.get_submodule(layer)
+        for which, projection, weight in zip("kv", (module.to_k, module.to_v), pair, strict=True):
+            base = getattr(projection, "base_layer", projection).weight.detach().float().cpu()
+            deltas[f"{layer}.to_{which}"] = weight.float() - base
+    return deltas

@@ -1,0 +1,87 @@
+"""A pack in diffusers' Custom Diffusion layout, for ``UNet2DConditionModel.load_attn_procs``.
+
+The layout's safetensors file is what a pack is anyway. diffusers cannot load it: its loader wants an entry for every
+self-attention too, empty, and safetensors holds no empty ones. The ``.bin`` file has them; it is a pickle, so it is
+only written when asked for. Our own loader, :func:`load_into`, takes any pack and any pipeline.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..attention import cross_attention_layers
+from ..errors import InputError
+from ..pack import WEIGHTS, ConceptPack
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from ..personalizer import Personalizer
+
+BINARY = "pytorch_custom_diffusion_weights.bin"
+
+
+def export_diffusers(
+    pack: ConceptPack, personalizer: Personalizer, folder: str | Path, *, pickle: bool = False
+) -> list[Path]:
+    """Write the layout's weights and one file per token; with ``pickle``, also the ``.bin`` that diffusers loads.
+
+    Raises:
+        InputError: a pack that holds other weights than K and V.
+    """
+    personalizer.check_base(pack)
+    if pack.unet or not pack.key_value:
+        raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
+    destination = Path(folder)
+    work = destination / ".pack"
+    pack.save_pretrained(work)
+    written = [WEIGHTS, *(f"{c.token.strip('<>')}.safetensors" for c in pack.concepts)]
+    for name in written:
+        (work / name).replace(destination / name)
+    shutil.rmtree(work)
+    if pickle:
+        entries: dict[str, Any] = {}
+        for name in personalizer.pipe.unet.attn_processors:
+            layer = name.removesuffix(".processor")
+            if layer not in pack.key_value:
+                entries[name] = {}
+                continue
+            for which, weight in zip("kv", pack.key_value[layer], strict=True):
+                entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
+        torch.save(entries, destination / BINARY)
+        written.append(BINARY)
+    return [destination / name for name in written]
+
+
+def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
+    """Put a pack into a plain pipeline for good: K and V of its layers, and its tokens.
+
+    The pipeline then draws ``<new1> cat`` by itself, with any of its own features.
+
+    Raises:
+        InputError: layers the pipeline's UNet does not have, or tokens it already knows.
+    """
+    layers = cross_attention_layers(pipe.unet)
+    missing = set(pack.key_value) - set(layers)
+    if missing:
+        raise InputError(f"the pipeline's UNet has no layer {sorted(missing)[0]}; load the pack's base model")
+    known = set(pipe.tokenizer.get_vocab()) & set(pack.tokens)
+    if known:
+        raise InputError(f"the pipeline's tokenizer already knows {', '.join(sorted(known))}; load a fresh one")
+    with torch.no_grad():
+        for name, pair in pack.key_value.items():
+            for module, weight in zip((layers[name].to_k, layers[name].to_v), pair, strict=True):
+                module.weight.copy_(weight.to(module.weight))
+        for name, weight in pack.unet.items():
+            parameter = pipe.unet.get_parameter(name)
+            parameter.copy_(weight.to(parameter))
+    pipe.load_textual_inversion([_row(row) for row in pack.embeddings], token=pack.tokens)
+
+
+def _row(row: Tensor) -> dict[str, Tensor]:
+    return {"emb_params": row[None].float()}

@@ -1,0 +1,85 @@
+"""A pack for A1111, Forge, ComfyUI, InvokeAI and stable-diffusion.cpp: lossless differences, tokens bundled.
+
+One file, ``NAME.safetensors``: ``lora_unet_<path>_attn2_to_k.diff`` holds trained minus base weights, which these tools
+add to their own; ``bundle_emb.NAME-new1.string_to_param.*`` a token. Tools that know no bundled tokens read the files
+``NAME-new1.safetensors`` beside it, where the file's name is the word to write.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from ..errors import InputError
+from ..files import write_bytes
+from ..pack import ConceptPack
+from .deltas import key_value_deltas
+from .modelspec import modelspec
+
+if TYPE_CHECKING:
+    from ..personalizer import Personalizer
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class WebuiExport:
+    """What was written.
+
+    Attributes:
+        paths: the weights' file, then one per token.
+        prompt: what to type in A1111 and Forge.
+        comfy_prompt: what to type in ComfyUI, the weights' file loaded by a LoRA node at strength 1.
+    """
+
+    paths: list[Path]
+    prompt: str
+    comfy_prompt: str
+
+
+def export_webui(pack: ConceptPack, personalizer: Personalizer, folder: str | Path, name: str) -> WebuiExport:
+    """Write a pack for the user interfaces.
+
+    Args:
+        pack: what to export.
+        personalizer: its base model.
+        folder: where to write.
+        name: of the files and in prompts; letters, digits, ``-`` and ``_``.
+
+    Raises:
+        InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"the name {name!r} goes into prompts and file names; use letters, digits, - and _")
+    tensors = {
+        f"lora_unet_{key.replace('.', '_')}.diff": delta.half().contiguous()
+        for key, delta in key_value_deltas(pack, personalizer).items()
+    }
+    words = {c.token: f"{name}-{c.token.strip('<>')}" for c in pack.concepts}
+    files = []
+    for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
+        word = words[concept.token]
+        tensors[f"bundle_emb.{word}.string_to_param.*"] = row[None].clone()
+        path = Path(folder) / f"{word}.safetensors"
+        files.append((path, save({"emb_params": row[None].clone()}, metadata=modelspec(pack, "textual-inversion"))))
+    weights = Path(folder) / f"{name}.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(weights, save(tensors, metadata=modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"}))
+    for path, content in files:
+        write_bytes(path, content)
+    typed = pack.prompt
+    comfy = pack.prompt
+    for token, word in words.items():
+        typed = typed.replace(token, word)
+        comfy = comfy.replace(token, f"embedding:{word}")
+    return WebuiExport([weights, *(path for path, _ in files)], f"{typed} <lora:{name}:1>", comfy)
+
+
+def deltas_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the ``.diff`` tensors of such a file by their keys' stems."""
+    return {key.removesuffix(".diff"): value for key, value in tensors.items() if key.endswith(".diff")}
