@@ -1,0 +1,213 @@
+"""A base model's parts as ONNX graphs, in the layout and with the names that ONNX pipelines use (Optimum's).
+
+Weights stay float32 or float16 as they are loaded; sizes of batches and pictures are free. The shared kind has no pack in
+it: the UNet takes the projected keys and values of every cross-attention as inputs, and what a pack brings (K and V
+weights, token rows) are inputs with the base model's own as defaults.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from ..attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors, cross_attention_layers
+from ..concepts import MAX_CONCEPTS
+
+OPSET = 18
+_EXTERNAL_ABOVE = 1 << 31  # bytes; protobuf holds no more in one file
+DATA_FILE = "model.onnx_data"
+
+
+class TextEncoderGraph(nn.Module):
+    """``input_ids`` to ``last_hidden_state`` and ``pooler_output``; ids behind the table are rows of ``token_rows``."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, token_rows: Tensor) -> tuple[Tensor, Tensor]:
+        table = self.encoder.get_input_embeddings()
+        extra = input_ids >= table.num_embeddings
+        known = table(input_ids.masked_fill(extra, 0))
+        learned = F.embedding((input_ids - table.num_embeddings).clamp(min=0), token_rows)
+        embeddings = torch.where(extra[..., None], learned, known)
+        self.encoder.set_input_embeddings(_Given(embeddings))
+        try:
+            result = self.encoder(input_ids)
+        finally:
+            self.encoder.set_input_embeddings(table)
+        return result.last_hidden_state, result.pooler_output
+
+
+class _Given(nn.Module):
+    """An embedding layer that has its answer already."""
+
+    def __init__(self, embeddings: Tensor) -> None:
+        super().__init__()
+        self.given = [embeddings]  # in a list, so that it is no buffer
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.given[0]
+
+
+class ProjectionGraph(nn.Module):
+    """``encoder_hidden_states`` and every K and V weight to the keys and values of every cross-attention."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+
+    def forward(self, encoder_hidden_states: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(F.linear(encoder_hidden_states, weights[name]) for name in weight_names(self.layers))
+
+
+class UNetGraph(nn.Module):
+    """The UNet as it is: ``sample``, ``timestep``, ``encoder_hidden_states`` to ``out_sample``."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+
+
+class SharedUNetGraph(nn.Module):
+    """The UNet with keys and values given, per layer ``[b, T, hidden]``, instead of text states."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.layers = list(cross_attention_layers(unet))
+
+    def forward(self, sample: Tensor, timestep: Tensor, projected: dict[str, Tensor]) -> Tensor:
+        processors = {
+            layer: CachedKeyValueProcessor(projected[f"{layer}.key"], projected[f"{layer}.value"])
+            for layer in self.layers
+        }
+        width = self.unet.config.cross_attention_dim
+        unused = sample.new_zeros(sample.shape[0], 1, width)  # a UNet wants text states, though no layer reads them
+        with attention_processors(self.unet, processors):
+            return self.unet(sample, timestep, unused, return_dict=False)[0]
+
+
+class DecoderGraph(nn.Module):
+    """``latent_sample``, already divided by the scaling factor, to ``sample``."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        return self.vae.decode(latent_sample, return_dict=False)[0]
+
+
+class EncoderGraph(nn.Module):
+    """``sample`` to ``latent_parameters``: mean and log-variance of the latents, side by side."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return self.vae.encode(sample).latent_dist.parameters
+
+
+def weight_names(layers: Sequence[str]) -> list[str]:
+    """Names of the K and V weights of these layers, in order: ``....attn2.to_k.weight``."""
+    return [f"{layer}.to_{which}.weight" for layer in layers for which in "kv"]
+
+
+def projected_names(layers: Sequence[str]) -> list[str]:
+    """Names of the projected keys and values of these layers, in order: ``....attn2.key``."""
+    return [f"{layer}.{which}" for layer in layers for which in ("key", "value")]
+
+
+def write_graph(
+    graph: nn.Module,
+    arguments: tuple[Any, ...],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    shapes: Any,
+    folder: Path,
+    *,
+    defaults: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Export a graph to ``folder/model.onnx``, its weights beside it if they are larger than a protobuf may be.
+
+    Args:
+        graph: one of the modules above.
+        arguments: examples of its inputs.
+        names: of the inputs, dictionaries flattened.
+        outputs: their names.
+        shapes: free dimensions, in the structure of ``arguments``.
+        folder: where to write.
+        defaults: values of inputs that need not be given.
+    """
+    import onnx
+
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            arguments,
+            dynamo=True,
+            optimize=False,  # with optimisation the names of weights are lost
+            input_names=list(names),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    model = program.model_proto
+    for name, value in (defaults or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.detach().cpu().numpy(), name))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    size = sum(p.numel() * p.element_size() for p in graph.parameters())
+    if size > _EXTERNAL_ABOVE:
+        onnx.save_model(model, path, save_as_external_data=True, location=DATA_FILE, all_tensors_to_one_file=True)
+    else:
+        onnx.save_model(model, path)
+    return path
+
+
+def free(*dimensions: int) -> dict[int, Any]:
+    """Free dimensions of one input, by position."""
+    return {dimension: Dim.DYNAMIC for dimension in dimensions}
+
+
+def token_rows(width: int, dtype: torch.dtype) -> Tensor:
+    """The default of ``token_rows``: none, ``[MAX_CONCEPTS, width]`` zeros."""
+    return torch.zeros(MAX_CONCEPTS, width, dtype=dtype)
+
+
+def plain_attention(unet: nn.Module) -> dict[str, AttentionProcessor]:
+    """Processors that export well: attention by stock operators for every layer."""
+    from diffusers.models.attention_processor import Attention
+
+    return {name: AttentionProcessor() for name, m in unet.named_modules() if isinstance(m, Attention)}
+
+
+@contextmanager
+def _quiet():
+    """The exporter talks about packages it would like to have."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
