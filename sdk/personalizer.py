@@ -284,8 +284,13 @@ class Personalizer:
         )
         return Generation([Image.composite(new, picture, hole) for new in images], notes)
 
+    @property
+    def recommended_guidance(self) -> float:
+        """The guidance scale that the base model recommends, else 6 (paper)."""
+        return float(self._defaults.get("generate", {}).get("guidance_scale", 6.0))
+
     def _guidance(self, asked: float | None) -> float:
-        return float(self._defaults.get("generate", {}).get("guidance_scale", 6.0)) if asked is None else asked
+        return self.recommended_guidance if asked is None else asked
 
     def _draw(
         self, requests: list[Request], *, generators: list[torch.Generator] | None = None, **arguments: Any

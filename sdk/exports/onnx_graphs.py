@@ -1,7 +1,7 @@
 """A base model's parts as ONNX graphs, in the layout and with the names that ONNX pipelines use (Optimum's).
 
-Weights stay float32 or float16 as they are loaded; sizes of batches and pictures are free. The shared kind has no pack in
-it: the UNet takes the projected keys and values of every cross-attention as inputs, and what a pack brings (K and V
+Weights stay float32 or float16 as they are loaded; sizes of batches and pictures are free. The shared kind has no pack
+in it: the UNet takes the projected keys and values of every cross-attention as inputs, and what a pack brings (K and V
 weights, token rows) are inputs with the base model's own as defaults.
 """
 
@@ -182,7 +182,7 @@ def write_graph(
 
 def free(*dimensions: int) -> dict[int, Any]:
     """Free dimensions of one input, by position."""
-    return {dimension: Dim.DYNAMIC for dimension in dimensions}
+    return dict.fromkeys(dimensions, Dim.DYNAMIC)
 
 
 def token_rows(width: int, dtype: torch.dtype) -> Tensor:
