@@ -21,6 +21,7 @@ class Noise:
     """
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self._words = np.random.MT19937()
         self._words._legacy_seeding(seed & 0xFFFFFFFF)  # the seeding of 2002, which torch uses too
 

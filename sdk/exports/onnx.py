@@ -1,8 +1,8 @@
 """Export to ONNX Runtime: one pack merged into its base model, or the base once for any number of packs.
 
 Merged is the folder that ONNX pipelines load (Optimum's layout). Shared has the same parts, but the UNet takes
-projected keys and values, ``kv_projection`` makes them, and a pack is one small ``.onnx_adapter`` file. Every part is run
-in ONNX Runtime and compared with PyTorch before the folder appears.
+projected keys and values, ``kv_projection`` makes them, and a pack is one small ``.onnx_adapter`` file. Each part is
+run in ONNX Runtime and compared with PyTorch before the folder appears.
 """
 
 from __future__ import annotations

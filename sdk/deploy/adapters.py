@@ -1,0 +1,98 @@
+"""Packs as ``.onnx_adapter`` files: K and V weights, token rows, and what the pack is called and belongs to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..concepts import MAX_CONCEPTS, Concept
+from ..errors import MissingFileError, PackError
+
+VERSION = 1
+ROWS, ABOUT = "token_rows", "personalizer.json"
+_TOLERANCE = 3e-4  # of the norms that tell base models apart, as for packs
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A pack in a deployed model.
+
+    Attributes:
+        concepts: with their tokens.
+        rows: embeddings of the tokens, ``[MAX_CONCEPTS, C]``, zero behind the concepts.
+        weights: K and V weights by parameter name, ``[hidden, context]``.
+        base: identity of the base model, as a pack keeps it.
+    """
+
+    concepts: list[Concept]
+    rows: np.ndarray
+    weights: dict[str, np.ndarray]
+    base: dict[str, Any]
+
+
+def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights: dict, base: dict[str, Any]) -> None:
+    """Write an adapter; float16 as a pack is, one row of zeros for each concept that is missing to the most."""
+    table = np.zeros((MAX_CONCEPTS, rows.shape[1]), rows.dtype)
+    table[: len(rows)] = rows
+    about = {
+        "version": VERSION,
+        "concepts": [{"token": c.token, "class": c.noun} for c in concepts],
+        "base_model": base,
+    }
+    values = {ROWS: table, **weights, ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    adapter = onnxruntime.AdapterFormat()
+    adapter.set_adapter_version(VERSION)
+    adapter.set_model_version(VERSION)
+    adapter.set_parameters(
+        {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for name, v in values.items()}
+    )
+    scratch = path.with_name(path.name + ".partial")
+    adapter.export_adapter(str(scratch))
+    scratch.replace(path)
+
+
+def read_adapter(path: str | Path) -> Adapter:
+    """Read an adapter.
+
+    Raises:
+        MissingFileError: no such file.
+        PackError: damaged, of another version, or no adapter of a pack.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise MissingFileError(f"there is no adapter {file}; write one by pack.export_adapter(file)")
+    try:
+        values = {k: v.numpy() for k, v in onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters().items()}
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PackError(f"{file} is damaged or no adapter; write it again") from error
+    if ABOUT not in values or ROWS not in values:
+        raise PackError(f"{file} is an adapter of another program; write one by pack.export_adapter(file)")
+    try:
+        about = json.loads(bytes(values.pop(ABOUT)))
+        version = about["version"]
+        concepts = [Concept(c["class"], c["token"]) for c in about["concepts"]]
+        base = about["base_model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PackError(f"{file} is damaged; write it again") from error
+    if version != VERSION:
+        raise PackError(f"{file} has version {version}, this one reads {VERSION}; write it again")
+    return Adapter(concepts, values.pop(ROWS), values, base)
+
+
+def difference(base: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Return why a pack's base model is not this one, or ``None``."""
+    if base["context"] != other["context"]:
+        return f"its text states are {other['context']} wide instead of {base['context']}"
+    prints, others = base["fingerprint"], other["fingerprint"]
+    if prints.keys() != others.keys():
+        return "its cross-attention layers are others"
+    for layer, values in prints.items():
+        for a, b in zip(values, others[layer], strict=True):
+            if abs(a - b) > _TOLERANCE * max(abs(a), abs(b)):
+                return f"the weights of {layer} are others"
+    return None

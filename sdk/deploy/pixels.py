@@ -1,0 +1,32 @@
+"""Pictures and the numbers the models take, without torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def square(image: Image.Image, side: int) -> Image.Image:
+    """Cut the centre square and resize it to ``side`` pixels (bicubic)."""
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    cut = image.crop((left, top, left + edge, top + edge))
+    return cut if cut.size == (side, side) else cut.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """RGB to float32 ``[3, H, W]`` in [-1, 1]."""
+    return np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1
+
+
+def from_pixels(values: np.ndarray) -> Image.Image:
+    """``[3, H, W]`` in [-1, 1] to RGB."""
+    scaled = (values.astype(np.float32) / 2 + 0.5).clip(0, 1)
+    return Image.fromarray((scaled.transpose(1, 2, 0) * 255).round().astype(np.uint8))
+
+
+def mask_cells(mask: Image.Image, side: int) -> np.ndarray:
+    """A black and white mask to ``[1, 1, side, side]``: 1 where any pixel of a cell is white."""
+    white = np.asarray(mask) > 127
+    step = white.shape[0] // side
+    return white.reshape(side, step, side, step).any((1, 3)).astype(np.float32)[None, None]
