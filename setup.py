@@ -49,6 +49,8 @@ if __name__ == "__main__":
         packages=[
             "sdk",
             "sdk.commands",
+            "sdk.deploy",
+            "sdk.exports",
             "sdk.methods",
             "sdk.miniworld",
             "sdk.miniworld.training",

@@ -49,4 +49,11 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"):
+            raise ModuleNotFoundError(
+                f"sdk.{name} needs {error.name}; run: pip install 'personalizer-sdk[torch]'", name=error.name
+            ) from error
+        raise

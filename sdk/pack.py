@@ -93,6 +93,16 @@ class ConceptPack:
             digest.update(self.unet[name].numpy().tobytes())
         return digest.hexdigest()
 
+    def export_adapter(self, path: str | Path) -> Path:
+        """Write the pack as one ``.onnx_adapter`` for a shared ONNX export, see :class:`sdk.deploy.OnnxPersonalizer`.
+
+        Raises:
+            InputError: a pack that holds UNet weights beyond K and V, or ONNX Runtime is missing.
+        """
+        from .exports.adapter import export_adapter
+
+        return export_adapter(self, Path(path))
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the pack; the folder is whole or absent, and an earlier pack there is replaced.
 

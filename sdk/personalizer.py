@@ -284,6 +284,33 @@ class Personalizer:
         )
         return Generation([Image.composite(new, picture, hole) for new in images], notes)
 
+    def export_onnx(
+        self,
+        folder: str | Path,
+        *,
+        concepts: ConceptPack | None = None,
+        shared: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, float]:
+        """Write the model for ONNX Runtime, every part compared with PyTorch.
+
+        Args:
+            folder: where to write, in the layout of ONNX pipelines.
+            concepts: a pack to merge in; default none.
+            shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
+            dtype: ``torch.float32`` (default) or ``torch.float16``.
+
+        Returns:
+            The largest difference from PyTorch, relative to the largest value, by part.
+
+        Raises:
+            InputError: both a pack and ``shared``, another dtype, or packages that are missing.
+            OutputError: a part that computes something else, or a folder that holds other files.
+        """
+        from .exports.onnx import export_onnx
+
+        return export_onnx(self, folder, concepts, shared=shared, dtype=dtype)
+
     @property
     def recommended_guidance(self) -> float:
         """The guidance scale that the base model recommends, else 6 (paper)."""
