@@ -73,7 +73,8 @@ def fit_concepts(
     learner = chosen(pipe, resolved, config, scheduler, device)
     encoder = LatentCache(pipe.vae, device)
     clean = [encoder.sample(index, image, torch.zeros(1)) for index, image in enumerate(images)]
-    regions = [learner.reference_regions(latents) for latents in clean]
+    looking = config.alone > 0 or bool(config.initializer_candidates)  # else nobody asks where the concepts are
+    regions = [learner.reference_regions(latents) for latents in clean] if looking else []
     words = list(config.initializers)
     if config.initializer_candidates and not words:
         words = _descriptions(learner, encoder, images[0], regions[0], config)

@@ -45,7 +45,7 @@ class TargetRows:
         flip: probability of a horizontal flip.
         scale: whether to use the scale augmentation.
         seed: variant ``i`` depends on it and ``i`` alone.
-        regions: where the concepts are in each picture, bool ``[S, h, w]`` at any size.
+        regions: where the concepts are in each picture, bool ``[S, h, w]`` at any size; ``[]`` if none is shown alone.
     """
 
     def __init__(
