@@ -47,8 +47,7 @@ inline void row_loop(const float *a, int64_t a_row, int64_t a_step, const float 
   for (; r + ROWS <= rows; r += ROWS)
     register_block<ROWS, C>(a + r * a_row, a_row, a_step, b, b_row, c + r * c_row, c_row, depth, accumulate);
   a += r * a_row, c += r * c_row;
-  switch (rows - r) {  // fewer than ROWS are left, and ROWS is at most 6
-    case 5: return register_block<5, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
+  switch (rows - r) {  // fewer than ROWS are left, and ROWS is at most 5
     case 4: return register_block<4, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
     case 3: return register_block<3, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
     case 2: return register_block<2, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);

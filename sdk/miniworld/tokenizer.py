@@ -23,10 +23,15 @@ def build_tokenizer() -> CLIPTokenizer:
     """
     model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False)
+    characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    # The trainer breaks ties by the pieces' numbers, and numbers the words' endings as a hash map happens to
+    # give them, anew in every process. Named beforehand, they are numbered alike every time.
+    first_pieces = dict.fromkeys([*characters, *(word[-1] + "</w>" for word in WORDS)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, end_of_word_suffix="</w>", special_tokens=list(first_pieces), show_progress=False
+    )
     model.train_from_iterator(WORDS, trainer)
     merges = [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
-    characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     pieces = [*characters, *(c + "</w>" for c in characters), *("".join(pair) for pair in merges), _START, _END]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     with tempfile.TemporaryDirectory() as folder:

@@ -59,9 +59,10 @@ def test_it_draws_what_is_asked(bundled):
 
 
 def test_tokenizer_is_the_one_that_the_code_builds(bundled):
-    fresh = build_tokenizer()
+    for _ in range(5):  # a trainer that breaks ties by chance would differ between builds
+        assert build_tokenizer().get_vocab() == bundled.pipe.tokenizer.get_vocab()
     text = "photo of a striped red cat and a dog on the beach, xyz"
-    assert bundled.pipe.tokenizer(text).input_ids == fresh(text).input_ids
+    assert bundled.pipe.tokenizer(text).input_ids == build_tokenizer()(text).input_ids
 
 
 def test_autoencoder_keeps_pictures(bundled):
