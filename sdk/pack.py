@@ -118,21 +118,29 @@ class ConceptPack:
             self.write_files(work)
         return destination
 
-    def write_files(self, folder: Path) -> None:
-        """Write the pack's files into an existing folder, the manifest last."""
+    def weights_bytes(self) -> bytes:
+        """Return K and V as a safetensors file, with diffusers' Custom Diffusion keys."""
         weights = {
             _KEY.format(layer=layer, which=which): weight
             for layer, pair in self.key_value.items()
             for which, weight in zip("kv", pair, strict=True)
         }
-        (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+        return save(weights, metadata={"format": "pt"})
+
+    def token_files(self) -> dict[str, bytes]:
+        """Return one textual-inversion file per token by name, ``{"<new1>": [C]}`` in safetensors."""
+        rows = zip(self.tokens, self.embeddings, strict=True)
+        return {f"{t.strip('<>')}.safetensors": save({t: row.clone()}, metadata={"format": "pt"}) for t, row in rows}
+
+    def write_files(self, folder: Path) -> None:
+        """Write the pack's files into an existing folder, the manifest last."""
+        (folder / WEIGHTS).write_bytes(self.weights_bytes())
         names = [WEIGHTS]
         if self.unet:
             (folder / UNET).write_bytes(save(self.unet, metadata={"format": "pt"}))
             names.append(UNET)
-        for concept, row in zip(self.concepts, self.embeddings, strict=True):
-            name = f"{concept.token.strip('<>')}.safetensors"
-            (folder / name).write_bytes(save({concept.token: row.clone()}, metadata={"format": "pt"}))
+        for name, content in self.token_files().items():
+            (folder / name).write_bytes(content)
             names.append(name)
         if self.reference is not None:
             self.reference.save(folder / REFERENCE)

@@ -20,7 +20,8 @@ from .images import load_image, square
 from .methods import check_method
 from .pack import ConceptPack
 from .presets import merged
-from .sampling import Repaint, Request, Sampler, prepare_repaint
+from .requests import Request, packs_for, requests_for
+from .sampling import Repaint, Sampler, prepare_repaint
 
 log = logging.getLogger("sdk")
 _BATCH = 16  # pictures drawn at a time
@@ -218,7 +219,9 @@ class Personalizer:
             InputError: an empty prompt, a token that was not learned or lacks its class noun, wrong counts or sizes.
             BaseModelError: a pack of another base model.
         """
-        requests, notes = self._requests(prompt, num_images, seed, concepts, negative_prompt, generator)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        packs, notes = self._packs(prompts, concepts)
+        requests = requests_for(prompts, packs, num_images, seed, negative_prompt, generator)
         self._check_size(height, width)
         self._check_steps(num_inference_steps)
         images = self._draw(
@@ -270,7 +273,8 @@ class Personalizer:
         if hole.getbbox() is None:
             raise InputError("the mask is black everywhere; paint white what is to be redrawn")
         self._check_steps(num_inference_steps)
-        requests, notes = self._requests(prompt, num_images, seed, concepts, negative_prompt, None)
+        packs, notes = self._packs([prompt], concepts)
+        requests = requests_for([prompt], packs, num_images, seed, negative_prompt)
         repaint: Repaint = prepare_repaint(self.pipe, picture, hole)
         images = self._draw(
             requests,
@@ -337,58 +341,20 @@ class Personalizer:
                 images.update(zip(part, drawn, strict=True))
         return [images[index] for index in range(len(requests))]
 
-    def _requests(
-        self,
-        prompt: str | Sequence[str],
-        num_images: int,
-        seed: int | None,
-        concepts: ConceptPack | Sequence[ConceptPack | None] | None,
-        negative: str | Sequence[str] | None,
-        generator: torch.Generator | list[torch.Generator] | None,
-    ) -> tuple[list[Request], list[str]]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise InputError("give at least one prompt")
-        if num_images < 1:
-            raise InputError(f"num_images must be at least 1, got {num_images}")
-        packs = self._packs_for(prompts, concepts)
-        negatives = [negative or ""] * len(prompts) if negative is None or isinstance(negative, str) else list(negative)
-        if len(negatives) != len(prompts):
-            raise InputError(f"give one negative prompt, or one for each of the {len(prompts)} prompts")
+    def _packs(
+        self, prompts: list[str], concepts: ConceptPack | Sequence[ConceptPack | None] | None
+    ) -> tuple[list[ConceptPack | None], list[str]]:
+        """Return each prompt's pack, and remarks about the prompts."""
+        packs = packs_for(prompts, self.pack if concepts is None else concepts)
         notes = []
         for text, pack in zip(prompts, packs, strict=True):
+            if pack is not None:
+                self.check_base(pack)
             note = self._sampler.check_prompt(text, pack)
             if note is not None:
                 log.warning(note)
                 notes.append(note)
-        total = len(prompts) * num_images
-        if isinstance(generator, list) and len(generator) != total:
-            raise InputError(f"give one generator, or one for each of the {total} pictures, got {len(generator)}")
-        if isinstance(generator, torch.Generator):
-            seeds = torch.randint(2**62, (total,), generator=generator, device=generator.device).tolist()
-        else:
-            first = int(torch.randint(2**31, ()).item()) if seed is None else seed
-            seeds = list(range(first, first + total))
-        requests = [
-            Request(text, minus, pack, seeds[index * num_images + k])
-            for index, (text, minus, pack) in enumerate(zip(prompts, negatives, packs, strict=True))
-            for k in range(num_images)
-        ]
-        return requests, notes
-
-    def _packs_for(
-        self, prompts: list[str], concepts: ConceptPack | Sequence[ConceptPack | None] | None
-    ) -> list[ConceptPack | None]:
-        chosen = self.pack if concepts is None else concepts
-        packs = [chosen] * len(prompts) if chosen is None or isinstance(chosen, ConceptPack) else list(chosen)
-        if len(packs) != len(prompts):
-            raise InputError(f"give one pack, or one for each of the {len(prompts)} prompts, got {len(packs)}")
-        for pack in packs:
-            if pack is not None and not isinstance(pack, ConceptPack):
-                raise InputError("concepts must be packs; read one with ConceptPack.from_pretrained(folder)")
-            if pack is not None:
-                self.check_base(pack)
-        return packs
+        return packs, notes
 
     def check_base(self, pack: ConceptPack) -> None:
         """Raise :class:`BaseModelError` if a pack belongs to another base model."""

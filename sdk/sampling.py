@@ -17,21 +17,12 @@ from .concepts import find_positions, tokens_in
 from .errors import InputError
 from .images import to_tensor
 from .pack import ConceptPack
+from .requests import Request
 from .routing import RoutedPack, token_owners
 from .text import TextConditioner
 from .weights import replaced_weights
 
 Segments = list[tuple[slice | list[int], ConceptPack | None]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to draw: prompts, the pack they are meant with, and the seed of its noise."""
-
-    prompt: str
-    negative_prompt: str
-    pack: ConceptPack | None
-    seed: int
 
 
 @dataclass(frozen=True)

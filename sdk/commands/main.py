@@ -17,7 +17,8 @@ _COMMANDS = {
     "evaluate": "measure fidelity and leakage of a pack on the bundled world",
     "masks": "find where the concepts are in a picture",
     "merge": "join packs that were fitted apart",
-    "verify": "check a pack's files and its base model",
+    "export": "write a pack for ONNX Runtime or other tools",
+    "verify": "check a pack's files and its base model, and say which tools load it",
     "doctor": "show what this machine has",
 }
 

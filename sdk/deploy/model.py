@@ -10,28 +10,33 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from ..concepts import Concept
 from ..errors import BaseModelError, InputError, MissingFileError
+from ..files import sha256_file
+from ..onnx_folder import FORMAT_VERSION, MANIFEST
+from .prompts import Prompts
 from .schedulers import Levels
 
-FORMAT_VERSION = 1
-MANIFEST = "personalizer_onnx.json"
 _PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+_SMALL = 1 << 20  # bytes; smaller files are hashed whenever a folder is opened, graphs when it is verified
+_LOADING_ERRORS = tuple(
+    getattr(ort_errors, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "RuntimeException")
+)
 
 
 class Graph:
     """One ONNX graph. Arrays that stay the same over many runs are bound once, and stay on the device."""
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        if not path.is_file():
-            raise MissingFileError(f"there is no {path}; export the model again")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; it warns of inputs with defaults, which are meant
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=list(providers))
-        except Exception as error:  # onnxruntime raises types of its own for every kind of damage
-            raise BaseModelError(
-                f"{path} is damaged or made for another ONNX Runtime; export the model again"
-            ) from error
+            self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+        except _LOADING_ERRORS as error:
+            raise BaseModelError(f"{path} is damaged or wants another ONNX Runtime; export the model again") from error
         self.device = "cuda" if self.session.get_providers()[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.optional = {i.name: i for i in self.session.get_overridable_initializers()}
@@ -71,7 +76,7 @@ class BoundGraph:
         return binding.copy_outputs_to_cpu()[0]
 
     def _value(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
-        cast = np.ascontiguousarray(array, self.graph.type_of(name))
+        cast = np.asarray(array, self.graph.type_of(name), order="C")
         return onnxruntime.OrtValue.ortvalue_from_numpy(cast, self.graph.device, 0)
 
 
@@ -82,16 +87,18 @@ class ExportedModel:
     Attributes:
         graphs: by part; ``kv_projection`` in shared folders only.
         about: the manifest.
-        tokenizer: of the base model.
-        length: tokens in a prompt.
+        prompts: the base model's tokenizer.
         levels: the noise levels.
+        channels: of the latents.
+        cell: pixels to a latent, along one side.
     """
 
     graphs: dict[str, Graph]
     about: dict[str, Any]
-    tokenizer: Tokenizer
-    length: int
+    prompts: Prompts
     levels: Levels
+    channels: int
+    cell: int
 
     @property
     def shared(self) -> bool:
@@ -99,12 +106,14 @@ class ExportedModel:
         return self.about["kind"] == "shared"
 
     @property
-    def latent_shape(self) -> tuple[int, int]:
-        """Channels of the latents, and pixels to a cell."""
-        unet = json.loads((self.folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        return int(unet["in_channels"]), int(self.about["base_model"]["resolution"]) // int(unet["sample_size"])
+    def concepts(self) -> list[Concept]:
+        """Of the pack that is merged in."""
+        return [Concept(c["class"], c["token"]) for c in self.about["concepts"]]
 
-    folder: Path = Path()
+    @property
+    def resolution(self) -> int:
+        """The side of a picture, in pixels, for which the model was made."""
+        return int(self.about["base_model"]["resolution"])
 
     @classmethod
     def load(cls, folder: str | Path, providers: Sequence[str] | None = None) -> ExportedModel:
@@ -116,15 +125,7 @@ class ExportedModel:
             InputError: a provider that this ONNX Runtime does not have.
         """
         root = Path(folder)
-        if not (root / MANIFEST).is_file():
-            raise MissingFileError(f"{root} holds no {MANIFEST}; give the folder that export_onnx wrote")
-        try:
-            about = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-            version = about["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BaseModelError(f"{root / MANIFEST} is damaged; export the model again") from error
-        if version != FORMAT_VERSION:
-            raise BaseModelError(f"{root} has format {version}, this version reads {FORMAT_VERSION}; export it again")
+        about = check_folder(root)
         chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
         missing = set(chosen) - set(onnxruntime.get_available_providers())
         if missing:
@@ -134,21 +135,53 @@ class ExportedModel:
             )
         parts = (*_PARTS, "kv_projection") if about["kind"] == "shared" else _PARTS
         graphs = {part: Graph(root / part / "model.onnx", chosen) for part in parts}
-        tokenizer, length = _tokenizer(root / "tokenizer")
-        config = root / "scheduler" / "scheduler_config.json"
-        levels = Levels(json.loads(config.read_text(encoding="utf-8")))
-        return cls(graphs, about, tokenizer, length, levels, root)
+        unet = _read(root / "unet" / "config.json")
+        cell = int(about["base_model"]["resolution"]) // int(unet["sample_size"])
+        levels = Levels(_read(root / "scheduler" / "scheduler_config.json"))
+        return cls(graphs, about, _prompts(root / "tokenizer", about), levels, int(unet["in_channels"]), cell)
 
 
-def _tokenizer(folder: Path) -> tuple[Tokenizer, int]:
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise MissingFileError(f"there is no {file}; export the model again")
-    tokenizer = Tokenizer.from_file(str(file))
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    length = int(settings["model_max_length"])
+def check_folder(root: Path, *, all_hashes: bool = False) -> dict[str, Any]:
+    """Check that an exported folder is whole, and return its manifest.
+
+    Args:
+        root: the folder.
+        all_hashes: hash the graphs too, which reads gigabytes of a large model.
+
+    Raises:
+        MissingFileError: no such folder, or a file is missing.
+        BaseModelError: a folder of another version, or a changed file.
+    """
+    if not (root / MANIFEST).is_file():
+        raise MissingFileError(f"{root} holds no {MANIFEST}; give the folder that export_onnx wrote")
+    try:
+        about = _read(root / MANIFEST)
+        version, files = about["format_version"], about["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaseModelError(f"{root / MANIFEST} is damaged; export the model again") from error
+    if version != FORMAT_VERSION:
+        raise BaseModelError(f"{root} has format {version}, this version reads {FORMAT_VERSION}; export it again")
+    for name, expected in files.items():
+        file = root / name
+        if not file.is_file():
+            raise MissingFileError(f"there is no {file}; export the model again")
+        size = file.stat().st_size
+        hashed = all_hashes or size < _SMALL
+        if size != expected["bytes"] or (hashed and sha256_file(file) != expected["sha256"]):
+            raise BaseModelError(f"{file} is damaged (it is not the file that was written); export the model again")
+    return about
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _prompts(folder: Path, about: dict[str, Any]) -> Prompts:
+    settings = _read(folder / "tokenizer_config.json")
     padding = settings["pad_token"]
-    word = padding["content"] if isinstance(padding, dict) else padding
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(word), pad_token=word, length=length)
-    return tokenizer, length
+    return Prompts(
+        (folder / "tokenizer.json").read_text(encoding="utf-8"),
+        int(settings["model_max_length"]),
+        padding["content"] if isinstance(padding, dict) else padding,
+        int(about["table_size"]),
+    )

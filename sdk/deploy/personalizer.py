@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..concepts import tokens_in
+from ..concepts import Concept
 from ..errors import BaseModelError, InputError
 from .adapters import ROWS, Adapter, difference, read_adapter
 from .model import ExportedModel
@@ -135,20 +135,19 @@ class OnnxPersonalizer:
             InputError: an unknown pack or token, wrong counts or sizes.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-            raise InputError("give at least one prompt, and no empty one")
+        if not prompts:
+            raise InputError("give at least one prompt")
         if num_images < 1:
             raise InputError(f"num_images must be at least 1, got {num_images}")
         chosen = self._packs_for(prompts, packs)
         negatives = _one_each(negative_prompt or "", len(prompts), "negative prompt")
         for text, pack in zip(prompts, chosen, strict=True):
-            self._check_tokens(text, pack)
+            self.model.prompts.check(text, self._concepts(pack))
         first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         rows = [(i, first + i * num_images + k) for i in range(len(prompts)) for k in range(num_images)]
         sampler = _sampler(scheduler, self.model, num_inference_steps, eta)
         scale = float(self.model.about["guidance_scale"]) if guidance_scale is None else guidance_scale
-        channels, cell = self.model.latent_shape
-        shape = (channels, *(self._cells(size, cell, name) for size, name in ((height, "height"), (width, "width"))))
+        shape = (self.model.channels, self._cells(height, "height"), self._cells(width, "width"))
         images: list[Image.Image] = []
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
@@ -205,18 +204,17 @@ class OnnxPersonalizer:
         eta: float,
     ) -> Generation:
         (chosen,) = self._packs_for([prompt], pack)
-        self._check_tokens(prompt, chosen)
-        channels, cell = self.model.latent_shape
-        side = int(self.model.about["base_model"]["resolution"])
+        self.model.prompts.check(prompt, self._concepts(chosen))
+        side = self.model.resolution
         picture = square(image.convert("RGB"), side)
         encoded = self.model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
-        clean = encoded[:, :channels].astype(np.float32) * np.float32(self.model.about["scaling_factor"])
+        clean = encoded[:, : self.model.channels].astype(np.float32) * np.float32(self.model.about["scaling_factor"])
         hole = None
         if mask is not None:
             white = square(mask.convert("L"), side).point(lambda level: 255 if level >= 128 else 0)
             if white.getbbox() is None:
                 raise InputError("the mask is black everywhere; paint white what is to be redrawn")
-            hole = mask_cells(white, side // cell)
+            hole = mask_cells(white, side // self.model.cell)
         scale = float(self.model.about["guidance_scale"]) if guidance is None else guidance
         sampler = _sampler("ddim", self.model, steps, eta)()
         minus = [(chosen, "")] if scale > 1 else []
@@ -285,7 +283,7 @@ class OnnxPersonalizer:
         return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
 
     def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
-        feeds = {"input_ids": self._token_ids(text, pack)[None]}
+        feeds = {"input_ids": self.model.prompts.ids(text, self._concepts(pack))[None]}
         if pack is not None:
             feeds[ROWS] = pack.rows
         states = self.model.graphs["text_encoder"].run(feeds)["last_hidden_state"]
@@ -293,15 +291,6 @@ class OnnxPersonalizer:
             return {"encoder_hidden_states": states}
         weights = {} if pack is None else pack.weights
         return self.model.graphs["kv_projection"].run({"encoder_hidden_states": states, **weights})
-
-    def _token_ids(self, text: str, pack: Adapter | None) -> np.ndarray:
-        """Ids of a prompt; a pack's tokens stand behind the table, in order."""
-        tokenizer = self.model.tokenizer
-        if pack is None:
-            return np.asarray(tokenizer.encode(text).ids, np.int64)
-        own = type(tokenizer).from_str(tokenizer.to_str())
-        own.add_special_tokens([c.token for c in pack.concepts])
-        return np.asarray(own.encode(text).ids, np.int64)
 
     def _packs_for(self, prompts: list[str], packs: str | Sequence[str | None] | None) -> list[Adapter | None]:
         known = self.packs
@@ -312,17 +301,12 @@ class OnnxPersonalizer:
                 raise InputError(f"there is no pack {name!r}; add_pack was called for: {there}")
         return [None if name is None else known[name] for name in names]
 
-    def _check_tokens(self, text: str, pack: Adapter | None) -> None:
-        merged = [c["token"] for c in self.model.about["concepts"]]
-        known = merged if pack is None else [c.token for c in pack.concepts]
-        for token in tokens_in(text):
-            if token not in known:
-                there = f"it knows {', '.join(known)}" if known else "no pack is in use, give one with packs="
-                raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+    def _concepts(self, pack: Adapter | None) -> list[Concept]:
+        return self.model.concepts if pack is None else pack.concepts
 
-    def _cells(self, size: int | None, cell: int, name: str) -> int:
-        resolution = int(self.model.about["base_model"]["resolution"])
-        size = resolution if size is None else size
+    def _cells(self, size: int | None, name: str) -> int:
+        cell = self.model.cell
+        size = self.model.resolution if size is None else size
         if size < 8 * cell or size % (8 * cell):
             raise InputError(f"{name} must be a positive multiple of {8 * cell}, got {size}")
         return size // cell

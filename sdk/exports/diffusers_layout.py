@@ -7,7 +7,6 @@ only written when asked for. Our own loader, :func:`load_into`, takes any pack a
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..attention import cross_attention_layers
 from ..errors import InputError
+from ..files import write_bytes
 from ..pack import WEIGHTS, ConceptPack
 
 if TYPE_CHECKING:
@@ -38,12 +38,9 @@ def export_diffusers(
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
     destination = Path(folder)
-    work = destination / ".pack"
-    pack.save_pretrained(work)
-    written = [WEIGHTS, *(f"{c.token.strip('<>')}.safetensors" for c in pack.concepts)]
-    for name in written:
-        (work / name).replace(destination / name)
-    shutil.rmtree(work)
+    destination.mkdir(parents=True, exist_ok=True)
+    written = [destination / WEIGHTS, *export_tokens(pack, destination)]
+    write_bytes(written[0], pack.weights_bytes())
     if pickle:
         entries: dict[str, Any] = {}
         for name in personalizer.pipe.unet.attn_processors:
@@ -54,8 +51,15 @@ def export_diffusers(
             for which, weight in zip("kv", pack.key_value[layer], strict=True):
                 entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
         torch.save(entries, destination / BINARY)
-        written.append(BINARY)
-    return [destination / name for name in written]
+        written.append(destination / BINARY)
+    return written
+
+
+def export_tokens(pack: ConceptPack, folder: str | Path) -> list[Path]:
+    """Write one textual-inversion file per token, which ``load_textual_inversion`` takes."""
+    for name, content in pack.token_files().items():
+        write_bytes(Path(folder) / name, content)
+    return [Path(folder) / name for name in pack.token_files()]
 
 
 def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..attention import attention_processors, cross_attention_layers
 from ..errors import InputError, OutputError
-from ..files import new_folder
+from ..files import new_folder, sha256_file
+from ..onnx_folder import FORMAT_VERSION, MANIFEST
 from ..pack import ConceptPack
 from ..text import TextConditioner
 from ..weights import replaced_weights
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from ..personalizer import Personalizer
 
 log = logging.getLogger(__name__)
-FORMAT_VERSION = 1
-MANIFEST = "personalizer_onnx.json"
 # Largest difference from PyTorch, relative to the largest value; float16 rounds to 1e-3.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}
 
@@ -93,16 +92,17 @@ class _Exporter:
 
     def _text_encoder(self, shared: bool) -> None:
         rows = graphs.token_rows(self.encoder.config.hidden_size, self.dtype)
-        ids = self.conditioner.tokenize(["a"])
         if self.pack is not None:
             rows[: len(self.pack.embeddings)] = self.pack.embeddings.to(self.dtype)
-            ids = torch.cat([ids, self.conditioner.tokenize([self.pack.prompt])])
+        # Two of everything: a dimension of one would be taken for fixed.
+        ids = self.conditioner.tokenize(["a", "photo of a" if self.pack is None else self.pack.prompt])
         graph = graphs.TextEncoderGraph(self.encoder)
         names = ["input_ids", "token_rows"]
         outputs = ["last_hidden_state", "pooler_output"]
         shapes = (graphs.free(0), None)
         folder = self.work / "text_encoder"
-        graphs.write_graph(graph, (ids, rows), names, outputs, shapes, folder, defaults={"token_rows": rows})
+        default = {"token_rows": rows}
+        graphs.write_graph(graph, (ids, rows), names, outputs, shapes, folder, defaults=default, fixed=not shared)
         self._check("text_encoder", graph, (ids, rows), {"input_ids": ids})
 
     def _projection(self) -> None:
@@ -146,8 +146,8 @@ class _Exporter:
 
     def _autoencoder(self) -> None:
         side, factor = self.unet.config.sample_size, self.personalizer.pipe.vae_scale_factor
-        latents = torch.randn(1, self.vae.config.latent_channels, side, side).to(self.dtype)
-        picture = torch.rand(1, 3, side * factor, side * factor).to(self.dtype) * 2 - 1
+        latents = torch.randn(2, self.vae.config.latent_channels, side, side).to(self.dtype)
+        picture = torch.rand(2, 3, side * factor, side * factor).to(self.dtype) * 2 - 1
         for part, graph, name, output, example in (
             ("vae_decoder", graphs.DecoderGraph(self.vae), "latent_sample", "sample", latents),
             ("vae_encoder", graphs.EncoderGraph(self.vae), "sample", "latent_parameters", picture),
@@ -172,7 +172,10 @@ class _Exporter:
         """Run a part in ONNX Runtime and compare; raise if it computes something else."""
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(self.work / part / "model.onnx", providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        path = self.work / part / "model.onnx"
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         got = session.run(None, {name: value.numpy() for name, value in fed.items()})
         want = graph(*arguments)
         want = want if isinstance(want, tuple) else (want,)
@@ -217,6 +220,11 @@ class _Exporter:
             "guidance_scale": self.personalizer.recommended_guidance,
             "concepts": [] if self.pack is None else [{"token": c.token, "class": c.noun} for c in self.pack.concepts],
             "largest_error": self.errors,
+            "files": {
+                file.relative_to(self.work).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+                for file in sorted(self.work.rglob("*"))
+                if file.is_file()
+            },
         }
         (self.work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

@@ -141,6 +141,7 @@ def write_graph(
     folder: Path,
     *,
     defaults: Mapping[str, Tensor] | None = None,
+    fixed: bool = False,
 ) -> Path:
     """Export a graph to ``folder/model.onnx``, its weights beside it if they are larger than a protobuf may be.
 
@@ -152,24 +153,28 @@ def write_graph(
         shapes: free dimensions, in the structure of ``arguments``.
         folder: where to write.
         defaults: values of inputs that need not be given.
+        fixed: they cannot be given either.
     """
     import onnx
 
     with _quiet():
+        # Exported here, not by torch.onnx: that takes a dictionary at the end of the arguments for keywords.
+        traced = torch.export.export(graph.eval(), arguments, dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(
-            graph.eval(),
-            arguments,
+            traced,
             dynamo=True,
             optimize=False,  # with optimisation the names of weights are lost
             input_names=list(names),
             output_names=list(outputs),
-            dynamic_shapes=shapes,
             opset_version=OPSET,
             verbose=False,
         )
     model = program.model_proto
     for name, value in (defaults or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.detach().cpu().numpy(), name))
+        if fixed:
+            (declared,) = [i for i in model.graph.input if i.name == name]
+            model.graph.input.remove(declared)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     size = sum(p.numel() * p.element_size() for p in graph.parameters())

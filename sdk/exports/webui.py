@@ -54,13 +54,12 @@ def export_webui(pack: ConceptPack, personalizer: Personalizer, folder: str | Pa
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(f"the name {name!r} goes into prompts and file names; use letters, digits, - and _")
+    prompt, comfy_prompt = prompts_for(pack, name)
+    words = _words(pack, name)
     tensors = {
         f"lora_unet_{key.replace('.', '_')}.diff": delta.half().contiguous()
         for key, delta in key_value_deltas(pack, personalizer).items()
     }
-    words = {c.token: f"{name}-{c.token.strip('<>')}" for c in pack.concepts}
     files = []
     for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
         word = words[concept.token]
@@ -72,12 +71,31 @@ def export_webui(pack: ConceptPack, personalizer: Personalizer, folder: str | Pa
     write_bytes(weights, save(tensors, metadata=modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"}))
     for path, content in files:
         write_bytes(path, content)
-    typed = pack.prompt
-    comfy = pack.prompt
-    for token, word in words.items():
-        typed = typed.replace(token, word)
-        comfy = comfy.replace(token, f"embedding:{word}")
-    return WebuiExport([weights, *(path for path, _ in files)], f"{typed} <lora:{name}:1>", comfy)
+    return WebuiExport([weights, *(path for path, _ in files)], prompt, comfy_prompt)
+
+
+def prompts_for(pack: ConceptPack, name: str) -> tuple[str, str]:
+    """Return what to type in A1111 and Forge, and in ComfyUI, for an export of this name.
+
+    Raises:
+        InputError: a name that is no file name.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"the name {name!r} goes into prompts and file names; use letters, digits, - and _")
+    typed = comfy = pack.prompt
+    for token, word in _words(pack, name).items():
+        typed, comfy = typed.replace(token, word), comfy.replace(token, f"embedding:{word}")
+    return f"{typed} <lora:{name}:1>", comfy
+
+
+def default_name(folder: str | Path) -> str:
+    """Return a pack folder's name as prompts can hold it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(folder).resolve().name).strip("-") or "pack"
+
+
+def _words(pack: ConceptPack, name: str) -> dict[str, str]:
+    """Tokens to words that these tools take: file names of embeddings."""
+    return {token: f"{name}-{token.strip('<>')}" for token in pack.tokens}
 
 
 def deltas_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
