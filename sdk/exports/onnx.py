@@ -194,6 +194,7 @@ class _Exporter:
         """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
         pipe = self.personalizer.pipe
         self.conditioner.tokenizer.save_pretrained(self.work / "tokenizer")
+        _older_tokenizer_files(self.work / "tokenizer")
         pipe.scheduler.save_pretrained(self.work / "scheduler")
         parts = {"text_encoder": self.encoder, "unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
         for part, module in parts.items():
@@ -235,6 +236,17 @@ _CLASSES = {
     "vae_decoder": "ORTVaeDecoder",
     "vae_encoder": "ORTVaeEncoder",
 }
+
+
+def _older_tokenizer_files(folder: Path) -> None:
+    """Write what transformers 4, which Optimum runs on, reads instead of ``tokenizer.json``."""
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model, added = definition["model"], {t["content"]: t["id"] for t in definition["added_tokens"]}
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    own = {token: index for token, index in added.items() if token not in model["vocab"]}
+    (folder / "added_tokens.json").write_text(json.dumps(own), encoding="utf-8")
 
 
 def _plain(value: Any) -> bool:
