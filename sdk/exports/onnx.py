@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attention_processors, cross_attention_layers
+from ..base import sampling_scheduler
 from ..errors import InputError, OutputError
 from ..files import new_folder, sha256_file
 from ..onnx_folder import FORMAT_VERSION, MANIFEST
@@ -195,7 +196,8 @@ class _Exporter:
         pipe = self.personalizer.pipe
         self.conditioner.tokenizer.save_pretrained(self.work / "tokenizer")
         _older_tokenizer_files(self.work / "tokenizer")
-        pipe.scheduler.save_pretrained(self.work / "scheduler")
+        scheduler = sampling_scheduler(pipe)  # what the torch path samples with
+        scheduler.save_pretrained(self.work / "scheduler")
         parts = {"text_encoder": self.encoder, "unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
         for part, module in parts.items():
             config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
@@ -205,7 +207,7 @@ class _Exporter:
         index |= {part: ["optimum.onnxruntime.modeling_diffusion", _CLASSES[part]] for part in parts}
         index |= {
             "tokenizer": ["transformers", "CLIPTokenizer"],
-            "scheduler": ["diffusers", type(pipe.scheduler).__name__],
+            "scheduler": ["diffusers", type(scheduler).__name__],
             "feature_extractor": [None, None],
             "safety_checker": [None, None],
         }
