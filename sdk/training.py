@@ -208,9 +208,12 @@ def run(
         optimizer.zero_grad(set_to_none=True)
         with learner.installed():
             losses = learner.losses(batch)
-            scaler.scale(losses["loss"]).backward()
-        scaler.step(optimizer)
-        scaler.update()
+            learnable = losses["loss"].requires_grad  # not where tokens alone train and a step drew priors alone
+            if learnable:
+                scaler.scale(losses["loss"]).backward()
+        if learnable:
+            scaler.step(optimizer)
+            scaler.update()
         values = {name: float(value.detach()) for name, value in losses.items()}
         history.append(values)
         if metrics is not None:

@@ -143,6 +143,23 @@ def test_break_a_scene_has_two_phases(personalizer):
     assert second == [learner.config.learning_rate, learner.config.token_learning_rate]
 
 
+def test_a_step_of_priors_alone_teaches_the_tokens_nothing(personalizer, picture):
+    config = FitConfig.preset(
+        "reference", "break_a_scene", steps=12, batch_size=1, micro_batch=1, prior_count=2, prior_steps=1
+    )
+    priors = []
+    pack = personalizer.fit(
+        picture,
+        ["cat", "dog"],
+        method="break_a_scene",
+        config=config,
+        callback=lambda r: priors.append(r.losses["prior"]),
+    )
+    assert any(priors[:6])  # in the first phase, in which the tokens alone train
+    assert not all(priors)
+    assert pack.embeddings.isfinite().all()
+
+
 def test_break_a_scene_draws_every_union(personalizer):
     learner = learner_on(personalizer, "break_a_scene", nouns=("cat", "dog", "car"))
     drawn = [learner.view(0, random.Random(seed)).named for seed in range(600)]
