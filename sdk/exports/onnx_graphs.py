@@ -163,7 +163,7 @@ def write_graph(
         program = torch.onnx.export(
             traced,
             dynamo=True,
-            optimize=False,  # with optimisation the names of weights are lost
+            optimize=True,
             input_names=list(names),
             output_names=list(outputs),
             opset_version=OPSET,
