@@ -33,7 +33,6 @@ class Graph:
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of inputs with defaults, which are meant
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads are the caller's
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         except _LOADING_ERRORS as error:

@@ -22,7 +22,7 @@ from torch.export import Dim
 from ..attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors, cross_attention_layers
 from ..concepts import MAX_CONCEPTS
 
-OPSET = 18
+OPSET = 20
 _EXTERNAL_ABOVE = 1 << 31  # bytes; protobuf holds no more in one file
 DATA_FILE = "model.onnx_data"
 
