@@ -1,4 +1,4 @@
-"""What deployment costs: cold start, swapping packs, memory of many packs, sizes on disk.
+"""What deployment costs: time beside PyTorch in turns, cold start, swapping packs, memory of many packs, sizes on disk.
 
 Usage: python -m benchmarks.deploy_costs PACK [--packs 100]
 """
@@ -67,7 +67,11 @@ def main() -> None:
         for index in range(arguments.packs):
             deployed.add_pack(f"pack {index}", adapter)
         grown = resident() - before
-        print("| what | cost |\n|---|---|")
+        times = side_by_side(personalizer, pack, OnnxPersonalizer.from_pretrained(folder / "merged"), deployed)
+        print("| four pictures, 20 steps | seconds |\n|---|---|")
+        for name, seconds in times.items():
+            print(f"| {name} | {seconds:.2f} |")
+        print("\n| what | cost |\n|---|---|")
         print(f"| merged export, checked | {merged_seconds:.0f} s, {megabytes(folder / 'merged'):.1f} MB |")
         print(f"| shared base | {megabytes(folder / 'base'):.1f} MB |")
         print(f"| a pack's adapter | {megabytes(adapter):.2f} MB |")
@@ -75,6 +79,30 @@ def main() -> None:
         print(f"| cold start: `import sdk.deploy`, open the base | {imports:.0f} ms, {loads:.0f} ms |")
         print(f"| adding or replacing a pack, nothing rebuilt | {1e3 * statistics.median(swaps):.1f} ms |")
         print(f"| memory of {arguments.packs} packs on one base | {grown / 1e6:.0f} MB |")
+
+
+def side_by_side(personalizer, pack, merged, shared, rounds: int = 7) -> dict[str, float]:
+    """Return the median seconds of each way to draw, measured in turns: the machine's pace then falls on all alike."""
+    from diffusers import StableDiffusionPipeline
+
+    plain = StableDiffusionPipeline(**personalizer.pipe.components, requires_safety_checker=False)
+    plain.set_progress_bar_config(disable=True)
+    prompt, noun = f"a {pack.concepts[0].phrase}", f"a {pack.concepts[0].noun}"
+    asked = {"num_images": 4, "seed": 0, "num_inference_steps": 20}
+    scale = personalizer.recommended_guidance
+    ways = {
+        "our torch path": lambda: personalizer.generate(prompt, concepts=pack, **asked),
+        "plain diffusers, without the pack": lambda: plain([noun] * 4, num_inference_steps=20, guidance_scale=scale),
+        "ONNX Runtime, merged": lambda: merged.generate(prompt, **asked),
+        "ONNX Runtime, shared": lambda: shared.generate(prompt, packs="mine", **asked),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, draw in ways.items():
+            begin = time.perf_counter()
+            draw()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def resident() -> int:

@@ -191,7 +191,7 @@ class Learner:
 
     def other_weights(self) -> dict[str, Tensor]:
         """Return what else of the UNet was trained, by parameter name."""
-        return self._beyond_key_value()
+        return dict(self._beyond_key_value())
 
     # What losses are made of.
 
@@ -283,7 +283,7 @@ class Learner:
         key, value = (self.weights.get(f"{layer}.to_{which}.weight") for which in "kv")
         return None if key is None or value is None else (key, value)
 
-    def _beyond_key_value(self) -> dict[str, Tensor]:
+    def _beyond_key_value(self) -> dict[str, nn.Parameter]:
         handled = {f"{layer}.to_{which}.weight" for layer in self.layers for which in "kv"}
         return {name: weight for name, weight in self.weights.items() if name not in handled}
 

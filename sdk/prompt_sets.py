@@ -59,7 +59,7 @@ def photograph_prompts(concepts: Sequence[Concept], count: int = 10) -> list[Pro
         if entry["nouns"] == nouns:
             kinds = [((0,), entry["1"]), ((1,), entry["2"]), ((0, 1), entry["together"])]
             return [_filled(text, asked, concepts) for asked, texts in kinds for text in texts[:count]]
-    asked_for = [(i,) for i in range(len(concepts))]
+    asked_for: list[tuple[int, ...]] = [(i,) for i in range(len(concepts))]
     if len(concepts) > 1:
         asked_for.append(tuple(range(len(concepts))))
     prompts = []

@@ -22,9 +22,9 @@ def grown(masks: Tensor) -> Tensor:
     They are not widened to where that would touch another one.
     """
     reach = max(masks.shape[-1] // 16, 1)
-    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    core = (masks > 0.5) & (F.avg_pool2d(masks.float()[:, None], **size)[:, 0] > _LONE)
-    wide = F.max_pool2d(core.float()[:, None], **size)[:, 0] > 0
+    window = 2 * reach + 1
+    core = (masks > 0.5) & (F.avg_pool2d(masks.float()[:, None], window, 1, reach)[:, 0] > _LONE)
+    wide = F.max_pool2d(core.float()[:, None], window, 1, reach)[:, 0] > 0
     return core | (wide & (wide.sum(0) == 1))
 
 

@@ -29,8 +29,9 @@ def packs_for(
     Raises:
         InputError: another count, or something that is no pack.
     """
-    one = concepts is None or isinstance(concepts, ConceptPack)
-    packs = [concepts] * len(prompts) if one else list(concepts)
+    if concepts is None or isinstance(concepts, ConceptPack):
+        return [concepts] * len(prompts)
+    packs = list(concepts)
     if len(packs) != len(prompts):
         raise InputError(f"give one pack, or one for each of the {len(prompts)} prompts, got {len(packs)}")
     if any(pack is not None and not isinstance(pack, ConceptPack) for pack in packs):

@@ -193,7 +193,7 @@ class Sampler:
         return None
 
 
-def _project(module: nn.Module, states: Tensor, segments: Segments, name: str, which: int) -> Tensor:
+def _project(module: Any, states: Tensor, segments: Segments, name: str, which: int) -> Tensor:
     """Project the text states ``[T, C]`` of a prompt by each segment's own K (``which`` 0) or V (1)."""
     out = torch.empty(len(states), module.out_features, dtype=states.dtype, device=states.device)
     for where, pack in segments:

@@ -21,7 +21,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 def from_pixels(values: np.ndarray) -> Image.Image:
     """``[3, H, W]`` in [-1, 1] to RGB."""
-    scaled = (values.astype(np.float32) / 2 + 0.5).clip(0, 1)
+    scaled: np.ndarray = np.clip(values.astype(np.float32) / 2 + 0.5, 0, 1)
     return Image.fromarray((scaled.transpose(1, 2, 0) * 255).round().astype(np.uint8))
 
 
@@ -29,4 +29,5 @@ def mask_cells(mask: Image.Image, side: int) -> np.ndarray:
     """A black and white mask to ``[1, 1, side, side]``: 1 where any pixel of a cell is white."""
     white = np.asarray(mask) > 127
     step = white.shape[0] // side
-    return white.reshape(side, step, side, step).any((1, 3)).astype(np.float32)[None, None]
+    cells = white.reshape(side, step, side, step)
+    return cells.max((1, 3), keepdims=True).reshape(1, 1, side, side).astype(np.float32)

@@ -30,7 +30,7 @@ DATA_FILE = "model.onnx_data"
 class TextEncoderGraph(nn.Module):
     """``input_ids`` to ``last_hidden_state`` and ``pooler_output``; ids behind the table are rows of ``token_rows``."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -73,7 +73,7 @@ class ProjectionGraph(nn.Module):
 class UNetGraph(nn.Module):
     """The UNet as it is: ``sample``, ``timestep``, ``encoder_hidden_states`` to ``out_sample``."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
 
@@ -84,7 +84,7 @@ class UNetGraph(nn.Module):
 class SharedUNetGraph(nn.Module):
     """The UNet with keys and values given, per layer ``[b, T, hidden]``, instead of text states."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
         self.layers = list(cross_attention_layers(unet))
@@ -103,7 +103,7 @@ class SharedUNetGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """``latent_sample``, already divided by the scaling factor, to ``sample``."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
 
@@ -114,7 +114,7 @@ class DecoderGraph(nn.Module):
 class EncoderGraph(nn.Module):
     """``sample`` to ``latent_parameters``: mean and log-variance of the latents, side by side."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
 
@@ -169,6 +169,7 @@ def write_graph(
             opset_version=OPSET,
             verbose=False,
         )
+    assert program is not None  # only when written straight to a file
     model = program.model_proto
     for name, value in (defaults or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.detach().cpu().numpy(), name))
