@@ -39,7 +39,8 @@ class TargetRows:
     Args:
         images: the reference pictures.
         cache: encodes them.
-        size: number of variants; each is made and encoded when first drawn, whole or with one concept alone.
+        size: number of variants, rounded up so that every picture has as many; each is made and encoded when first
+            drawn, whole or with one concept alone.
         resolution: side of the model's pictures, pixels.
         latent_shape: ``(channels, side)`` of the latents.
         flip: probability of a horizontal flip.
@@ -62,7 +63,8 @@ class TargetRows:
         regions: list[Tensor],
     ):
         self.images = [square(image, resolution) for image in images]
-        self.cache, self.size, self.latent_shape = cache, size, latent_shape
+        self.cache, self.latent_shape = cache, latent_shape
+        self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed, self.regions = flip, scale, seed, regions
         self.variants: dict[tuple[int, int | None], AugmentedPicture] = {}
 

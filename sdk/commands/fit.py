@@ -100,4 +100,5 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         settings["precision"] = arguments.precision
     if arguments.class_images is not None:
         settings["prior"] = arguments.class_images
+    FitConfig.from_dict(settings)  # a wrong name or type shows here
     return settings

@@ -179,6 +179,7 @@ def test_inpaint_refuses_useless_masks(personalizer, packs, picture):
         ("a cat", {"num_images": 0}, "num_images"),
         ("a cat", {"height": 33}, "multiple"),
         ("a cat", {"num_inference_steps": 0}, "num_inference_steps"),
+        ("a cat", {"num_inference_steps": 1000}, "num_inference_steps"),
         (["a cat", "a dog"], {"negative_prompt": ["x"]}, "negative prompt"),
         ("a " + "very " * 40 + "<new1> cat", {}, "cut off"),
     ],

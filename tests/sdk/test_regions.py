@@ -109,3 +109,22 @@ def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
     latents, _, mask = targets.draw(random.Random(0), torch.zeros(1), 0)
     assert latents.shape[1:] == (16, 16)
     assert 0 < mask.sum() < 256
+
+
+def test_every_picture_is_shown_however_small_the_pool(bundled):
+    pictures = [render(reference_scene("tune", index))[0] for index in range(3)]
+    targets = TargetRows(
+        pictures,
+        LatentCache(bundled.pipe.vae, CPU),
+        size=1,
+        resolution=64,
+        latent_shape=(bundled.pipe.unet.config.in_channels, 16),
+        flip=0.0,
+        scale=False,
+        seed=0,
+        regions=[],
+    )
+    rng = random.Random(0)
+    for _ in range(60):
+        targets.draw(rng, torch.zeros(1))
+    assert {variant.image.tobytes() for variant in targets.variants.values()} == {p.tobytes() for p in pictures}
