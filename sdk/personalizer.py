@@ -165,7 +165,7 @@ class Personalizer:
         """Make a pack, or the pack in a folder, active for :meth:`generate`."""
         if not isinstance(pack, ConceptPack):
             pack = ConceptPack.from_pretrained(pack)
-        self._check_base(pack)
+        self.check_base(pack)
         self.pack = pack
         return pack
 
@@ -355,10 +355,10 @@ class Personalizer:
             if pack is not None and not isinstance(pack, ConceptPack):
                 raise InputError("concepts must be packs; read one with ConceptPack.from_pretrained(folder)")
             if pack is not None:
-                self._check_base(pack)
+                self.check_base(pack)
         return packs
 
-    def _check_base(self, pack: ConceptPack) -> None:
+    def check_base(self, pack: ConceptPack) -> None:
         difference = self.base.difference(pack.base)
         if difference is not None:
             raise BaseModelError(
@@ -374,8 +374,8 @@ class Personalizer:
 
     @staticmethod
     def _check_steps(steps: int) -> None:
-        if not 1 <= steps <= 1000:
-            raise InputError(f"num_inference_steps must lie between 1 and 1000, got {steps}")
+        if not 1 <= steps < 1000:  # of 1000 levels; the sampler starts one further on
+            raise InputError(f"num_inference_steps must lie between 1 and 999, got {steps}")
 
 
 def best_device() -> torch.device:
