@@ -16,10 +16,12 @@ from PIL import Image
 
 from .arms import Arm, resolve_arms
 from .concepts import Concept, resolve_concepts
+from .errors import InputError
 from .evaluation import Drawn, Scores, draw_for
 from .fitting import prior_pictures
 from .images import load_image, square
 from .prompt_sets import Prompt
+from .regions import read_masks
 from .scorers import Scorer, default_scorer
 
 if TYPE_CHECKING:
@@ -111,17 +113,23 @@ def compare(
         prompts: of each kind, at most ten.
         num_images: per prompt; every arm gets the same noise.
         num_inference_steps: DDIM steps.
-        scorer: default the bundled world's judge if it knows the classes, else CLIP, see :func:`default_scorer`.
+        scorer: default the drawn world's judge or CLIP, see :func:`default_scorer`.
         progress: called with the name of each arm before it is fitted.
 
     Raises:
         InputError: an unknown method, or a picture that cannot be scored.
     """
+    if min(prompts, num_images, num_inference_steps) < 1:
+        raise InputError("prompts, num_images and num_inference_steps must each be at least 1")
     arms = resolve_arms(None if methods is None else list(methods))
     resolved = resolve_concepts(concepts)
-    reference = square(load_image(image), personalizer.base.resolution)
-    scorer = scorer or default_scorer(resolved)
-    squares = None if masks is None else [square(load_image(m), personalizer.base.resolution) for m in masks]
+    picture = load_image(image)
+    reference = square(picture, personalizer.base.resolution)
+    scorer = scorer or default_scorer(personalizer.base.resolution, resolved)
+    given = None if masks is None else [load_image(mask) for mask in masks]
+    if given is not None:
+        read_masks(given, [picture], len(resolved), personalizer.base.resolution)  # mistakes show before a fit
+    squares = None if given is None else [square(mask, personalizer.base.resolution) for mask in given]
     scorer.look_at(reference, resolved, squares)
     wanted = scorer.prompts(resolved, prompts)
     common: dict[str, Any] = {

@@ -119,7 +119,7 @@ def fit_concepts(
 
     validate = None
     if config.validate_every:
-        scorer = default_scorer(resolved)
+        scorer = default_scorer(base.resolution, resolved)
         scorer.look_at(images[0], resolved, [drawn_mask(m, images[0].size) for m in learner.masks[0][:-1]])
         validate = Validator(personalizer, scorer, learned)
     work = None
@@ -278,8 +278,7 @@ def _reporters(callback, report_to: str | None, output_dir: Path | None):
     def report(step: training.StepReport) -> None:
         for name, value in step.losses.items():
             writer.add_scalar(name, value, step.step)
-        if step.step == step.steps:
-            writer.close()
+        writer.flush()  # a fit may end at any step
         if callback is not None:
             callback(step)
 

@@ -305,11 +305,16 @@ def initial_embeddings(conditioner: TextConditioner, concepts: list[Concept], co
         if len(words) != len(concepts):
             raise InputError(f"initializers needs one entry, or one a concept ({len(concepts)}), got {len(words)}")
         return torch.stack([conditioner.embedding_of(word) for word in words])
-    rare = _CLIP_INITIALIZERS.get(len(concepts))
-    if conditioner.table_size == _CLIP_VOCABULARY and rare:
-        weight = conditioner.text_encoder.get_input_embeddings().weight
-        return weight[list(rare)].detach().float().clone()
-    return torch.stack([conditioner.embedding_of(c.noun) for c in concepts])
+    rare = rare_words(conditioner, len(concepts))
+    return torch.stack([conditioner.embedding_of(c.noun) for c in concepts]) if rare is None else rare
+
+
+def rare_words(conditioner: TextConditioner, count: int) -> Tensor | None:
+    """Return embeddings ``[count, C]`` of words that CLIP hardly saw; ``None``: another vocabulary, more than three."""
+    rows = _CLIP_INITIALIZERS.get(count)
+    if rows is None or conditioner.table_size != _CLIP_VOCABULARY:
+        return None
+    return conditioner.text_encoder.get_input_embeddings().weight[list(rows)].detach().float().clone()
 
 
 def _trainable(weight: Tensor, device: torch.device) -> nn.Parameter:

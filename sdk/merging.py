@@ -54,8 +54,10 @@ def merge(personalizer: Personalizer, packs: Sequence[ConceptPack]) -> ConceptPa
 
     Raises:
         InputError: fewer than two packs, or packs of different base models or with UNet weights beyond K and V.
+        BaseModelError: packs of another base model than this one.
     """
     parts = with_own_tokens(packs)
+    personalizer.check_base(parts[0])
     concepts = [c for pack in parts for c in pack.concepts]
     embeddings = torch.cat([pack.embeddings for pack in parts]).float()
     pipe = personalizer.pipe

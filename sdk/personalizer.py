@@ -373,8 +373,8 @@ class Personalizer:
 
     @staticmethod
     def _check_steps(steps: int) -> None:
-        if not 1 <= steps <= 1000:
-            raise InputError(f"num_inference_steps must lie between 1 and 1000, got {steps}")
+        if not 1 <= steps < 1000:  # of 1000 levels; the sampler starts one further on
+            raise InputError(f"num_inference_steps must lie between 1 and 999, got {steps}")
 
 
 def best_device() -> torch.device:

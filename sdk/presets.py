@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .errors import InputError
+
 PRESETS = ("best", "reference", "paper", "code")
 
 # The picture as it is, a plain squared error: what the methods beside Custom Diffusion's family share.
@@ -37,6 +39,7 @@ _REFERENCE: dict[str, dict[str, Any]] = {
         "token_learning_rate": 0.04,
         "batch_size": 8,
         "flip": 0.5,
+        "target_pool": 16,  # both ways round are seen
         "prior": "none",
         "target_share": 1.0,
     },
@@ -75,6 +78,8 @@ _BEST: dict[str, dict[str, Any]] = {
 
 def preset_settings(preset: str, method: str) -> dict[str, Any]:
     """Return the settings of a preset of a method."""
+    if method not in _REFERENCE:
+        raise InputError(f"there is no method {method!r}; choose one of {', '.join(_REFERENCE)}")
     extra = {"paper": _PAPER, "best": _BEST}.get(preset, {})
     return merged(_REFERENCE[method], extra.get(method, {}))
 

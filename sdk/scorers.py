@@ -9,6 +9,7 @@ from PIL import Image
 
 from .concepts import Concept
 from .evaluation import Drawn, JudgeScorer, Scores
+from .miniworld.render import RESOLUTION
 from .prompt_sets import Prompt
 
 
@@ -27,10 +28,18 @@ class Scorer(Protocol):
         """Return the figures of the pictures."""
 
 
-def default_scorer(concepts: Sequence[Concept]) -> Scorer:
-    """Return the judge if it knows every class, else CLIP's encoders from the Hub or its cache."""
+def default_scorer(resolution: int, concepts: Sequence[Concept]) -> Scorer:
+    """Return who can score pictures of these concepts.
+
+    The judge if they are the drawn world's: no larger than its pictures, with classes that it knows. Else CLIP and DINO
+    from the Hub or its cache.
+
+    Args:
+        resolution: of the base model's pictures, in pixels.
+        concepts: what the pictures show.
+    """
     judge = JudgeScorer()
-    if judge.knows(concepts):
+    if resolution <= RESOLUTION and judge.knows(concepts):
         return judge
     from .metrics import EncoderScorer
 

@@ -35,13 +35,17 @@ class LatentCache:
         return (mean + deviation * noise) * self.vae.config.scaling_factor
 
 
+_WHITE = 0.5  # in [-1, 1]; the canvas around a shrunk picture is grey, 0
+
+
 class TargetRows:
     """A pool of augmented variants of the reference pictures.
 
     Args:
         images: the reference pictures.
         cache: encodes them.
-        size: number of variants; each is made and encoded when first drawn, whole or with one concept alone.
+        size: number of variants, rounded up so that every picture has as many; each is made and encoded when first
+            drawn, whole or with one concept alone.
         resolution: side of the model's pictures, pixels.
         latent_shape: ``(channels, side)`` of the latents.
         flip: probability of a horizontal flip.
@@ -62,7 +66,8 @@ class TargetRows:
         seed: int,
     ):
         self.images = [square(image, resolution) for image in images]
-        self.cache, self.size, self.latent_shape = cache, size, latent_shape
+        self.cache, self.latent_shape = cache, latent_shape
+        self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed = flip, scale, seed
         self.masks: list[Tensor] = []
         self.variants: dict[tuple[int, View], AugmentedPicture] = {}
@@ -106,5 +111,5 @@ class TargetRows:
         variant = augmented(image)
         side = masks.shape[-1]
         drawn = [augmented(drawn_mask(m, image.size)).image.resize((side, side), Image.Resampling.BOX) for m in masks]
-        moved = torch.stack([to_tensor(picture)[0] > 0 for picture in drawn])
+        moved = torch.stack([to_tensor(picture)[0] > _WHITE for picture in drawn])
         return replace(variant, concept_masks=moved.float())

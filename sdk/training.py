@@ -230,6 +230,7 @@ def run(
             config.checkpoint_every
             and metrics is not None
             and (done % config.checkpoint_every == 0 and done < config.steps)
+            and not enough  # resumed from here, the fit would go on
         ):
             checkpoints.save(done, learner, optimizer, metrics.stat().st_size, best)
         if report is not None:

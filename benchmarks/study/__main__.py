@@ -1,9 +1,9 @@
 """Fit every method and ablation on the benchmark scenes of the bundled world, draw, and judge.
 
 Twenty scenes of two concepts and eight of three, ten prompts for each concept alone and ten for all together. Every arm
-has the same base model, steps, rows, priors, seeds and noise. Finished arms are kept in the CSV file and not fitted
-again, so the command may be interrupted and repeated; ``--part 1/2`` and ``--part 2/2`` share the scenes between two
-processes, each with a file of its own.
+has the same base model, steps, rows in a step, seeds, noise and, if it has any, priors. Finished arms are kept in the
+CSV file and not fitted again, so the command may be interrupted and repeated with the same settings; ``--part 1/2`` and
+``--part 2/2`` share the scenes between two processes, each with a file of its own.
 
 Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreambooth] [--concepts 2] [--scenes 5]
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
 from sdk.evaluation import JudgeScorer, draw_for
+from sdk.files import write_bytes
 from sdk.methods import METHODS
 from sdk.miniworld.prompts import COUNT
 from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
@@ -87,6 +90,7 @@ def main() -> None:
     }
     part, parts = (int(number) for number in arguments.part.split("/"))
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+    keep_settings(arguments.csv, {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common})
     rows: list[dict[str, Any]] = list(csv.DictReader(arguments.csv.open())) if arguments.csv.is_file() else []
     done = {(int(r["concepts"]), int(r["scene"]), r["arm"]) for r in rows}
     personalizer = Personalizer.from_pretrained("bundled")
@@ -104,11 +108,21 @@ def main() -> None:
     print(summary(rows))
 
 
+def keep_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write the settings beside a new CSV file; end the program if an old one has others."""
+    beside = path.with_suffix(".json")
+    if not path.is_file():
+        write_bytes(beside, json.dumps(settings, indent=2).encode())
+    elif not beside.is_file() or json.loads(beside.read_text()) != settings:
+        raise SystemExit(f"{path} was measured with other settings, see {beside}; choose another --csv")
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     prepare_output_folder(arguments.output)
     scorer = None
     if arguments.clip or arguments.dino:
-        from ..metrics import CLIP, EncoderScorer
+        from ..metrics import CLIP, DINO, EncoderScorer
 
-        scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino)
+        scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino or DINO)
     comparison = compare(
         load_personalizer(arguments, "bundled"),
         arguments.image,

@@ -124,6 +124,8 @@ def sampling_shares(scores: Tensor | None) -> Tensor:
     assert scores is not None
     shares = 1 / scores.clamp(min=1e-4)
     shares = shares / shares.sum()
-    lowest = (1 - _LARGEST_SHARE) / max(len(shares) - 1, 1)
-    shares = shares.clamp(min=min(lowest, 1 / len(shares)))
-    return shares / shares.sum()
+    largest = int(shares.argmax())
+    if len(shares) > 1 and shares[largest] > _LARGEST_SHARE:
+        shares *= (1 - _LARGEST_SHARE) / (1 - shares[largest])  # the others' proportions stay
+        shares[largest] = _LARGEST_SHARE
+    return shares

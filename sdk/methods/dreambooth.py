@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ..learner import fade
+from ..learner import fade, rare_words
 from .custom_diffusion import CustomDiffusion
 
 
@@ -20,7 +20,7 @@ class DreamBooth(CustomDiffusion):
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
-        if not self.config.initializers and self.conditioner.table_size < RARE_WORDS_FROM:
+        if not self.config.initializers and rare_words(self.conditioner, len(self.concepts)) is None:
             with torch.no_grad():
                 self.embeddings.copy_(unseen_words(self.embeddings))
 
@@ -33,10 +33,7 @@ class DreamBooth(CustomDiffusion):
         return [self.config.learning_rate * fade(step, self.config), 0.0]
 
 
-RARE_WORDS_FROM = 10_000  # a smaller vocabulary has no rare words to serve as identifiers
-
-
 def unseen_words(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return identifiers for a model without rare words, ``[S, C]``: random directions of the usual length."""
+    """Return identifiers where no rare words are known, ``[S, C]``: random directions of the usual length."""
     drawn = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0)).to(embeddings)
     return drawn * (embeddings.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))

@@ -37,6 +37,11 @@ def test_loads_in_a_plain_pipeline():
     assert image.size == (64, 64)
 
 
+def test_no_file_names_where_it_was_made():
+    for file in Path(BUNDLED_FOLDER).rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(encoding="utf-8"), file
+
+
 def test_both_gates_pass(bundled):
     pipe, vocabulary = bundled.pipe, bundled_judge().vocabulary
     change, cosine = measure_words(pipe.tokenizer, pipe.text_encoder, vocabulary)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdk import ConceptPack
+from sdk import ConceptPack, Personalizer
 from sdk.concepts import Concept
-from sdk.errors import InputError, OutputError
+from sdk.errors import BaseModelError, InputError, OutputError
 from sdk.merging import merge
 from sdk.routing import route, token_owners, with_own_tokens
 from sdk.text import TextConditioner
@@ -90,3 +90,10 @@ def test_a_merged_pack_keeps_each_concept_and_the_ordinary_words(personalizer, p
     assert changes[0] < 0.5 * changes[1]
     merged.save_pretrained(tmp_path / "merged")
     assert ConceptPack.from_pretrained(tmp_path / "merged").content_hash() == merged.content_hash()
+
+
+def test_packs_of_another_base_are_not_merged(personalizer, packs):
+    with torch.no_grad():
+        next(iter(personalizer._sampler.layers.values())).to_k.weight.mul_(1.01)
+    with pytest.raises(BaseModelError, match="load that model"):
+        merge(Personalizer(personalizer.pipe, "other"), packs)

@@ -181,6 +181,8 @@ def test_unusable_options(workshop, tiny_model, tmp_path, capsys):
     assert "not valid TOML" in line(config=str(tmp_path / "bad.toml"))
     (tmp_path / "unknown.toml").write_text("stepps = 3")
     assert "no setting 'stepps'" in line(config=str(tmp_path / "unknown.toml"))
+    (tmp_path / "option.toml").write_text('preset = "paper"')
+    assert "no setting 'preset'" in line(config=str(tmp_path / "option.toml"))
     assert "device" in line(device="toaster")
 
 

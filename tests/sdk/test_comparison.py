@@ -15,7 +15,7 @@ from sdk.comparison import peak_memory
 from sdk.comparison_report import save_comparison
 from sdk.concepts import resolve_concepts
 from sdk.errors import BaseModelError, InputError
-from sdk.evaluation import Drawn
+from sdk.evaluation import Drawn, JudgeScorer
 from sdk.methods import METHODS
 from sdk.metrics import ClipEncoder, DinoEncoder, EncoderScorer, clip_score, cut_out_on_black, plain_prompt
 from sdk.prompt_sets import photograph_prompts, photograph_sets
@@ -199,3 +199,24 @@ def test_prompts_fit_the_classes_or_anything():
     assert len(others) == 8
     assert others[-2].learned == "photo of a <new1> teapot, a <new2> owl, and a <new3> drum"
     assert len(photograph_prompts(resolve_concepts(["teapot"]))) == 10
+
+
+def test_the_judge_scores_drawn_pictures_alone(monkeypatch):
+    from sdk import metrics, scorers
+
+    monkeypatch.setattr(metrics.EncoderScorer, "from_pretrained", classmethod(lambda cls: "encoders"))
+    concepts = resolve_concepts(["cat", "dog"])
+    assert isinstance(scorers.default_scorer(64, concepts), JudgeScorer)
+    assert scorers.default_scorer(512, concepts) == "encoders"  # a photograph of a cat and a dog
+    assert scorers.default_scorer(64, resolve_concepts(["cat", "lamp"])) == "encoders"
+
+
+@pytest.mark.parametrize("wrong", ["prompts", "num_images", "num_inference_steps"])
+def test_nothing_to_draw_is_said_before_a_fit(personalizer, picture, wrong):
+    with pytest.raises(InputError, match="at least 1"):
+        compare(personalizer, picture, ["cat", "dog"], **{wrong: 0})
+
+
+def test_masks_of_another_size_are_refused_before_a_fit(personalizer, picture):
+    with pytest.raises(InputError, match="resize it"):
+        compare(personalizer, picture, ["cat", "dog"], masks=[Image.new("L", (40, 30), 255)] * 2)

@@ -180,6 +180,7 @@ def test_inpaint_refuses_useless_masks(personalizer, packs, picture):
         ("a cat", {"num_images": 0}, "num_images"),
         ("a cat", {"height": 33}, "multiple"),
         ("a cat", {"num_inference_steps": 0}, "num_inference_steps"),
+        ("a cat", {"num_inference_steps": 1000}, "num_inference_steps"),
         (["a cat", "a dog"], {"negative_prompt": ["x"]}, "negative prompt"),
         ("a " + "very " * 40 + "<new1> cat", {}, "cut off"),
     ],
@@ -213,3 +214,26 @@ def test_a_pack_of_another_base_is_refused(personalizer, packs):
         other.load_pack(packs[0])
     with pytest.raises(BaseModelError, match="fit the picture again"):
         other.generate("a <new1> cat", concepts=packs[0])
+
+
+def test_a_pack_of_the_whole_unet_draws_beside_a_lora(personalizer, packs, tmp_path):
+    """A LoRA wraps layers whose weights the pack replaces."""
+    from peft import LoraConfig
+
+    unet = personalizer.pipe.unet
+    whole = ConceptPack(
+        packs[0].concepts,
+        packs[0].base,
+        {},
+        packs[0].embeddings,
+        unet={
+            name: weight.detach() * 1.2
+            for name, weight in unet.named_parameters()
+            if name.endswith("attn1.to_q.weight")
+        },
+        method="dreambooth",
+    )
+    before = pixels(draw(personalizer, concepts=whole)[0])
+    assert (before != pixels(draw(personalizer, concepts=packs[0])[0])).any()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=True))  # changes nothing yet
+    assert abs(pixels(draw(personalizer, concepts=whole)[0]) - before).max() <= 1

@@ -107,7 +107,11 @@ def write_model(
         requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, safe_serialization=True)
-    # transformers loads in the precision that the configuration names, diffusers in float32: make them agree.
-    config_file = folder / "text_encoder" / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) | {"dtype": "float32"}
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for part in ("vae", "text_encoder", "unet"):
+        config_file = folder / part / "config.json"
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where a part was trained concerns nobody
+        if part == "text_encoder":
+            # transformers loads in the precision that the configuration names, diffusers in float32: make them agree.
+            config["dtype"] = "float32"
+        config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
