@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from .errors import ImageError, MissingFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIN_SIDE = 16  # pixels; less than this shows no subject
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -72,6 +74,8 @@ def square(image: Image.Image, side: int) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture to float32 ``[3, H, W]`` in [-1, 1]."""
+    import torch  # here, because deployment cuts pictures without it
+
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 

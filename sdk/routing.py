@@ -100,3 +100,9 @@ def token_owners(pack: RoutedPack, conditioner: TextConditioner, prompt: str) ->
                 positions += [modifier, *noun]
         owned.append(positions)
     return owned
+
+
+def refuse_routed(pack: ConceptPack) -> None:
+    """Raise :class:`InputError` for a pack that acts in memory only."""
+    if isinstance(pack, RoutedPack):
+        raise InputError(f"packs routed by token act in memory only; export each of {len(pack.parts)}, or merge them")

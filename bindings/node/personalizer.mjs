@@ -41,6 +41,10 @@ export class Personalizer {
 
   /** Return { width, height, data }: RGB bytes, row by row. The same seed gives the picture of the Python side. */
   async generate(prompt, { seed = 0, steps = 50, guidance = this.about.guidance_scale, eta = 1, onStep } = {}) {
+    if (!(Number.isInteger(steps) && steps >= 1 && steps < 1000)) throw new Error(`steps must lie between 1 and 999, got ${steps}`);
+    const known = this.about.concepts.map(({ token }) => token);
+    for (const token of prompt.match(/<[\w-]+>/g) ?? [])
+      if (!known.includes(token)) throw new Error(`the prompt uses ${token}, which was not learned; it knows ${known.join(", ")}`);
     const states = await this.encode(["", prompt]);
     const shape = [1, this.channels, this.side, this.side];
     const count = this.channels * this.side * this.side;
@@ -57,7 +61,8 @@ export class Personalizer {
         timestep: ["int64", BigInt64Array.of(BigInt(t)), []],
         encoder_hidden_states: states,
       });
-      const prediction = sample.map((_, i) => answer[i] + guidance * (answer[count + i] - answer[i]));
+      const scale = Math.max(guidance, 1); // below one there is no guidance, as in diffusers
+      const prediction = sample.map((_, i) => answer[i] + scale * (answer[count + i] - answer[i]));
       sample = this.ddim(t, stride, prediction, sample, eta, eta > 0 ? noise.normal(count) : undefined);
       onStep?.(step + 1, steps);
     }
@@ -67,7 +72,8 @@ export class Personalizer {
 
   async encode(prompts) {
     const ids = prompts.flatMap((prompt) => {
-      const own = this.tokenizer.encode(prompt).ids.slice(0, this.length);
+      let own = this.tokenizer.encode(prompt).ids;
+      if (own.length > this.length) own = [...own.slice(0, this.length - 1), own.at(-1)]; // the end token stays
       return [...own, ...Array(this.length - own.length).fill(this.padding)];
     });
     const fed = { input_ids: ["int64", BigInt64Array.from(ids, BigInt), [prompts.length, this.length]] };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..exports import FORMATS
+from ..exports import FORMATS, LORA_DIALECTS
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = "personalizer export my-pets --format onnx --output deployed"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     onnx.add_argument("--adapter-only", action="store_true", help="for a base that was exported with --shared before")
     onnx.add_argument("--half", action="store_true", help="float16 instead of float32")
     lora = parser.add_argument_group("lora")
-    lora.add_argument("--dialect", choices=("peft", "kohya"), default="peft", help="kohya: for every other tool")
+    lora.add_argument("--dialect", choices=LORA_DIALECTS, default="peft", help="kohya: for every other tool")
     lora.add_argument("--error", type=float, default=0.05, help="largest relative error of the changes; default 0.05")
     lora.add_argument("--rank", type=int, help="instead of --error")
     parser.add_argument("--pickle", action="store_true", help="diffusers: also the .bin that diffusers loads by itself")
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     personalizer = load_personalizer(arguments, pack.base.name)
     personalizer.load_pack(pack)
     output = Path(arguments.output)
-    if arguments.format != "onnx":
+    if arguments.format != "onnx" or arguments.shared or arguments.adapter_only:
         prepare_output_folder(output)
     {"onnx": _onnx, "lora": _lora, "diffusers": _diffusers, "webui": _webui}[arguments.format](
         arguments, pack, personalizer, output

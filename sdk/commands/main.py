@@ -23,6 +23,11 @@ _COMMANDS = {
 }
 
 
+# What a smaller installation lacks, and the extra that brings it.
+_EXTRAS = dict.fromkeys(("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"), "torch")
+_EXTRAS |= {"onnxruntime": "deploy", "tokenizers": "deploy", "onnx": "onnx", "onnxscript": "onnx"}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         # One line, as for every other mistake; the full usage is a --help away.
@@ -55,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.run(parsed)
     except SdkError as error:
         print(f"personalizer {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        needed = f"this needs {error.name}; run: pip install 'personalizer-sdk[{extra}]'"
+        print(f"personalizer {parsed.command}: {needed}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"personalizer {parsed.command}: interrupted", file=sys.stderr)

@@ -12,7 +12,7 @@ EXAMPLE = "personalizer verify my-pets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pack", metavar="PACK", help="what a fit wrote, an .onnx_adapter file, or an exported folder")
+    parser.add_argument("pack", metavar="PACK", help="what a fit wrote, an .onnx_adapter, or an exported ONNX folder")
     add_model_arguments(parser)
 
 
@@ -59,7 +59,7 @@ def _adapter(path: Path) -> None:
 
     adapter = read_adapter(path)
     print("file: whole")
-    print(f"base model: {adapter.base['name']}, exported with --shared")
+    print(f"base model: {adapter.base.name}, exported with --shared")
     print(f"concepts: {', '.join(c.phrase for c in adapter.concepts)}")
     print(f'loads in: sdk.deploy.OnnxPersonalizer, add_pack("mine", "{path}"), packs="mine"')
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import onnxruntime
 
 from ..concepts import MAX_CONCEPTS, Concept
 from ..errors import MissingFileError, PackError
+from ..files import reporting_full_disk
+from ..identity import BaseIdentity
 
 VERSION = 1
 ROWS, ABOUT = "token_rows", "personalizer.json"
-_TOLERANCE = 3e-4  # of the norms that tell base models apart, as for packs
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Adapter:
         concepts: with their tokens.
         rows: embeddings of the tokens, ``[MAX_CONCEPTS, C]``, zero behind the concepts.
         weights: K and V weights by parameter name, ``[hidden, context]``.
-        base: identity of the base model, as a pack keeps it.
+        base: the pack's base model.
     """
 
     concepts: list[Concept]
     rows: np.ndarray
     weights: dict[str, np.ndarray]
-    base: dict[str, Any]
+    base: BaseIdentity
 
 
 def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights: dict, base: dict[str, Any]) -> None:
@@ -52,9 +54,10 @@ def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(VERSION)
     adapter.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in stored.items()})
-    scratch = path.with_name(path.name + ".partial")
-    adapter.export_adapter(str(scratch))
-    scratch.replace(path)
+    with reporting_full_disk(path), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        whole = Path(scratch) / path.name
+        adapter.export_adapter(str(whole))
+        whole.replace(path)
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -79,7 +82,7 @@ def read_adapter(path: str | Path) -> Adapter:
         about = json.loads(bytes(values.pop(ABOUT)))
         version, digest = about["version"], about["sha256"]
         concepts = [Concept(c["class"], c["token"]) for c in about["concepts"]]
-        base = about["base_model"]
+        base = BaseIdentity.from_dict(about["base_model"])
     except (ValueError, KeyError, TypeError) as error:
         raise PackError(f"{file} is damaged; write it again") from error
     if version != VERSION:
@@ -97,17 +100,3 @@ def _digest(values: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
-
-
-def difference(base: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Return why a pack's base model is not this one, or ``None``."""
-    if base["context"] != other["context"]:
-        return f"its text states are {other['context']} wide instead of {base['context']}"
-    prints, others = base["fingerprint"], other["fingerprint"]
-    if prints.keys() != others.keys():
-        return "its cross-attention layers are others"
-    for layer, values in prints.items():
-        for a, b in zip(values, others[layer], strict=True):
-            if abs(a - b) > _TOLERANCE * max(abs(a), abs(b)):
-                return f"the weights of {layer} are others"
-    return None

@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from ..concepts import Concept
 from ..errors import BaseModelError, InputError, MissingFileError
 from ..files import sha256_file
+from ..identity import BaseIdentity
 from ..onnx_folder import FORMAT_VERSION, MANIFEST
 from .prompts import Prompts
 from .schedulers import Levels
@@ -111,9 +112,14 @@ class ExportedModel:
         return [Concept(c["class"], c["token"]) for c in self.about["concepts"]]
 
     @property
+    def base(self) -> BaseIdentity:
+        """The base model."""
+        return BaseIdentity.from_dict(self.about["base_model"])
+
+    @property
     def resolution(self) -> int:
         """The side of a picture, in pixels, for which the model was made."""
-        return int(self.about["base_model"]["resolution"])
+        return self.base.resolution
 
     @classmethod
     def load(cls, folder: str | Path, providers: Sequence[str] | None = None) -> ExportedModel:

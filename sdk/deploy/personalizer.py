@@ -12,10 +12,11 @@ from PIL import Image
 
 from ..concepts import Concept
 from ..errors import BaseModelError, InputError
-from .adapters import ROWS, Adapter, difference, read_adapter
+from ..images import square
+from .adapters import ROWS, Adapter, read_adapter
 from .model import ExportedModel
 from .noise import Noise
-from .pixels import from_pixels, mask_cells, square, to_pixels
+from .pixels import from_pixels, mask_cells, to_pixels
 from .schedulers import Ddim, DpmSolver, Scheduler
 
 SCHEDULERS = ("ddim", "dpm")
@@ -86,7 +87,7 @@ class OnnxPersonalizer:
         if not self.model.shared:
             raise InputError("this export has its pack merged in; export with shared=True to add packs")
         adapter = read_adapter(path)
-        why = difference(self.model.about["base_model"], adapter.base)
+        why = self.model.base.difference(adapter.base)
         if why is not None:
             raise BaseModelError(f"the pack {path} belongs to another base model: {why}; export that one")
         with self._lock:
@@ -315,8 +316,8 @@ class OnnxPersonalizer:
 def _sampler(name: str, model: ExportedModel, steps: int, eta: float) -> Callable[[], Scheduler]:
     if name not in SCHEDULERS:
         raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
-    if not 1 <= steps <= 1000:
-        raise InputError(f"num_inference_steps must lie between 1 and 1000, got {steps}")
+    if not 1 <= steps < 1000:
+        raise InputError(f"num_inference_steps must lie between 1 and 999, got {steps}")
     return lambda: Ddim(model.levels, steps, eta) if name == "ddim" else DpmSolver(model.levels, steps)
 
 

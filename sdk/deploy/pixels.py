@@ -6,14 +6,6 @@ import numpy as np
 from PIL import Image
 
 
-def square(image: Image.Image, side: int) -> Image.Image:
-    """Cut the centre square and resize it to ``side`` pixels (bicubic)."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    cut = image.crop((left, top, left + edge, top + edge))
-    return cut if cut.size == (side, side) else cut.resize((side, side), Image.Resampling.BICUBIC)
-
-
 def to_pixels(image: Image.Image) -> np.ndarray:
     """RGB to float32 ``[3, H, W]`` in [-1, 1]."""
     return np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1

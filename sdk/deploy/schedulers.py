@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import BaseModelError
+
 
 class Scheduler(Protocol):
     """One sampling run."""
@@ -36,7 +38,7 @@ class Levels:
         elif config["beta_schedule"] == "linear":
             betas = np.linspace(start, end, count, dtype=np.float32)
         else:
-            raise ValueError(f"the beta schedule {config['beta_schedule']!r} is not known here; export the model again")
+            raise BaseModelError(f"the beta schedule {config['beta_schedule']!r} is not known; export another model")
         self.alphas = np.cumprod(1 - betas, dtype=np.float32).astype(np.float64)
         self.prediction = config["prediction_type"]
         self.offset = int(config.get("steps_offset", 0))

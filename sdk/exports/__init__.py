@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 FORMATS = ("onnx", "lora", "diffusers", "webui")
+LORA_DIALECTS = ("peft", "kohya")

@@ -80,12 +80,15 @@ def import_pack(
             own = base.get_submodule(layer).get_parameter(f"to_{which}.weight")
         except AttributeError as error:
             raise PackError(f"{source} has a layer {layer} that the base model lacks; load its base model") from error
+        shape = tuple(weight["base"].shape if "base" in weight else (len(weight["u"]), weight["v"].shape[-1]))
+        if shape != own.shape:
+            raise PackError(f"{source} was made for another base model: {layer} has {list(shape)} weights")
         full = weight["base"] if "base" in weight else own.detach().float().cpu() + weight["u"] @ weight["v"]
-        if full.shape != own.shape:
-            raise PackError(f"{source} was made for another base model: {layer} has {list(full.shape)} weights")
         pairs.setdefault(layer, {})[which] = full
     if any(set(pair) != {"k", "v"} for pair in pairs.values()):
         raise PackError(f"{source} lacks K or V of a layer; it is incomplete")
+    if any(row.numel() != personalizer.base.context for row in tokens.values()):
+        raise PackError(f"{source} is of another base model: its tokens are not {personalizer.base.context} wide")
     named = [Concept(c.noun, token or c.token) for c, token in zip(resolved, tokens, strict=True)]
     return ConceptPack(
         concepts=named,
@@ -109,7 +112,7 @@ def _read(file: Path, allow_pickle: bool) -> dict[str, Any]:
         except SafetensorError as error:
             raise PackError(f"{file} is damaged; copy it again") from error
     if not allow_pickle:
-        raise InputError(f"{file} is a pickle; if you trust it, say so with allow_pickle=True (--allow-pickle)")
+        raise InputError(f"{file} is a pickle; if you trust it, say so with allow_pickle=True")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -154,6 +157,8 @@ def _weights(state: dict[str, Any], source: Path) -> Weights:
         else:
             continue
         if isinstance(value, dict):  # compressed: added to the base
+            if not {"u", "v"} <= value.keys():
+                raise PackError(f"{source} is damaged: {key} is neither weights nor their factors")
             found[layer, match["which"]] = {name: value[name].float() for name in ("u", "v")}
         else:
             found[layer, match["which"]] = {"base": value.float()}

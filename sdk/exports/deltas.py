@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..pack import ConceptPack
+from ..routing import refuse_routed
 
 if TYPE_CHECKING:
     from ..personalizer import Personalizer
@@ -21,6 +22,7 @@ def key_value_deltas(pack: ConceptPack, personalizer: Personalizer) -> dict[str,
         InputError: a pack that holds other weights than K and V, or none.
     """
     personalizer.check_base(pack)
+    refuse_routed(pack)
     if pack.unet:
         raise InputError(
             f"a pack of {pack.method} changes the whole UNet, which this format cannot hold; export it to onnx"

@@ -7,6 +7,7 @@ only written when asked for. Our own loader, :func:`load_into`, takes any pack a
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from ..attention import cross_attention_layers
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import prepare_output_folder, write_bytes
 from ..pack import WEIGHTS, ConceptPack
+from ..routing import refuse_routed
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -35,10 +37,10 @@ def export_diffusers(
         InputError: a pack that holds other weights than K and V.
     """
     personalizer.check_base(pack)
+    refuse_routed(pack)
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
-    destination = Path(folder)
-    destination.mkdir(parents=True, exist_ok=True)
+    destination = prepare_output_folder(folder)
     written = [destination / WEIGHTS, *export_tokens(pack, destination)]
     write_bytes(written[0], pack.weights_bytes())
     if pickle:
@@ -50,7 +52,9 @@ def export_diffusers(
                 continue
             for which, weight in zip("kv", pack.key_value[layer], strict=True):
                 entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
-        torch.save(entries, destination / BINARY)
+        content = io.BytesIO()
+        torch.save(entries, content)
+        write_bytes(destination / BINARY, content.getvalue())
         written.append(destination / BINARY)
     return written
 
@@ -70,6 +74,7 @@ def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
     Raises:
         InputError: layers the pipeline's UNet does not have, or tokens it already knows.
     """
+    refuse_routed(pack)
     layers = cross_attention_layers(pipe.unet)
     missing = set(pack.key_value) - set(layers)
     if missing:

@@ -16,15 +16,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import prepare_output_folder, write_bytes
 from ..pack import ConceptPack
+from . import LORA_DIALECTS
 from .deltas import key_value_deltas
 from .modelspec import modelspec
 
 if TYPE_CHECKING:
     from ..personalizer import Personalizer
 
-DIALECTS = ("peft", "kohya")
 FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -67,8 +67,8 @@ def export_lora(
     Raises:
         InputError: an unknown dialect, a rank below 1, or a pack that a LoRA cannot hold.
     """
-    if dialect not in DIALECTS:
-        raise InputError(f"there is no LoRA dialect {dialect!r}; choose one of {', '.join(DIALECTS)}")
+    if dialect not in LORA_DIALECTS:
+        raise InputError(f"there is no LoRA dialect {dialect!r}; choose one of {', '.join(LORA_DIALECTS)}")
     if rank is not None and rank < 1:
         raise InputError(f"the rank of a LoRA must be at least 1, got {rank}")
     parts = {name: torch.linalg.svd(d, full_matrices=False) for name, d in key_value_deltas(pack, personalizer).items()}
@@ -82,7 +82,7 @@ def export_lora(
         tensors |= _named(name, up, F.pad(vh[:chosen], (0, 0, 0, missing)).to(dtype), dialect)
     metadata = modelspec(pack, "lora") | {"format": "pt"}
     path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output_folder(path.parent)
     write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata))
     return LoraExport(path, chosen, relative_error(spectra, chosen))
 

@@ -25,6 +25,7 @@ from ..errors import InputError, OutputError
 from ..files import new_folder, sha256_file
 from ..onnx_folder import FORMAT_VERSION, MANIFEST
 from ..pack import ConceptPack
+from ..routing import refuse_routed
 from ..text import TextConditioner
 from ..weights import replaced_weights
 from . import onnx_graphs as graphs
@@ -55,6 +56,8 @@ def export_onnx(
         raise InputError("a shared export holds no pack; write the pack by pack.export_adapter(file)")
     if pack is not None:
         personalizer.check_base(pack)
+        refuse_routed(pack)
+    _check_levels(personalizer.pipe.scheduler.config)
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
         raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
@@ -201,6 +204,7 @@ class _Exporter:
         parts = {"text_encoder": self.encoder, "unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
         for part, module in parts.items():
             config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+            config.pop("_name_or_path", None)  # where the base model lies here concerns nobody
             text = json.dumps({k: v for k, v in config.items() if _plain(v)}, indent=2)
             (self.work / part / "config.json").write_text(text + "\n", encoding="utf-8")
         index: dict[str, Any] = {"_class_name": "ORTStableDiffusionPipeline", "_diffusers_version": _version()}
@@ -238,6 +242,17 @@ _CLASSES = {
     "vae_decoder": "ORTVaeDecoder",
     "vae_encoder": "ORTVaeEncoder",
 }
+
+
+def _check_levels(config: Any) -> None:
+    """Refuse noise levels that the runtimes do not know."""
+    known = config["beta_schedule"] in ("linear", "scaled_linear") and config.get("trained_betas") is None
+    plain = config["prediction_type"] in ("epsilon", "v_prediction") and not config.get("rescale_betas_zero_snr")
+    if not (known and plain):
+        raise InputError(
+            "only linear and scaled_linear noise levels, of models that predict noise or velocity, can be exported; "
+            f"this model has {config['beta_schedule']}, {config['prediction_type']}, or levels of its own"
+        )
 
 
 def _older_tokenizer_files(folder: Path) -> None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save
 
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import prepare_output_folder, write_bytes
 from ..pack import ConceptPack
 from .deltas import key_value_deltas
 from .modelspec import modelspec
@@ -67,7 +66,7 @@ def export_webui(pack: ConceptPack, personalizer: Personalizer, folder: str | Pa
         path = Path(folder) / f"{word}.safetensors"
         files.append((path, save({"emb_params": row[None].clone()}, metadata=modelspec(pack, "textual-inversion"))))
     weights = Path(folder) / f"{name}.safetensors"
-    weights.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output_folder(weights.parent)
     write_bytes(weights, save(tensors, metadata=modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"}))
     for path, content in files:
         write_bytes(path, content)
@@ -96,8 +95,3 @@ def default_name(folder: str | Path) -> str:
 def _words(pack: ConceptPack, name: str) -> dict[str, str]:
     """Tokens to words that these tools take: file names of embeddings."""
     return {token: f"{name}-{token.strip('<>')}" for token in pack.tokens}
-
-
-def deltas_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the ``.diff`` tensors of such a file by their keys' stems."""
-    return {key.removesuffix(".diff"): value for key, value in tensors.items() if key.endswith(".diff")}

@@ -186,6 +186,7 @@ def test_other_sizes(torch_side, packs, runtime):
         ("a cat", {"height": 33}, "multiple"),
         ("a cat", {"scheduler": "euler"}, "ddim, dpm"),
         ("a cat", {"num_inference_steps": 0}, "num_inference_steps"),
+        ("a cat", {"num_inference_steps": 1000}, "num_inference_steps"),
         (["a cat", "a dog"], {"packs": ["first"]}, "one pack"),
         (["a cat", "a dog"], {"negative_prompt": ["x"]}, "one negative prompt"),
     ],

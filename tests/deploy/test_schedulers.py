@@ -68,5 +68,5 @@ def test_noise_is_added_as_diffusers_does():
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match="not known here"):
+    with pytest.raises(ValueError, match="is not known"):
         Levels(CONFIG | {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"})

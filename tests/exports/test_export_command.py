@@ -100,3 +100,52 @@ def test_an_edited_pack_is_not_exported(tiny_model, pack_folder, tmp_path, capsy
     file.write_bytes(file.read_bytes()[:-2] + b"xx")
     assert main(["export", str(copy), "--output", str(tmp_path / "out"), "--format", "lora"]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_packs_that_are_routed_are_not_exported(tiny_model, pack_folder, tmp_path):
+    from sdk.errors import InputError
+    from sdk.exports.diffusers_layout import export_diffusers, load_into
+    from sdk.exports.lora import export_lora
+    from sdk.exports.webui import export_webui
+    from sdk.routing import route
+
+    pack = ConceptPack.from_pretrained(pack_folder)
+    both = route([pack, pack])
+    personalizer = Personalizer.from_pretrained(tiny_model, device="cpu")
+    for write in (
+        lambda: personalizer.export_onnx(tmp_path / "onnx", concepts=both),
+        lambda: both.export_adapter(tmp_path / "both.onnx_adapter"),
+        lambda: export_diffusers(both, personalizer, tmp_path / "d"),
+        lambda: load_into(personalizer.pipe, both),
+        lambda: export_lora(both, personalizer, tmp_path / "l"),
+        lambda: export_webui(both, personalizer, tmp_path / "w", "both"),
+    ):
+        with pytest.raises(InputError, match="merge them"):
+            write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_levels_that_the_runtimes_do_not_know_are_not_exported(tiny_model, tmp_path):
+    from sdk.errors import InputError
+
+    personalizer = Personalizer.from_pretrained(tiny_model, device="cpu")
+    personalizer.pipe.scheduler.register_to_config(rescale_betas_zero_snr=True)
+    with pytest.raises(InputError, match="can be exported"):
+        personalizer.export_onnx(tmp_path / "onnx")
+
+
+def test_an_adapter_where_a_file_is(tiny_model, pack_folder, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    command = ["export", str(pack_folder), "--output", str(tmp_path / "taken"), "--model", str(tiny_model)]
+    assert main([*command, "--format", "onnx", "--adapter-only"]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(pack_folder, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in [name for name in sys.modules if name.startswith("sdk.deploy")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["verify", "some.onnx_adapter"]) == 2
+    assert "personalizer-sdk[deploy]" in capsys.readouterr().err
