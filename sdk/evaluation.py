@@ -27,6 +27,7 @@ from .concepts import Concept
 from .errors import InputError
 from .miniworld.judge import Judge, Verdict, bundled_judge
 from .miniworld.prompts import benchmark_prompts
+from .miniworld.render import RESOLUTION
 from .prompt_sets import Prompt
 
 if TYPE_CHECKING:
@@ -298,9 +299,9 @@ class JudgeScorer:
         self.judge = judge or bundled_judge()
         self.identities: list[Identity] = []
 
-    def knows(self, concepts: Sequence[Concept]) -> bool:
-        """Whether the concepts are of classes the judge was taught."""
-        return {c.noun for c in concepts} <= set(self.judge.vocabulary.classes)
+    def knows(self, concepts: Sequence[Concept], resolution: int) -> bool:
+        """Whether the judge was taught these classes, and pictures of this side (pixels) can be drawn ones."""
+        return resolution <= RESOLUTION and {c.noun for c in concepts} <= set(self.judge.vocabulary.classes)
 
     def prompts(self, concepts: Sequence[Concept], count: int) -> list[Prompt]:
         """Return the benchmark's prompts."""

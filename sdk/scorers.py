@@ -9,7 +9,6 @@ from PIL import Image
 
 from .concepts import Concept
 from .evaluation import Drawn, JudgeScorer, Scores
-from .miniworld.render import RESOLUTION
 from .prompt_sets import Prompt
 
 
@@ -39,7 +38,7 @@ def default_scorer(resolution: int, concepts: Sequence[Concept]) -> Scorer:
         concepts: what the pictures show.
     """
     judge = JudgeScorer()
-    if resolution <= RESOLUTION and judge.knows(concepts):
+    if judge.knows(concepts, resolution):
         return judge
     from .metrics import EncoderScorer
 
