@@ -98,6 +98,28 @@ def tokens_in(prompt: str) -> list[str]:
     return _TOKEN.findall(prompt)
 
 
+def check_tokens(prompt: str, concepts: Sequence[Concept], option: str) -> list[str]:
+    """Return the tokens written in a prompt, all of them learned.
+
+    Args:
+        prompt: what is to be drawn.
+        concepts: of the pack in use; none without a pack.
+        option: the argument that would give a pack, for the message.
+
+    Raises:
+        InputError: an empty prompt, or a token that was not learned.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError("the prompt is empty; describe what to draw")
+    known = [c.token for c in concepts]
+    written = tokens_in(prompt)
+    for token in written:
+        if token not in known:
+            there = f"this pack knows {', '.join(known)}" if known else f"no pack is in use, give one with {option}="
+            raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+    return written
+
+
 def find_positions(
     token_ids: Sequence[int], modifier_id: int, noun_ids: Sequence[int], *, phrase: str
 ) -> tuple[int, list[int]]:

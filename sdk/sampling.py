@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .attention import CachedKeyValueProcessor, attention_processors, cross_attention_layers, plain_processors
-from .concepts import find_positions, tokens_in
-from .errors import InputError
+from .concepts import check_tokens, find_positions
 from .images import to_tensor
 from .pack import ConceptPack
 from .requests import Request
@@ -170,15 +169,8 @@ class Sampler:
         Raises:
             InputError: empty, an unknown token, or a learned token without its class noun.
         """
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError("the prompt is empty; describe what to draw")
         concepts = pack.concepts if pack is not None else []
-        known = [c.token for c in concepts]
-        written = tokens_in(prompt)
-        for token in written:
-            if token not in known:
-                there = f"this pack knows {', '.join(known)}" if known else "no pack is in use, give one with concepts="
-                raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+        written = check_tokens(prompt, concepts, "concepts")
         conditioner = self.conditioner(pack)
         ids = conditioner.tokenize([prompt])[0].tolist()
         for slot, concept in enumerate(concepts):

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..concepts import Concept, find_positions, tokens_in
-from ..errors import InputError
+from ..concepts import Concept, check_tokens, find_positions
 
 
 class Prompts:
@@ -38,24 +37,13 @@ class Prompts:
 
     def check(self, text: str, concepts: Sequence[Concept]) -> None:
         """Raise :class:`InputError` if a token was not learned, or lacks the noun of its concept."""
-        if not isinstance(text, str) or not text.strip():
-            raise InputError("the prompt is empty; describe what to draw")
-        known = [c.token for c in concepts]
-        written = tokens_in(text)
-        for token in written:
-            if token not in known:
-                there = f"it knows {', '.join(known)}" if known else "no pack is in use, give one with packs="
-                raise InputError(f"the prompt uses {token}, which was not learned; {there}")
+        written = check_tokens(text, concepts, "packs")
         ids = self.ids(text, concepts).tolist()
         for slot, concept in enumerate(concepts):
             if concept.token in written:
-                noun = self._tokenizer(()).encode(concept.noun, add_special_tokens=False).ids
-                noun = [i for i, real in zip(noun, self._real(concept.noun), strict=True) if real]
+                padded = self._tokenizer(()).encode(concept.noun, add_special_tokens=False)
+                noun = padded.ids[: sum(padded.attention_mask)]
                 find_positions(ids, self.table_size + slot, noun, phrase=concept.phrase)
-
-    def _real(self, text: str) -> list[int]:
-        """Which tokens of a text are no padding."""
-        return self._tokenizer(()).encode(text, add_special_tokens=False).attention_mask
 
     def _tokenizer(self, tokens: tuple[str, ...]) -> Tokenizer:
         with self._lock:

@@ -92,19 +92,17 @@ def test_the_base_model_finds_the_objects_of_a_reference(bundled):
     assert sorted(overlaps)[1] > 0.5
 
 
+def targets_of(personalizer, pictures, *, size, flip=0.0, scale=False):
+    cache, channels = LatentCache(personalizer.pipe.vae, CPU), personalizer.pipe.unet.config.in_channels
+    return TargetRows(
+        pictures, cache, size=size, resolution=64, latent_shape=(channels, 16), flip=flip, scale=scale, seed=0
+    )
+
+
 def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
     picture, _ = render(reference_scene("tune", 1))
     masks = torch.cat([two_blobs() > 0.3, torch.zeros(1, 16, 16)]).float()
-    targets = TargetRows(
-        [picture],
-        LatentCache(bundled.pipe.vae, CPU),
-        size=4,
-        resolution=64,
-        latent_shape=(bundled.pipe.unet.config.in_channels, 16),
-        flip=0.5,
-        scale=False,
-        seed=0,
-    )
+    targets = targets_of(bundled, [picture], size=4, flip=0.5)
     targets.use_masks([masks])
     for share, allowed in ((0.0, (0, 0)), (0.5, (60, 100)), (1.0, (160, 160))):
         learner = learner_on(bundled, ["cat", "car"], alone=share)
@@ -129,16 +127,7 @@ def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
 def test_masks_move_with_the_picture(bundled):
     picture, true = render(reference_scene("tune", 1))
     masks = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16).round()
-    targets = TargetRows(
-        [picture],
-        LatentCache(bundled.pipe.vae, CPU),
-        size=40,
-        resolution=64,
-        latent_shape=(bundled.pipe.unet.config.in_channels, 16),
-        flip=0.5,
-        scale=True,
-        seed=0,
-    )
+    targets = targets_of(bundled, [picture], size=40, flip=0.5, scale=True)
     targets.use_masks([masks])
     mirrored = shrunk = 0
     for seed in range(40):
@@ -189,16 +178,7 @@ def test_masks_come_back_at_the_pictures_size_and_may_be_handed_back(bundled):
 
 def test_every_picture_is_shown_however_small_the_pool(bundled):
     pictures = [render(reference_scene("tune", index))[0] for index in range(3)]
-    targets = TargetRows(
-        pictures,
-        LatentCache(bundled.pipe.vae, CPU),
-        size=1,
-        resolution=64,
-        latent_shape=(bundled.pipe.unet.config.in_channels, 16),
-        flip=0.0,
-        scale=False,
-        seed=0,
-    )
+    targets = targets_of(bundled, pictures, size=1)
     rng = random.Random(0)
     for _ in range(60):
         targets.draw(rng, torch.zeros(1), View(()))

@@ -14,6 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+NPM = shutil.which("npm")
 PROMPT = "photo of a <new1> cat and a <new2> dog"
 
 WITHOUT_TORCH = """
@@ -93,13 +94,11 @@ def test_in_optimum(exported, tmp_path):
     assert found >= 40
 
 
+@pytest.mark.skipif(NPM is None, reason="npm (Node 20 or later) is not installed")
 def test_in_node(exported, tmp_path):
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
     folder = tmp_path / "node"
     shutil.copytree(ROOT / "bindings" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
-    subprocess.run([npm, "install", "--no-audit", "--no-fund"], check=True, cwd=folder)
+    subprocess.run([NPM, "install", "--no-audit", "--no-fund"], check=True, cwd=folder)
     drawn = tmp_path / "node.png"
     subprocess.run(["node", "draw.mjs", exported / "merged", PROMPT, drawn, "--steps", "10"], check=True, cwd=folder)
     found = psnr(drawn, exported / "torch.png")
