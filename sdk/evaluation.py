@@ -208,14 +208,20 @@ def draw_for(
     seed: int,
 ) -> list[Drawn]:
     """Draw prompts with a pack, or the same without tokens on the untouched model."""
-    drawn = []
-    for prompt in prompts:
-        text = prompt.plain if pack is None else prompt.learned
-        images = personalizer.generate(
-            [text], num_images=num_images, seed=seed, concepts=[pack], num_inference_steps=num_inference_steps
-        ).images
-        drawn.append(Drawn(text, prompt.asked, prompt.background, images))
-    return drawn
+    texts = [prompt.plain if pack is None else prompt.learned for prompt in prompts]
+    # In one call, for larger batches; every prompt has the same noise, so differences are the prompts' own.
+    noise = [torch.Generator().manual_seed(seed + i) for _ in texts for i in range(num_images)]
+    images = personalizer.generate(
+        texts,
+        num_images=num_images,
+        generator=noise,
+        concepts=[pack] * len(texts),
+        num_inference_steps=num_inference_steps,
+    ).images
+    return [
+        Drawn(text, prompt.asked, prompt.background, images[i * num_images : (i + 1) * num_images])
+        for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
+    ]
 
 
 def read_identities(pack: ConceptPack, judge: Judge) -> list[Identity]:
