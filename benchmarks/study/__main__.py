@@ -11,13 +11,11 @@ Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreamboo
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.measures import COLUMNS, row_of
+from benchmarks.study.measures import row_of
+from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
 from sdk import Personalizer
 from sdk.arms import ABLATIONS, resolve_arms
@@ -25,7 +23,6 @@ from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
 from sdk.evaluation import JudgeScorer, draw_for
-from sdk.files import write_bytes
 from sdk.methods import METHODS
 from sdk.miniworld.prompts import COUNT
 from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
@@ -88,41 +85,16 @@ def main() -> None:
         "num_inference_steps": 25,
         "seed": 1000,
     }
-    part, parts = (int(number) for number in arguments.part.split("/"))
-    arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-    keep_settings(arguments.csv, {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common})
-    rows: list[dict[str, Any]] = list(csv.DictReader(arguments.csv.open())) if arguments.csv.is_file() else []
-    done = {(int(r["concepts"]), int(r["scene"]), r["arm"]) for r in rows}
+    record = Record(arguments.csv, {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common})
     personalizer = Personalizer.from_pretrained("bundled")
     for concepts in [arguments.concepts] if arguments.concepts else sorted(BENCHMARK):
-        for index in range(arguments.scenes or BENCHMARK[concepts]):
-            missing = [name for name in arms if (concepts, index, name) not in done]
-            if index % parts != part - 1:
-                continue
+        for index in share(arguments.scenes or BENCHMARK[concepts], arguments.part):
+            missing = record.missing(concepts, index, arms)
             for row in run_scene(
                 personalizer, missing, arguments.split, concepts, index, arguments.prompts, common, settings
             ):
-                rows.append(row)
-                write(arguments.csv, rows)
-                print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    print(summary(rows))
-
-
-def keep_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings beside a new CSV file; end the program if an old one has others."""
-    beside = path.with_suffix(".json")
-    if not path.is_file():
-        write_bytes(beside, json.dumps(settings, indent=2).encode())
-    elif not beside.is_file() or json.loads(beside.read_text()) != settings:
-        raise SystemExit(f"{path} was measured with other settings, see {beside}; choose another --csv")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+                record.add(row)
+    print(summary(record.rows))
 
 
 if __name__ == "__main__":

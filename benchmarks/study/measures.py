@@ -38,7 +38,8 @@ def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict
                 verdict = judge.judge(item.images)
                 image.append(torch.stack([likeness(verdict, identities[i]) for i in asked]).mean(0))
                 text.append(text_alignment(verdict, item, identities, judge))
-        row |= {f"image_{kind}": torch.cat(image).mean().item(), f"text_{kind}": torch.cat(text).mean().item()}
+        if image:
+            row |= {f"image_{kind}": torch.cat(image).mean().item(), f"text_{kind}": torch.cat(text).mean().item()}
     rounded = {name: round(float(value), 4) for name, value in row.items() if value is not None}
     return rounded | {"seconds": round(result.seconds, 1), "memory_mb": round(result.memory_mb)}
 

@@ -169,11 +169,21 @@ class OnnxPersonalizer:
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         eta: float = 1.0,
+        negative_prompt: str = "",
+        callback: Callable[[int, int], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> Generation:
-        """Draw a picture anew, the more of it the larger ``strength`` in (0, 1]; its centre square is used."""
+        """Draw a picture anew, the more of it the larger ``strength`` in (0, 1]; its centre square is used.
+
+        The other arguments are those of :meth:`generate`, with DDIM.
+        """
         if not 0 < strength <= 1:
             raise InputError(f"strength must lie above 0 and at most at 1, got {strength}")
-        return self._from_picture(image, None, prompt, pack, strength, seed, num_inference_steps, guidance_scale, eta)
+        sampler = _sampler("ddim", self.model, num_inference_steps, eta)()
+        texts = (negative_prompt, prompt)
+        return self._from_picture(
+            image, None, texts, pack, strength, Noise(seed), sampler, guidance_scale, callback, cancel
+        )
 
     def inpaint(
         self,
@@ -186,24 +196,34 @@ class OnnxPersonalizer:
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         eta: float = 1.0,
+        negative_prompt: str = "",
+        callback: Callable[[int, int], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> Generation:
-        """Redraw the white part of ``mask`` in ``image``; the rest keeps its pixels. The centre square is used."""
+        """Redraw the white part of ``mask`` in ``image``; the rest keeps its pixels. The centre square is used.
+
+        The other arguments are those of :meth:`generate`, with DDIM.
+        """
         if image.size != mask.size:
             raise InputError(f"the mask must have the picture's size {image.size}, got {mask.size}; resize it")
-        return self._from_picture(image, mask, prompt, pack, 1.0, seed, num_inference_steps, guidance_scale, eta)
+        sampler = _sampler("ddim", self.model, num_inference_steps, eta)()
+        texts = (negative_prompt, prompt)
+        return self._from_picture(image, mask, texts, pack, 1.0, Noise(seed), sampler, guidance_scale, callback, cancel)
 
     def _from_picture(
         self,
         image: Image.Image,
         mask: Image.Image | None,
-        prompt: str,
+        texts: tuple[str, str],
         pack: str | None,
         strength: float,
-        seed: int,
-        steps: int,
+        noise: Noise,
+        sampler: Scheduler,
         guidance: float | None,
-        eta: float,
+        callback: Callable[[int, int], None] | None,
+        cancel: threading.Event | None,
     ) -> Generation:
+        negative, prompt = texts
         (chosen,) = self._packs_for([prompt], pack)
         self.model.prompts.check(prompt, self._concepts(chosen))
         side = self.model.resolution
@@ -217,12 +237,10 @@ class OnnxPersonalizer:
                 raise InputError("the mask is black everywhere; paint white what is to be redrawn")
             hole = mask_cells(white, side // self.model.cell)
         scale = float(self.model.about["guidance_scale"]) if guidance is None else guidance
-        sampler = _sampler("ddim", self.model, steps, eta)()
-        minus = [(chosen, "")] if scale > 1 else []
+        minus = [(chosen, negative)] if scale > 1 else []
         start = Start(clean, strength, hole)
-        images = self._draw(
-            minus, [(chosen, prompt)], [Noise(seed)], clean.shape[1:], sampler, scale, None, None, start
-        )
+        wanted = [(chosen, prompt)]
+        images = self._draw(minus, wanted, [noise], clean.shape[1:], sampler, scale, callback, cancel, start)
         if mask is not None:
             images = [Image.composite(new, picture, white) for new in images]
         return Generation(images)

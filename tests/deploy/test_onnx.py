@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -134,8 +135,9 @@ def test_threads_share_an_instance(runtime):
 def test_inpainting_keeps_the_rest_and_draws_as_torch(torch_side, packs, runtime, picture):
     mask = Image.new("L", picture.size)
     mask.paste(255, (0, 0, 32, 64))
-    want = torch_side.inpaint(picture, mask, "a <new1> cat", concepts=packs[0], **STEPS).images
-    got = runtime.inpaint(picture, mask, "a <new1> cat", pack="first", **STEPS).images
+    asked = {"negative_prompt": "a dog", **STEPS}
+    want = torch_side.inpaint(picture, mask, "a <new1> cat", concepts=packs[0], **asked).images
+    got = runtime.inpaint(picture, mask, "a <new1> cat", pack="first", **asked).images
     assert least(got, want) > 45
     right = (16, 0, 32, 32)
     assert got[0].crop(right).tobytes() == picture.resize((32, 32), Image.Resampling.BICUBIC).crop(right).tobytes()
@@ -158,10 +160,18 @@ def test_the_fast_scheduler_and_progress(runtime):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_cancelling_leaves_the_session_usable(runtime):
-    stop = threading.Event()
-    with pytest.raises(Cancelled):
-        runtime.generate("a cat", callback=lambda done, of: stop.set(), cancel=stop, **STEPS)
+def test_cancelling_leaves_the_session_usable(runtime, picture):
+    draws = (runtime.generate, partial(runtime.img2img, picture), partial(runtime.inpaint, picture, picture))
+    for draw in draws:
+        stop, seen = threading.Event(), []
+
+        def after_a_step(done, of, stop=stop, seen=seen):
+            seen.append(done)
+            stop.set()
+
+        with pytest.raises(Cancelled):
+            draw("a cat", callback=after_a_step, cancel=stop, **STEPS)
+        assert seen == [1]
     assert runtime.generate("a cat", **STEPS).images
 
 
