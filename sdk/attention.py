@@ -144,14 +144,13 @@ class CachedKeyValueProcessor:
         return attn.to_out[1](attn.to_out[0](out))
 
 
-# On a CPU stock fused attention is slow backwards, and in bfloat16. Below this many logits per head it pays to store
-# them instead.
+# On a CPU stock fused attention is slow in bfloat16. Below this many logits per head it pays to store them instead.
 _EXPLICIT_LIMIT = 512 * 512
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Plain attention of ``[B, H, N, D]`` on ``[B, H, T, D]``, by whichever stock way is faster here."""
-    slow = query.device.type == "cpu" and (torch.is_grad_enabled() or query.dtype != torch.float32)
+    slow = query.device.type == "cpu" and query.dtype != torch.float32
     if slow and query.shape[2] * key.shape[2] <= _EXPLICIT_LIMIT:
         return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value, scale=scale)

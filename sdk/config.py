@@ -56,6 +56,11 @@ class FitConfig:
         "probability that a row of the reference shows and names one concept alone, cut out by the base model's "
         "attention; other concepts in the window do not count (ours, after Break-A-Scene's union sampling)",
     )
+    forget_layout: bool = _field(
+        False,
+        "V of the UNet's middle block trains with the rest but stays out of the pack: it takes up where things are in "
+        "the reference, and concepts asked for alone no longer come twice (ours)",
+    )
     flip: float = _field(0.5, "probability of a horizontal flip (CD)")
     scale_augmentation: bool = _field(
         True, "show the picture small on grey, enlarged or as it is, with words for it (CD)"

@@ -10,6 +10,7 @@ Then pictures are drawn for each concept alone and for all together, and the jud
 * text alignment: mean probability of what the prompts name: the classes and the background.
 * recognised: share of pictures that ask for i alone in which the judge's identity vectors say that this is i.
 * clean: share of pictures that ask for i alone in which no other concept's class is to be seen.
+* single: share of pictures that ask for i alone in which its class is to be seen exactly once.
 * together: share of pictures that ask for all concepts in which every one is recognised.
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from .concepts import Concept
 from .errors import InputError
+from .miniworld.counting import count_objects
 from .miniworld.judge import Judge, Verdict, bundled_judge
 from .miniworld.prompts import benchmark_prompts
 from .miniworld.render import RESOLUTION
@@ -64,6 +66,7 @@ class Scores:
         clean: ``[S]``, share of these pictures without any other concept's class; ``[]`` if not measured.
         together: share of right pictures when all are asked for (``None``: a single concept, or not measured).
         text_alignment: mean probability of what the prompts name, or CLIPScore.
+        single: ``[S]``, share of pictures in which the one asked for alone comes once; ``[]`` if not measured.
         others: further matrices, by the name of the encoder.
     """
 
@@ -72,6 +75,7 @@ class Scores:
     clean: list[float]
     together: float | None
     text_alignment: float
+    single: list[float] = field(default_factory=list)
     others: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
@@ -143,6 +147,7 @@ class EvaluationReport:
         for i, name in enumerate(names):
             lines.append(line(name, before.matrix[i][i], after.matrix[i][i], "fidelity"))
             lines.append(line("", before.recognised[i], after.recognised[i], "recognised when asked for alone"))
+            lines.append(line("", before.single[i], after.single[i], "there once, not twice"))
             for j, other in enumerate(names):
                 if i != j:
                     lines.append(line("", before.matrix[i][j], after.matrix[i][j], f"leakage of {other} into it"))
@@ -209,8 +214,8 @@ def draw_for(
 ) -> list[Drawn]:
     """Draw prompts with a pack, or the same without tokens on the untouched model."""
     texts = [prompt.plain if pack is None else prompt.learned for prompt in prompts]
-    # In one call, for larger batches; every prompt has the same noise, so differences are the prompts' own.
-    noise = [torch.Generator().manual_seed(seed + i) for _ in texts for i in range(num_images)]
+    # In one call, for larger batches; every picture has noise of its own, the same whatever pack draws it.
+    noise = [torch.Generator().manual_seed(seed + i) for i in range(len(texts) * num_images)]
     images = personalizer.generate(
         texts,
         num_images=num_images,
@@ -274,6 +279,7 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
     sums: list[list[list[Tensor]]] = [[[] for _ in range(count)] for _ in range(count)]
     recognised: list[list[Tensor]] = [[] for _ in range(count)]
     clean: list[list[Tensor]] = [[] for _ in range(count)]
+    single: list[list[Tensor]] = [[] for _ in range(count)]
     together, alignment = [], []
     for item in drawn:
         verdict = judge.judge(item.images)
@@ -286,6 +292,7 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
             recognised[i].append(recognise(verdict, identities[i], judge.same).float())
             others = [identities[j].slot for j in range(count) if j != i]
             clean[i].append((verdict.presence[:, others] < 0.5).all(-1).float())
+            single[i].append((count_objects(verdict.place[:, identities[i].slot]) == 1).float())
         else:
             all_right = torch.stack([recognise(verdict, identities[i], judge.same) for i in item.asked]).all(0)
             together.append(all_right.float())
@@ -295,6 +302,7 @@ def score(drawn: Sequence[Drawn], identities: Sequence[Identity], judge: Judge) 
         clean=[torch.cat(shares).mean().item() for shares in clean],
         together=torch.cat(together).mean().item() if together else None,
         text_alignment=torch.cat(alignment).mean().item(),
+        single=[torch.cat(shares).mean().item() for shares in single],
     )
 
 

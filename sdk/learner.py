@@ -186,8 +186,13 @@ class Learner:
             yield
 
     def key_value(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the trained K and V weights by layer."""
-        return {name: pair for name in self.layers if (pair := self._key_value(name)) is not None}
+        """Return the K and V weights of the pack by layer: the trained ones, but for a layout that is to be forgotten."""
+        learned = {name: pair for name in self.layers if (pair := self._key_value(name)) is not None}
+        if self.config.forget_layout:
+            for name in learned:
+                if name.startswith("mid_block."):
+                    learned[name] = (learned[name][0], self.layers[name].to_v.weight)
+        return learned
 
     def other_weights(self) -> dict[str, Tensor]:
         """Return what else of the UNet was trained, by parameter name."""

@@ -94,6 +94,8 @@ def _summary(report: EvaluationReport) -> str:
     for i, concept in enumerate(report.concepts):
         recognised = report.fitted.recognised[i], report.untouched.recognised[i]
         rows.append((f"{html.escape(concept.phrase)} alone: recognised", *recognised))
+        once = report.fitted.single[i], report.untouched.single[i]
+        rows.append((f"{html.escape(concept.phrase)} alone: there once, not twice", *once))
     if report.fitted.leakage is not None and report.untouched.leakage is not None:
         rows.append(("mean leakage", report.fitted.leakage, report.untouched.leakage))
     if report.fitted.together is not None and report.untouched.together is not None:

@@ -11,7 +11,7 @@ from sdk.evaluation import Identity, likeness, text_alignment
 from sdk.miniworld.judge import Judge
 
 LARGEST = 3  # concepts in a scene
-MEASURES = ("fidelity", "leakage", "recognised", "clean", "together", "text_alignment")
+MEASURES = ("fidelity", "leakage", "recognised", "clean", "single", "together", "text_alignment")
 KINDS = ("together", *(str(i + 1) for i in range(LARGEST)))
 COLUMNS = (
     "concepts",
@@ -29,7 +29,7 @@ def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict
     """Return the figures of a result: overall, and picture and text alignment by what the prompts ask for."""
     scores = result.scores
     row = {name: getattr(scores, name) for name in ("fidelity", "leakage", "together", "text_alignment")}
-    row |= {name: sum(values) / len(values) for name in ("recognised", "clean") for values in [getattr(scores, name)]}
+    row |= {name: sum(values) / len(values) for name in ("recognised", "clean", "single") for values in [getattr(scores, name)]}
     every = tuple(range(len(identities)))
     for kind, asked in (("together", every), *((str(i + 1), (i,)) for i in every)):
         image, text = [], []

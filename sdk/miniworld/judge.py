@@ -2,7 +2,7 @@
 
 A small convolutional network trained on renders alone. It never sees a caption, and no training of the
 bundled model or of a concept ever sees the judge. It assumes, as the world does, at most one object of
-each class.
+each class; :mod:`sdk.miniworld.counting` sees where that is wrong.
 """
 
 from __future__ import annotations

@@ -6,16 +6,18 @@ import dataclasses
 import random
 
 import pytest
+import torch
 
 from sdk import Concept
 from sdk.errors import InputError
 from sdk.evaluation import Drawn, leak, likeness, read_identities, recognise, score
 from sdk.miniworld.captions import WORDS
+from sdk.miniworld.counting import count_objects
 from sdk.miniworld.judge import bundled_judge
 from sdk.miniworld.prompts import COUNT, benchmark_prompts
 from sdk.miniworld.references import demo_scene
 from sdk.miniworld.render import render
-from sdk.miniworld.scene import BACKGROUNDS, SceneObject, arrange, sample_scene
+from sdk.miniworld.scene import BACKGROUNDS, SceneObject, arrange, is_reserved, sample_object, sample_scene
 from sdk.pack import ConceptPack
 from sdk.report import save_report
 
@@ -113,7 +115,7 @@ def test_a_perfect_and_a_blended_model(judge, identities):
     assert scores.fidelity > 0.95
     assert scores.leakage < 0.05
     assert scores.together == 1
-    assert scores.recognised == scores.clean == [1, 1]
+    assert scores.recognised == scores.clean == scores.single == [1, 1]
     assert scores.text_alignment > 0.95
     blend = SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow")
     blended = [
@@ -128,6 +130,29 @@ def test_a_perfect_and_a_blended_model(judge, identities):
     assert worse.recognised == [0, 0]
     assert worse.clean == [1, 1]
     assert worse.text_alignment < scores.text_alignment
+
+
+def test_objects_are_counted(judge):
+    """On renders of identities that no training has shown, one and two of a class."""
+    for count in (1, 2):
+        rng = random.Random(count)
+        scenes = []
+        while len(scenes) < 200:
+            item = sample_object(rng, rng.choice(judge.vocabulary.classes), judge.vocabulary)
+            if is_reserved(item.identity):
+                scenes.append(arrange(rng, [item] * count, rng.choice(list(BACKGROUNDS))))
+        slots = [judge.vocabulary.classes.index(scene.objects[0].noun) for scene in scenes]
+        place = judge.judge([render(scene)[0] for scene in scenes]).place[torch.arange(200), slots]
+        right = (count_objects(place) == count).float().mean().item()
+        print(f"{count} of a class: counted right in {right:.1%}")
+        assert right >= 0.97
+    assert count_objects(torch.zeros(1, 16, 16)).tolist() == [0]
+
+
+def test_a_concept_that_comes_twice_is_not_single(judge, identities):
+    twins = Drawn("", (0,), None, [picture_of(CAT, CAT), picture_of(CAT)])
+    alone = Drawn("", (1,), None, [picture_of(DOG)])
+    assert score([twins, alone], identities, judge).single == [0.5, 1]
 
 
 def test_prompts_cover_each_concept_alone_and_all():
