@@ -22,6 +22,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-order-swap": {"swap_order": 0.0},
 }
 
+# What each part of our recommended preset is worth: the preset without it.
+BEST_WITHOUT: dict[str, dict[str, Any]] = {
+    "best-no-calibration": {"calibration_weight": 0.0},
+    "best-no-alone": {"alone": 0.0},
+    "best-no-forgetting": {"forget_layout": False},
+    "best-no-words": {"initializer_candidates": ()},
+}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -43,6 +51,8 @@ class Arm:
 def resolve_arm(name: str) -> Arm:
     """Return the arm of a name: a method (as its authors' code does it), ``method:preset`` or ``disendiff:ablation``.
 
+    Ablations are those of the paper, of the reference preset, and those of our own preset.
+
     Raises:
         InputError: an unknown method, preset or ablation.
     """
@@ -54,7 +64,9 @@ def resolve_arm(name: str) -> Arm:
         return Arm(name, method, variant)
     if method == "disendiff" and variant in ABLATIONS:
         return Arm(name, method, "reference", ABLATIONS[variant])
-    known = ", ".join((*PRESETS, *ABLATIONS) if method == "disendiff" else PRESETS)
+    if method == "disendiff" and variant in BEST_WITHOUT:
+        return Arm(name, method, "best", BEST_WITHOUT[variant])
+    known = ", ".join((*PRESETS, *ABLATIONS, *BEST_WITHOUT) if method == "disendiff" else PRESETS)
     raise InputError(f"{method} has no preset or ablation {variant!r}; choose one of {known}")
 
 

@@ -73,12 +73,12 @@ class Comparison:
     def table(self) -> str:
         """Return the figures as a Markdown table."""
         columns = [f"{c.phrase}" for c in self.concepts]
-        lines = ["| | " + " | ".join(columns) + " | leakage | together | text alignment | seconds | MB |"]
-        lines.append("|---" * (len(columns) + 6) + "|")
+        lines = ["| | " + " | ".join(columns) + " | leakage | once | together | text alignment | seconds | MB |"]
+        lines.append("|---" * (len(columns) + 7) + "|")
         for r in self.results:
             scores = r.scores
             cells = [f"{scores.matrix[i][i]:.2f}" for i in range(len(columns))]
-            cells += ["" if v is None else f"{v:.2f}" for v in (scores.leakage, scores.together)]
+            cells += ["" if v is None else f"{v:.2f}" for v in (scores.leakage, scores.once, scores.together)]
             cells += [f"{scores.text_alignment:.2f}", f"{r.seconds:.0f}", f"{r.memory_mb:.0f}"]
             lines.append(f"| {r.name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)

@@ -53,7 +53,8 @@ def render(comparison: Comparison) -> str:
 <h1>Which method keeps them apart?</h1>
 <img class="reference" alt="reference picture" src="{embedded(comparison.reference)}">
 <p>One picture, the same prompts, seeds and noise for every method. Fidelity of each concept asked for alone and
-both together: 1 is best. Leakage: how much of another concept shows where only one was asked for; 0 is best.</p>
+both together: 1 is best. Once: the share of pictures of one concept that show one of its class, not two. Leakage:
+how much of another concept shows where only one was asked for; 0 is best.</p>
 {_table(comparison)}
 <h2>Leakage</h2><p>Row: the concept asked for alone; column: how much of each concept shows.</p>{matrices}
 <h2>Pictures</h2>{pictures}

@@ -84,6 +84,11 @@ class Scores:
         return sum(row[i] for i, row in enumerate(self.matrix)) / len(self.matrix)
 
     @property
+    def once(self) -> float | None:
+        """Mean of ``single``; ``None`` if not measured."""
+        return sum(self.single) / len(self.single) if self.single else None
+
+    @property
     def leakage(self) -> float | None:
         """Mean off the diagonal; ``None`` for a single concept."""
         others = [value for i, row in enumerate(self.matrix) for j, value in enumerate(row) if i != j]

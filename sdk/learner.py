@@ -186,7 +186,7 @@ class Learner:
             yield
 
     def key_value(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the K and V weights of the pack by layer: the trained ones, but for a layout that is to be forgotten."""
+        """Return the pack's K and V weights by layer: the trained ones, but for a layout that is to be forgotten."""
         learned = {name: pair for name in self.layers if (pair := self._key_value(name)) is not None}
         if self.config.forget_layout:
             for name in learned:

@@ -18,7 +18,7 @@ from benchmarks.study.measures import row_of
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
 from sdk import Personalizer
-from sdk.arms import ABLATIONS, resolve_arms
+from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arms
 from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
@@ -28,7 +28,8 @@ from sdk.miniworld.prompts import COUNT
 from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
 from sdk.miniworld.render import render
 
-ARMS = ("disendiff:best", *METHODS, "attencraft:best", *(f"disendiff:{name}" for name in ABLATIONS), UNTOUCHED)
+VARIANTS = ("paper", *ABLATIONS, *BEST_WITHOUT)
+ARMS = (UNTOUCHED, "disendiff:best", *METHODS, "attencraft:best", *(f"disendiff:{name}" for name in VARIANTS))
 
 
 def run_scene(

@@ -14,7 +14,7 @@ import matplotlib
 
 from benchmarks.study.measures import KINDS, interval
 from benchmarks.study.summary import by_scene, read
-from sdk.arms import ABLATIONS
+from sdk.arms import ABLATIONS, BEST_WITHOUT
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = read(arguments.files)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    ablations = [arm for arm in arms if arm.partition(":")[2] in ABLATIONS]
+    ablations = [arm for arm in arms if arm.partition(":")[2] in (*ABLATIONS, *BEST_WITHOUT)]
     groups = [[arm for arm in arms if arm not in ablations]]
     if ablations:
         groups.append([*(arm for arm in arms if arm in ("disendiff", "disendiff:best")), *ablations])

@@ -29,7 +29,11 @@ def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict
     """Return the figures of a result: overall, and picture and text alignment by what the prompts ask for."""
     scores = result.scores
     row = {name: getattr(scores, name) for name in ("fidelity", "leakage", "together", "text_alignment")}
-    row |= {name: sum(values) / len(values) for name in ("recognised", "clean", "single") for values in [getattr(scores, name)]}
+    row |= {
+        name: sum(values) / len(values)
+        for name in ("recognised", "clean", "single")
+        for values in [getattr(scores, name)]
+    }
     every = tuple(range(len(identities)))
     for kind, asked in (("together", every), *((str(i + 1), (i,)) for i in every)):
         image, text = [], []

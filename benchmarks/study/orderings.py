@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.study.measures import interval
 from benchmarks.study.summary import by_scene, read
+from sdk.arms import BEST_WITHOUT
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ def _claims() -> list[Claim]:
         claims += [Claim(figure, f"disendiff:{variant}", c[0], "disendiff", c[1:]) for c in changes]
     claims += [Claim(attencraft, "attencraft", ">", rival, "image") for rival in ("disendiff", *rivals)]
     for rival in ("disendiff", "attencraft", "attencraft:best", *rivals):
-        for change in (">fidelity", "<leakage", ">recognised", ">together", "=text"):
+        for change in (">fidelity", "<leakage", ">recognised", ">single", ">together", "=text"):
             claims.append(Claim(ours, "disendiff:best", change[0], rival, change[1:]))
+    for variant in BEST_WITHOUT:
+        claims += [
+            Claim(ours, f"disendiff:{variant}", "<", "disendiff:best", m) for m in ("recognised", "single", "together")
+        ]
     return claims
 
 

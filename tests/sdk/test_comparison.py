@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdk import compare
-from sdk.arms import ABLATIONS, resolve_arm, resolve_arms
+from sdk import Personalizer, compare
+from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arm, resolve_arms
 from sdk.commands.main import main
 from sdk.comparison import peak_memory
 from sdk.comparison_report import save_comparison
@@ -28,6 +28,12 @@ def test_arms_by_name():
     assert resolve_arm("disendiff:no-bind").changes == {"bind_weight": 0.0}
     for name in ABLATIONS:
         assert resolve_arm(f"disendiff:{name}").preset == "reference"
+    bundled = Personalizer.from_pretrained("bundled")
+    whole = bundled.default_config("best").to_dict()
+    for name in BEST_WITHOUT:
+        arm = resolve_arm(f"disendiff:{name}")
+        less = bundled.default_config(arm.preset, **arm.changes).to_dict()
+        assert [key for key in whole if whole[key] != less[key]] == list(arm.changes), name  # each was switched on
     with pytest.raises(InputError, match="no method 'magic'"):
         resolve_arm("magic")
     with pytest.raises(InputError, match="no preset or ablation 'no-bind'"):

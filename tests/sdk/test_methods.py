@@ -117,6 +117,19 @@ def test_disendiff_calibrates_all_scales_when_asked(personalizer):
     assert a["calibration"] != b["calibration"]
 
 
+def test_a_layout_is_forgotten_when_asked(personalizer, picture, quick):
+    """The middle block's V trains, which changes the rest, but the pack has the base model's."""
+    kept = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(steps=3))
+    pack = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(steps=3, forget_layout=True))
+    middle = [name for name in pack.key_value if name.startswith("mid_block.")]
+    assert middle
+    for name, pair in pack.key_value.items():
+        module = personalizer.pipe.unet.get_submodule(name)
+        assert not torch.equal(pair[0], module.to_k.weight.half())
+        assert torch.equal(pair[0], kept.key_value[name][0])
+        assert torch.equal(pair[1], module.to_v.weight.half()) == (name in middle)
+
+
 def test_dreambooth_keeps_its_identifiers_and_trains_the_whole_unet(personalizer):
     learner = learner_on(personalizer, "dreambooth")
     assert set(learner.weights) == {name for name, _ in personalizer.pipe.unet.named_parameters()}
