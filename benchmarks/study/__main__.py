@@ -22,6 +22,7 @@ from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arms
 from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
+from sdk.config import PRECISIONS
 from sdk.evaluation import JudgeScorer, draw_for
 from sdk.methods import METHODS
 from sdk.miniworld.prompts import COUNT
@@ -70,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of every fit; the same on any machine")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a number for every fit")
     return parser.parse_args()
 
@@ -80,7 +82,8 @@ def main() -> None:
     keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
-    settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
+    settings: dict[str, Any] = {"precision": arguments.precision}
+    settings |= {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
     common = {
         "num_images": arguments.images,
         "num_inference_steps": 25,
