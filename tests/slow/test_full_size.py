@@ -6,10 +6,13 @@ import gzip
 import json
 import os
 import resource
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -34,18 +37,14 @@ def clip_tokenizer(folder: Path):
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
 
 
-@pytest.mark.skipif(
-    not PHOTO.is_file(), reason=f"the photo and CLIP vocabulary are not in {DATA}; set PERSONALIZER_TEST_DATA"
-)
-def test_fit_and_generate_at_full_size(tmp_path):
+def random_pipeline(folder: Path):
+    """A pipeline of SD 1.5's parts and sizes with random weights and CLIP's tokenizer."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from sdk import ConceptPack, FitConfig, Personalizer
-
     torch.manual_seed(0)
-    tokenizer = clip_tokenizer(tmp_path)
+    tokenizer = clip_tokenizer(folder)
     assert len(tokenizer) == 49408
     assert tokenizer("photo of a cat").input_ids[1:-1] == [1125, 539, 320, 2368]
     text = CLIPTextConfig(
@@ -60,7 +59,7 @@ def test_fit_and_generate_at_full_size(tmp_path):
         eos_token_id=49407,
         pad_token_id=49407,
     )
-    pipe = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -84,6 +83,20 @@ def test_fit_and_generate_at_full_size(tmp_path):
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+needs_data = pytest.mark.skipif(
+    not PHOTO.is_file(), reason=f"the photo and CLIP vocabulary are not in {DATA}; set PERSONALIZER_TEST_DATA"
+)
+
+
+@needs_data
+def test_fit_and_generate_at_full_size(tmp_path):
+    import torch
+
+    from sdk import ConceptPack, FitConfig, Personalizer
+
+    pipe = random_pipeline(tmp_path)
     personalizer = Personalizer(pipe, "random SD 1.5")
     assert personalizer.base.resolution == 512
     assert len(personalizer.base.fingerprint) == 16
@@ -112,3 +125,47 @@ def test_fit_and_generate_at_full_size(tmp_path):
     )
     assert first.size == (512, 512)
     assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+MEMORY = psutil.virtual_memory().available / 1e9  # GB
+DISK = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+
+
+@needs_data
+@pytest.mark.skipif(
+    min(MEMORY / 18, DISK / 16) < 1,
+    reason=f"needs 18 GB of memory and 16 GB of disk, here are {MEMORY:.0f} and {DISK:.0f}",
+)
+def test_exports_at_full_size(tmp_path):
+    """Weights beyond two gigabytes lie beside the graph, it draws what torch draws, and float16 is half as large."""
+    import torch
+
+    from sdk import Concept, ConceptPack, Personalizer
+    from sdk.attention import cross_attention_layers
+    from sdk.deploy import OnnxPersonalizer
+
+    personalizer = Personalizer(random_pipeline(tmp_path), "random SD 1.5")
+    layers = cross_attention_layers(personalizer.pipe.unet)
+    pairs = {name: (1.5 * m.to_k.weight.detach(), 0.5 * m.to_v.weight.detach()) for name, m in layers.items()}
+    rows = personalizer.pipe.text_encoder.get_input_embeddings().weight[[47629, 42170]].detach().clone()
+    pack = ConceptPack([Concept("cat", "<new1>"), Concept("dog", "<new2>")], personalizer.base, pairs, rows)
+    asked = {"seed": 0, "num_inference_steps": 1}
+    want = personalizer.generate("a <new1> cat", concepts=pack, **asked).images[0]
+    for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
+        errors = personalizer.export_onnx(tmp_path / name, concepts=pack, dtype=dtype)
+        print(name, {part: f"{error:.1e}" for part, error in errors.items()})
+        size = sum(f.stat().st_size for f in (tmp_path / name / "unet").iterdir())
+        total = sum(f.stat().st_size for f in (tmp_path / name).rglob("*") if f.is_file())
+        print(f"{name}: UNet {size / 1e9:.2f} GB, folder {total / 1e9:.2f} GB")
+        if dtype == torch.float32:
+            assert (tmp_path / name / "unet" / "model.onnx_data").stat().st_size > 1 << 31
+            got = OnnxPersonalizer.from_pretrained(tmp_path / name).generate("a <new1> cat", **asked).images[0]
+            error = np.square(np.asarray(got, float) - np.asarray(want, float)).mean()
+            print(f"mean squared error of the picture: {error:.4f}")
+            assert error <= 255**2 / 1e4  # PSNR of 40 dB
+            shutil.rmtree(tmp_path / name)
+        else:
+            assert size < 1.9e9
+    adapter = pack.export_adapter(tmp_path / "pack.onnx_adapter")
+    print(f"adapter: {adapter.stat().st_size / 1e6:.1f} MB")
+    assert adapter.stat().st_size < 40e6
