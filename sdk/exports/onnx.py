@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..personalizer import Personalizer
 
 log = logging.getLogger(__name__)
-_CHECKED_SIDE = 32  # latents; a quarter of the work of SD 1.5's 64, which float16 makes slow on a CPU
 # Largest difference from PyTorch, relative to the largest value; float16 rounds to 1e-3.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}
 
@@ -122,7 +121,7 @@ class _Exporter:
         self._check("kv_projection", graph, (states, weights), {"encoder_hidden_states": states})
 
     def _unet(self, shared: bool) -> None:
-        side = self._side()
+        side = self.unet.config.sample_size
         sample = torch.randn(2, self.unet.config.in_channels, side, side).to(self.dtype)
         timestep = torch.tensor(500, dtype=torch.int64)
         length = self.conditioner.tokenizer.model_max_length
@@ -150,7 +149,7 @@ class _Exporter:
             self._check("unet", graph, arguments, fed)
 
     def _autoencoder(self) -> None:
-        side, factor = self._side(), self.personalizer.pipe.vae_scale_factor
+        side, factor = self.unet.config.sample_size, self.personalizer.pipe.vae_scale_factor
         latents = torch.randn(2, self.vae.config.latent_channels, side, side).to(self.dtype)
         picture = torch.rand(2, 3, side * factor, side * factor).to(self.dtype) * 2 - 1
         for part, graph, name, output, example in (
@@ -169,10 +168,6 @@ class _Exporter:
         for layer, pair in self.pack.key_value.items():
             weights |= {f"{layer}.to_{which}.weight": w for which, w in zip("kv", pair, strict=True)}
         return {name: nn.Parameter(w.to(self.dtype), requires_grad=False) for name, w in weights.items()}
-
-    def _side(self) -> int:
-        """Side of the latents that parts are traced and checked with; graphs take any."""
-        return min(int(self.unet.config.sample_size), _CHECKED_SIDE)
 
     def _context(self) -> int:
         return int(self.unet.config.cross_attention_dim)

@@ -133,13 +133,11 @@ DISK = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
 
 @needs_data
 @pytest.mark.skipif(
-    min(MEMORY / 18, DISK / 16) < 1,
-    reason=f"needs 18 GB of memory and 16 GB of disk, here are {MEMORY:.0f} and {DISK:.0f}",
+    min(MEMORY / 18, DISK / 10) < 1,
+    reason=f"needs 18 GB of memory and 10 GB of disk, here are {MEMORY:.0f} and {DISK:.0f}",
 )
 def test_exports_at_full_size(tmp_path):
-    """Weights beyond two gigabytes lie beside the graph, it draws what torch draws, and float16 is half as large."""
-    import torch
-
+    """Weights beyond two gigabytes lie beside the graph, and the folder draws what torch draws."""
     from sdk import Concept, ConceptPack, Personalizer
     from sdk.attention import cross_attention_layers
     from sdk.deploy import OnnxPersonalizer
@@ -151,21 +149,15 @@ def test_exports_at_full_size(tmp_path):
     pack = ConceptPack([Concept("cat", "<new1>"), Concept("dog", "<new2>")], personalizer.base, pairs, rows)
     asked = {"seed": 0, "num_inference_steps": 1}
     want = personalizer.generate("a <new1> cat", concepts=pack, **asked).images[0]
-    for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
-        errors = personalizer.export_onnx(tmp_path / name, concepts=pack, dtype=dtype)
-        print(name, {part: f"{error:.1e}" for part, error in errors.items()})
-        size = sum(f.stat().st_size for f in (tmp_path / name / "unet").iterdir())
-        total = sum(f.stat().st_size for f in (tmp_path / name).rglob("*") if f.is_file())
-        print(f"{name}: UNet {size / 1e9:.2f} GB, folder {total / 1e9:.2f} GB")
-        if dtype == torch.float32:
-            assert (tmp_path / name / "unet" / "model.onnx_data").stat().st_size > 1 << 31
-            got = OnnxPersonalizer.from_pretrained(tmp_path / name).generate("a <new1> cat", **asked).images[0]
-            error = np.square(np.asarray(got, float) - np.asarray(want, float)).mean()
-            print(f"mean squared error of the picture: {error:.4f}")
-            assert error <= 255**2 / 1e4  # PSNR of 40 dB
-            shutil.rmtree(tmp_path / name)
-        else:
-            assert size < 1.9e9
+    folder = tmp_path / "whole"
+    errors = personalizer.export_onnx(folder, concepts=pack)
+    print({part: f"{error:.1e}" for part, error in errors.items()})
+    print(f"folder: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e9:.2f} GB")
+    assert (folder / "unet" / "model.onnx_data").stat().st_size > 1 << 31
+    got = OnnxPersonalizer.from_pretrained(folder).generate("a <new1> cat", **asked).images[0]
+    error = np.square(np.asarray(got, float) - np.asarray(want, float)).mean()
+    print(f"mean squared error of the picture: {error:.4f}")
+    assert error <= 255**2 / 1e4  # PSNR of 40 dB
     adapter = pack.export_adapter(tmp_path / "pack.onnx_adapter")
     print(f"adapter: {adapter.stat().st_size / 1e6:.1f} MB")
     assert adapter.stat().st_size < 40e6
