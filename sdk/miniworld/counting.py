@@ -1,7 +1,7 @@
 """How many objects of a class does the judge see? Counted on its maps of where they are.
 
 Each connected region is one object, and two if it is wider than an object can be: neighbours that touch. Checked by
-``tests/miniworld/test_judge.py`` on renders of one and of two objects of a class.
+``tests/miniworld/test_evaluation.py`` on renders of one and of two objects of a class.
 """
 
 from __future__ import annotations

@@ -85,12 +85,18 @@ def random_pipeline(folder: Path):
     )
 
 
-needs_data = pytest.mark.skipif(
-    not PHOTO.is_file(), reason=f"the photo and CLIP vocabulary are not in {DATA}; set PERSONALIZER_TEST_DATA"
-)
+def needs(file: Path):
+    """Skip where a file of the test data is missing."""
+    return pytest.mark.skipif(not file.is_file(), reason=f"{file} is missing; set PERSONALIZER_TEST_DATA to its data")
 
 
-@needs_data
+def needs_gigabytes(what: str, wanted: int, free: float):
+    """Skip where less memory or disk is free."""
+    return pytest.mark.skipif(free < wanted * 1e9, reason=f"{what}: {wanted} GB are needed, {free / 1e9:.0f} are free")
+
+
+@needs(VOCABULARY)
+@needs(PHOTO)
 def test_fit_and_generate_at_full_size(tmp_path):
     import torch
 
@@ -127,15 +133,9 @@ def test_fit_and_generate_at_full_size(tmp_path):
     assert np.array_equal(np.asarray(first), np.asarray(second))
 
 
-MEMORY = psutil.virtual_memory().available / 1e9  # GB
-DISK = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
-
-
-@needs_data
-@pytest.mark.skipif(
-    min(MEMORY / 18, DISK / 10) < 1,
-    reason=f"needs 18 GB of memory and 10 GB of disk, here are {MEMORY:.0f} and {DISK:.0f}",
-)
+@needs(VOCABULARY)
+@needs_gigabytes("memory", 18, psutil.virtual_memory().available)
+@needs_gigabytes("disk", 10, shutil.disk_usage(tempfile.gettempdir()).free)
 def test_exports_at_full_size(tmp_path):
     """Weights beyond two gigabytes lie beside the graph, and the folder draws what torch draws."""
     from sdk import Concept, ConceptPack, Personalizer
