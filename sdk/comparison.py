@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,7 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
         yield found
         found[0] = torch.cuda.max_memory_allocated(device) - before
         return
+    _return_freed_memory()
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
 
@@ -194,3 +196,9 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     finally:
         done.set()
         thread.join()
+
+
+def _return_freed_memory() -> None:
+    """Let glibc give freed memory back to the system: used again, it would not be seen to rise."""
+    with suppress(OSError, AttributeError, TypeError):  # other systems' C libraries
+        ctypes.CDLL(None).malloc_trim(0)
