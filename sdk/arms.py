@@ -28,6 +28,7 @@ BEST_WITHOUT: dict[str, dict[str, Any]] = {
     "best-no-alone": {"alone": 0.0},
     "best-no-forgetting": {"forget_layout": False},
     "best-no-words": {"initializer_candidates": ()},
+    "best-no-bf16": {"precision": "fp32"},
 }
 
 

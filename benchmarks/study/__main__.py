@@ -22,15 +22,22 @@ from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arms
 from sdk.commands.common import keep_memory, quiet
 from sdk.comparison import UNTOUCHED, Result, run_arm
 from sdk.concepts import resolve_concepts
-from sdk.config import PRECISIONS
 from sdk.evaluation import JudgeScorer, draw_for
 from sdk.methods import METHODS
 from sdk.miniworld.prompts import COUNT
 from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
 from sdk.miniworld.render import render
+from sdk.precision import forward_dtype
 
 VARIANTS = ("paper", *ABLATIONS, *BEST_WITHOUT)
-ARMS = (UNTOUCHED, "disendiff:best", *METHODS, "attencraft:best", *(f"disendiff:{name}" for name in VARIANTS))
+ARMS = (
+    UNTOUCHED,
+    "disendiff:best",
+    *METHODS,
+    "attencraft:paper",
+    "attencraft:best",
+    *(f"disendiff:{name}" for name in VARIANTS),
+)
 
 
 def run_scene(
@@ -51,14 +58,17 @@ def run_scene(
     scorer.look_at(picture, resolved)
     wanted = scorer.prompts(resolved, prompts)
     for name in arms:
+        precision = ""
         if name == UNTOUCHED:
             drawn = draw_for(personalizer, wanted, None, **common)
             result = Result(UNTOUCHED, scorer.score(drawn), drawn)
         else:
             (arm,) = resolve_arms([name])
             result = run_arm(personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index)
+            asked = personalizer.default_config(arm.preset, arm.method, **arm.changes).precision
+            precision = str(forward_dtype(asked, personalizer.device)).removeprefix("torch.")
         about = {"concepts": concepts, "scene": index, "nouns": "+".join(c.noun for c in resolved), "arm": name}
-        yield about | row_of(result, scorer.identities, scorer.judge)
+        yield about | {"precision": precision} | row_of(result, scorer.identities, scorer.judge)
 
 
 def parse() -> argparse.Namespace:
@@ -71,7 +81,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of every fit; the same on any machine")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a number for every fit")
     return parser.parse_args()
 
@@ -82,8 +91,7 @@ def main() -> None:
     keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
-    settings: dict[str, Any] = {"precision": arguments.precision}
-    settings |= {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
+    settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
     common = {
         "num_images": arguments.images,
         "num_inference_steps": 25,

@@ -1,6 +1,8 @@
 """Picture alignment against text alignment, for all concepts together and each alone: the study as a figure.
 
-After DisenDiff's figure 6. A dot is an arm's mean over scenes, its cross the 95 % interval.
+After DisenDiff's figure 6, with one panel more: whether a concept asked for alone is recognised, and comes once. Rows:
+methods and their presets, DisenDiff's ablations, our preset without its parts. A dot is an arm's mean over scenes, its
+cross the 95 % interval.
 
 Usage: python -m benchmarks.study.figure FILE.csv ... --output docs/images/study.png [--concepts 2]
 """
@@ -19,25 +21,36 @@ from sdk.arms import ABLATIONS, BEST_WITHOUT
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+COLOURS = (*(f"C{number}" for number in range(10)), "black", "gold", "lime", "navy")
 TITLES = {"together": "all together", "1": "concept 1 alone", "2": "concept 2 alone", "3": "concept 3 alone"}
 
 
 def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
     """Draw one row of panels."""
-    for axis, kind in zip(axes, KINDS, strict=False):
+    panels = [(TITLES[kind], f"text_{kind}", f"image_{kind}") for kind in KINDS[: concepts + 1]]
+    for axis, (title, across, up) in zip(axes, [*panels, ("each alone", "single", "recognised")], strict=True):
         for number, arm in enumerate(arms):
-            x = list(by_scene(rows, concepts, arm, f"text_{kind}").values())
-            y = list(by_scene(rows, concepts, arm, f"image_{kind}").values())
+            x = list(by_scene(rows, concepts, arm, across).values())
+            y = list(by_scene(rows, concepts, arm, up).values())
             if not x or not y:
                 continue
             (mx, lx, hx), (my, ly, hy) = interval(x), interval(y)
-            colour = f"C{number % 10}"
             spread = {"xerr": [[mx - lx], [hx - mx]], "yerr": [[my - ly], [hy - my]]}
-            axis.errorbar(mx, my, **spread, fmt="o", color=colour, lw=0.8, ms=5, label=arm)
-        axis.set_title(TITLES[kind])
-        axis.set_xlabel("text alignment")
+            axis.errorbar(mx, my, **spread, fmt="o", color=COLOURS[number], lw=0.8, ms=5, label=arm)
+        axis.set_title(title)
+        axis.set_xlabel("comes once" if across == "single" else "text alignment")
+        axis.set_ylabel("recognised" if up == "recognised" else "picture alignment")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("picture alignment")
+
+
+def groups_of(arms: list[str]) -> list[list[str]]:
+    """Sort arms into rows of panels."""
+    variant = {arm: arm.partition(":")[2] for arm in arms}
+    ablations = [arm for arm in arms if variant[arm] in ABLATIONS]
+    parts = [arm for arm in arms if variant[arm] in BEST_WITHOUT]
+    groups = [[arm for arm in arms if arm not in (*ablations, *parts)]]
+    groups += [["disendiff", *ablations]] if ablations else []
+    return groups + ([["disendiff:best", *parts]] if parts else [])
 
 
 def main() -> None:
@@ -47,16 +60,13 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=2)
     arguments = parser.parse_args()
     rows = read(arguments.files)
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    ablations = [arm for arm in arms if arm.partition(":")[2] in (*ABLATIONS, *BEST_WITHOUT)]
-    groups = [[arm for arm in arms if arm not in ablations]]
-    if ablations:
-        groups.append([*(arm for arm in arms if arm in ("disendiff", "disendiff:best")), *ablations])
-    panels = arguments.concepts + 1
-    figure, grid = plt.subplots(len(groups), panels, figsize=(4.2 * panels, 4.2 * len(groups)), squeeze=False)
+    arms = list(dict.fromkeys(row["arm"] for row in rows if int(row["concepts"]) == arguments.concepts))
+    groups = groups_of(arms)
+    panels = arguments.concepts + 2
+    figure, grid = plt.subplots(len(groups), panels, figsize=(3.4 * panels + 2, 3.4 * len(groups)), squeeze=False)
     for axes, group in zip(grid, groups, strict=True):
         draw(rows, arguments.concepts, group, axes)
-        axes[-1].legend(fontsize=7)
+        axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, dpi=110)

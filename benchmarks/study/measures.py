@@ -18,6 +18,7 @@ COLUMNS = (
     "scene",
     "nouns",
     "arm",
+    "precision",
     *MEASURES,
     *(f"{what}_{kind}" for kind in KINDS for what in ("image", "text")),
     "seconds",

@@ -1,6 +1,6 @@
 """The study's tables: means with intervals over scenes, and paired differences to one arm.
 
-Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff]
+Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff] [--measures image_1,image_2]
 """
 
 from __future__ import annotations
@@ -33,26 +33,29 @@ def by_scene(rows: Sequence[dict[str, Any]], concepts: int, arm: str, measure: s
     }
 
 
-def summary(rows: Sequence[dict[str, Any]], against: str | None = None) -> str:
-    """Return a table for each number of concepts; with ``against``, of paired differences to that arm."""
+def summary(rows: Sequence[dict[str, Any]], against: str | None = None, measures: Sequence[str] = SHOWN) -> str:
+    """Return a table for each number of concepts; with ``against``, of paired differences to that arm.
+
+    ``scenes`` counts those that an arm, or both of a pair, were run on.
+    """
     lines = []
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     for concepts in sorted({int(r["concepts"]) for r in rows}):
-        scenes = len({r["scene"] for r in rows if int(r["concepts"]) == concepts})
         lines += [
-            f"| {concepts} concepts, {scenes} scenes | " + " | ".join(SHOWN) + " |",
-            "|---" * (len(SHOWN) + 1) + "|",
+            f"| {concepts} concepts | scenes | " + " | ".join(measures) + " |",
+            "|---" * (len(measures) + 2) + "|",
         ]
         for arm in arms:
-            cells = []
-            for measure in SHOWN:
+            cells, scenes = [], 0
+            for measure in measures:
                 values = by_scene(rows, concepts, arm, measure)
                 if against is not None:
                     base = by_scene(rows, concepts, against, measure)
                     values = {scene: value - base[scene] for scene, value in values.items() if scene in base}
+                scenes = max(scenes, len(values))
                 cells.append(cell(list(values.values()), measure, against is not None) if values else "")
-            if any(cells):
-                lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+            if any(cells) and arm != against:
+                lines.append(f"| {arm} | {scenes} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -72,8 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--against", help="an arm; prints paired differences to it, in brackets if not significant")
+    parser.add_argument("--measures", default=",".join(SHOWN), help="columns of the file; default %(default)s")
     arguments = parser.parse_args()
-    print(summary(read(arguments.files), arguments.against))
+    print(summary(read(arguments.files), arguments.against, arguments.measures.split(",")))
 
 
 if __name__ == "__main__":
