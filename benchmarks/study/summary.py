@@ -66,7 +66,7 @@ def cell(values: Sequence[float], measure: str, difference: bool) -> str:
     if measure in ("seconds", "memory_mb"):
         return f"{mean:+.0f}" if difference else f"{mean:.0f}"
     if not difference:
-        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
     shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
     return shown if low > 0 or high < 0 else f"({shown})"
 
