@@ -43,7 +43,7 @@ class Record:
         """Keep a row, and print it."""
         self.rows.append(row)
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_bytes(self.path, text.getvalue().encode())
