@@ -20,7 +20,7 @@ SHOWN = ("fidelity", "leakage", "recognised", "text_alignment")
 
 def test_a_subset_of_the_study_comes_out_as_recorded(tmp_path):
     """Bits differ between processors and thread counts, so pictures near a threshold may turn."""
-    arms = ["disendiff:best", "untouched"]
+    arms = ["disendiff:best", "custom_diffusion", "untouched"]
     file = tmp_path / "study.csv"
     command = [sys.executable, "-m", "benchmarks.study", "--csv", str(file), "--concepts", "2", "--scenes", "1"]
     subprocess.run([*command, "--arms", ",".join(arms)], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,58 @@
+"""The study's tables say what the rows say: pairs by scene, and nothing that is not significant."""
+
+from __future__ import annotations
+
+import pytest
+
+reason = "the benchmarks are not importable: run `python -m pytest` in a checkout"
+orderings = pytest.importorskip("benchmarks.study.orderings", reason=reason)
+summary = pytest.importorskip("benchmarks.study.summary", reason=reason)
+measures = pytest.importorskip("benchmarks.study.measures", reason=reason)
+
+
+def rows(arm: str, fidelity: list[float], first: int = 0) -> list[dict]:
+    return [
+        {"concepts": 2, "scene": first + i, "arm": arm, "fidelity": value, "image_together": 1.0, "image_1": value}
+        | {"image_2": 0.5}
+        for i, value in enumerate(fidelity)
+    ]
+
+
+def test_differences_are_of_scenes_that_both_were_run_on():
+    found = [*rows("a", [0.5, 0.5, 0.5, 0.9]), *rows("b", [0.6, 0.7, 0.6]), *rows("c", [0.0], first=7)]
+    lines = summary.summary(found, "a", ["fidelity"]).splitlines()
+    assert lines[2].startswith("| b | 3 | +0.133 [+0.100,")
+    assert len([line for line in lines if line]) == 3  # not a itself, nor c, which shares no scene with it
+
+
+def test_differences_whose_interval_holds_zero_are_in_brackets():
+    found = [*rows("a", [0.5] * 4), *rows("b", [0.6, 0.4, 0.6, 0.4])]
+    assert "| (+0.000 [" in summary.summary(found, "a", ["fidelity"])
+    assert "(" not in summary.summary(found, None, ["fidelity"])
+
+
+def test_an_interval_holds_its_mean_and_is_the_same_each_time():
+    mean, low, high = measures.interval([0.0, 1.0, 0.0, 1.0, 1.0])
+    assert mean == pytest.approx(0.6)
+    assert low < mean < high
+    assert (mean, low, high) == measures.interval([0.0, 1.0, 0.0, 1.0, 1.0])
+
+
+def test_image_is_the_mean_over_together_and_each_alone():
+    assert orderings.measure_of(rows("a", [0.75]), 2, "a", "image") == {0: pytest.approx((1.0 + 0.75 + 0.5) / 3)}
+
+
+@pytest.mark.parametrize(
+    ("sign", "low", "high", "said"),
+    [
+        (">", 0.1, 0.2, "holds"),
+        (">", -0.1, 0.2, "not significant"),
+        (">", -0.2, -0.1, "reversed"),
+        ("<", -0.2, -0.1, "holds"),
+        ("<", 0.1, 0.2, "reversed"),
+        ("=", -0.1, 0.2, "not contradicted"),
+        ("=", 0.1, 0.2, "contradicted"),
+    ],
+)
+def test_a_verdict_follows_the_interval(sign, low, high, said):
+    assert orderings.verdict(sign, low, high) == said
