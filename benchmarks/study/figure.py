@@ -2,7 +2,7 @@
 
 After DisenDiff's figure 6, with one panel more: whether a concept asked for alone is recognised, and comes once. Rows:
 methods and their presets, DisenDiff's ablations, our preset without its parts. A dot is an arm's mean over scenes, its
-cross the 95 % interval.
+cross the 95 % interval; arms that were not run on every scene are left out.
 
 Usage: python -m benchmarks.study.figure FILE.csv ... --output docs/images/study.png [--concepts 2]
 """
@@ -10,6 +10,7 @@ Usage: python -m benchmarks.study.figure FILE.csv ... --output docs/images/study
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=2)
     arguments = parser.parse_args()
     rows = read(arguments.files)
-    arms = list(dict.fromkeys(row["arm"] for row in rows if int(row["concepts"]) == arguments.concepts))
+    counts = Counter(row["arm"] for row in rows if int(row["concepts"]) == arguments.concepts)
+    arms = [arm for arm, count in counts.items() if count == max(counts.values())]
     groups = groups_of(arms)
     panels = arguments.concepts + 2
     figure, grid = plt.subplots(len(groups), panels, figsize=(3.4 * panels + 2, 3.4 * len(groups)), squeeze=False)
