@@ -99,6 +99,16 @@ def test_custom_diffusion_is_disendiff_without_calibration(personalizer):
     assert with_it["loss"] > plain["loss"]
 
 
+@pytest.mark.parametrize("left_out", ["bind_weight", "separate_weight"])
+def test_disendiff_binds_and_separates(personalizer, left_out):
+    """Each part adds to the calibration, and nothing else to the rest."""
+    batch = batch_of([BOTH], [(0, 1)])
+    both = step(learner_on(personalizer, "disendiff"), batch)
+    one = step(learner_on(personalizer, "disendiff", **{left_out: 0.0}), batch)
+    assert 0 < one["calibration"] < both["calibration"]
+    torch.testing.assert_close(one["denoise"], both["denoise"])
+
+
 def test_disendiff_trains_queries_when_asked(personalizer):
     learner = learner_on(personalizer, "disendiff", train_query=True)
     step(learner, batch_of([BOTH], [(0, 1)]))
@@ -212,13 +222,23 @@ def test_maps_are_pulled_towards_their_masks(personalizer, method, group):
     assert seen[-1] < 0.95 * seen[0]
 
 
-def test_attencraft_priors_are_whole_and_quiet(personalizer):
-    """A prior row counts a quarter of a target's scale, everywhere, and has no maps."""
-    losses = step(learner_on(personalizer, "attencraft"), batch_of([PRIOR], [()]))
+@pytest.mark.parametrize("method", ["break_a_scene", "attencraft"])
+def test_priors_are_whole_and_quiet(personalizer, method):
+    """A prior row counts without a target's scale, everywhere, and has no maps."""
+    losses = step(learner_on(personalizer, method), batch_of([PRIOR], [()]))
     assert losses["denoise"] == 0
     assert losses["attention"] == 0
     assert torch.equal(losses["loss"], losses["prior"])
     assert losses["prior"] > 0
+
+
+def test_attencraft_holds_the_start_token_to_the_background(personalizer):
+    """What the background's mask is matters, even where every concept's stays as it is."""
+    batch, other = batch_of([BOTH], [(0, 1)]), batch_of([BOTH], [(0, 1)])
+    other.concept_masks[:, -1] = 0
+    losses = [step(learner_on(personalizer, "attencraft"), each) for each in (batch, other)]
+    assert losses[0]["attention"] != losses[1]["attention"]
+    assert losses[0]["denoise"] == losses[1]["denoise"]
 
 
 def test_attencraft_weighs_small_concepts_up_when_asked(personalizer):
