@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from sdk import ConceptPack
 from sdk.errors import MissingFileError, OutputError, PackError
+from sdk.files import write_bytes
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,10 @@ def test_a_full_disk_leaves_no_half_pack(folder, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left on device; free some space"):
         pack.save_pretrained(tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+    write_bytes(tmp_path / "ours", b"x")
+    (tmp_path / "any").write_bytes(b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "any").stat().st_mode
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["any", "ours"]
