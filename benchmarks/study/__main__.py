@@ -65,8 +65,9 @@ def run_scene(
         else:
             (arm,) = resolve_arms([name])
             result = run_arm(personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index)
-            asked = personalizer.default_config(arm.preset, arm.method, **arm.changes).precision
-            precision = str(forward_dtype(asked, personalizer.device)).removeprefix("torch.")
+            assert result.pack is not None
+            dtype = forward_dtype(result.pack.settings["precision"], personalizer.device)
+            precision = str(dtype).removeprefix("torch.")
         about = {"concepts": concepts, "scene": index, "nouns": "+".join(c.noun for c in resolved), "arm": name}
         yield about | {"precision": precision} | row_of(result, scorer.identities, scorer.judge)
 

@@ -1,7 +1,7 @@
 """How far does calibrating bring the maps? DisenDiff's loss on the maps before and after fits of several weights.
 
-Means over a scene's first and last twenty steps; weight zero trains without it and only looks. The loss of two concepts
-is 1 - IoU of modifier and class, summed over both, plus what separating and strengthening the classes add.
+Means over a scene's first and last twenty steps, of what the fit records: rows are averaged micro-batch by micro-batch,
+and one of priors alone counts 0, the same for every weight. Weight zero trains without it and only looks.
 
 Usage: python -m benchmarks.study.calibration [--scenes 4]
 """
@@ -9,6 +9,7 @@ Usage: python -m benchmarks.study.calibration [--scenes 4]
 from __future__ import annotations
 
 import argparse
+from statistics import fmean
 
 from benchmarks.study.measures import interval
 from sdk import Personalizer
@@ -41,13 +42,9 @@ def main() -> None:
             )
             calibration = [step["calibration"] for step in steps]
             denoise = [step["denoise"] for step in steps[-STEPS:]]
-            found.append((mean(calibration[:STEPS]), mean(calibration[-STEPS:]), mean(denoise)))
+            found.append((fmean(calibration[:STEPS]), fmean(calibration[-STEPS:]), fmean(denoise)))
         cells = (interval(column) for column in zip(*found, strict=True))
         print(f"| {weight:g} | " + " | ".join(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in cells) + " |")
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

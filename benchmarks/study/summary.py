@@ -1,6 +1,6 @@
 """The study's tables: means with intervals over scenes, and paired differences to one arm.
 
-Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff] [--measures image_1,image_2]
+Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff] [--measures image_1,image_2] [--scenes 10]
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--against", help="an arm; prints paired differences to it, in brackets if not significant")
     parser.add_argument("--measures", default=",".join(SHOWN), help="columns of the file; default %(default)s")
+    parser.add_argument("--scenes", type=int, help="the first so many; default all")
     arguments = parser.parse_args()
-    print(summary(read(arguments.files), arguments.against, arguments.measures.split(",")))
+    rows = [r for r in read(arguments.files) if arguments.scenes is None or int(r["scene"]) < arguments.scenes]
+    print(summary(rows, arguments.against, arguments.measures.split(",")))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-reason = "the benchmarks are not importable: run `python -m pytest` in a checkout"
-orderings = pytest.importorskip("benchmarks.study.orderings", reason=reason)
-summary = pytest.importorskip("benchmarks.study.summary", reason=reason)
-measures = pytest.importorskip("benchmarks.study.measures", reason=reason)
+from benchmarks.study.measures import interval
+from benchmarks.study.orderings import measure_of, verdict
+from benchmarks.study.summary import summary
 
 
 def rows(arm: str, fidelity: list[float], first: int = 0) -> list[dict]:
@@ -20,26 +19,26 @@ def rows(arm: str, fidelity: list[float], first: int = 0) -> list[dict]:
 
 def test_differences_are_of_scenes_that_both_were_run_on():
     found = [*rows("a", [0.5, 0.5, 0.5, 0.9]), *rows("b", [0.6, 0.7, 0.6]), *rows("c", [0.0], first=7)]
-    lines = summary.summary(found, "a", ["fidelity"]).splitlines()
+    lines = summary(found, "a", ["fidelity"]).splitlines()
     assert lines[2].startswith("| b | 3 | +0.133 [+0.100,")
     assert len([line for line in lines if line]) == 3  # not a itself, nor c, which shares no scene with it
 
 
 def test_differences_whose_interval_holds_zero_are_in_brackets():
     found = [*rows("a", [0.5] * 4), *rows("b", [0.6, 0.4, 0.6, 0.4])]
-    assert "| (+0.000 [" in summary.summary(found, "a", ["fidelity"])
-    assert "(" not in summary.summary(found, None, ["fidelity"])
+    assert "| (+0.000 [" in summary(found, "a", ["fidelity"])
+    assert "(" not in summary(found, None, ["fidelity"])
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_each_time():
-    mean, low, high = measures.interval([0.0, 1.0, 0.0, 1.0, 1.0])
+    mean, low, high = interval([0.0, 1.0, 0.0, 1.0, 1.0])
     assert mean == pytest.approx(0.6)
     assert low < mean < high
-    assert (mean, low, high) == measures.interval([0.0, 1.0, 0.0, 1.0, 1.0])
+    assert (mean, low, high) == interval([0.0, 1.0, 0.0, 1.0, 1.0])
 
 
 def test_image_is_the_mean_over_together_and_each_alone():
-    assert orderings.measure_of(rows("a", [0.75]), 2, "a", "image") == {0: pytest.approx((1.0 + 0.75 + 0.5) / 3)}
+    assert measure_of(rows("a", [0.75]), 2, "a", "image") == {0: pytest.approx((1.0 + 0.75 + 0.5) / 3)}
 
 
 @pytest.mark.parametrize(
@@ -55,4 +54,4 @@ def test_image_is_the_mean_over_together_and_each_alone():
     ],
 )
 def test_a_verdict_follows_the_interval(sign, low, high, said):
-    assert orderings.verdict(sign, low, high) == said
+    assert verdict(sign, low, high) == said
