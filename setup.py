@@ -13,7 +13,7 @@ import os
 import platform
 from glob import glob
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 # LibTorch's stable ABI: built against this version, the operators load in it and in all later ones.
 TORCH_TARGET = (2, 11)
@@ -46,19 +46,9 @@ def extensions() -> tuple[list[Extension], dict]:
 if __name__ == "__main__":
     modules, commands = extensions()
     setup(
-        packages=[
-            "sdk",
-            "sdk.commands",
-            "sdk.deploy",
-            "sdk.exports",
-            "sdk.methods",
-            "sdk.miniworld",
-            "sdk.miniworld.training",
-            "sdk.kernels",
-            "sdk.bindings",
-        ],
+        packages=[*find_packages(include=["sdk", "sdk.*"]), "sdk.kernels", "sdk.bindings"],
         package_dir={"sdk": "sdk", "sdk.kernels": "kernels/fused", "sdk.bindings": "bindings"},
-        package_data={"sdk": ["py.typed", "bundled/**/*", "prompts/*.json"]},
+        package_data={"sdk": ["py.typed", "bundled/**/*", "**/*.json"]},
         ext_modules=modules,
         cmdclass=commands,
     )

@@ -10,6 +10,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "attention_with_maps",
+    "attention_with_maps_backward",
+    "calibration_loss",
+    "instruction_set",
+    "library",
+    "use_instruction_set",
+]
 Floats = NDArray[np.float32]
 
 

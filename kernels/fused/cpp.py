@@ -8,6 +8,8 @@ Under autocast, attention runs in the autocast type (as stock attention does) an
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ TYPES = (torch.float32, torch.bfloat16)
 
 _problem: str | None = None
 try:
-    from . import _C  # type: ignore[attr-defined]  # noqa: F401  its import registers the implementations
+    import_module("sdk.kernels._C")  # registers the implementations
 except ImportError as error:
     _problem = f"the compiled library could not be loaded ({error}); install where a C++ compiler is found to build it"
 
