@@ -21,8 +21,8 @@ class Denoiser:
     Args:
         base: the base model; left as it is.
         weights: of the UNet by parameter name, used instead of its own while :meth:`installed`.
-        dtype: of the computation; ``None``: the UNet's own. With a UNet of low precision float32 is not to be had: its
-            weights cannot be multiplied with float32.
+        dtype: of the computation; ``None`` or float32: the UNet's own, which is lower for a UNet that was loaded in
+            float16 or bfloat16.
         all_layers: record the maps of every cross-attention, not only of :func:`sdk.model.layers.map_layers`.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.

@@ -80,9 +80,11 @@ class Sampler:
                 values = callback_on_step_end(pipe, step, timestep, values) or values
             if blend is not None:
                 values = blend(pipe, step, timestep, values)
+            done, steps = step + 1, num_inference_steps - skipped
             if progress is not None:
-                progress(Event("draw", step + 1, num_inference_steps - skipped))
-            check_cancelled(cancel)
+                progress(Event("draw", done, steps))
+            if done < steps:
+                check_cancelled(cancel)
             return values
 
         with (
@@ -121,8 +123,9 @@ class Sampler:
     def _noised(self, start: Start, generators: list[torch.Generator], steps: int) -> Tensor:
         """The picture at the noise level of the first step that is done, ``[B, C, h, w]``."""
         self.scheduler.set_timesteps(steps)
-        noise = torch.cat([torch.randn(start.clean.shape, generator=generator) for generator in generators])
-        clean = start.clean.expand(len(generators), -1, -1, -1).to(self.pipe.unet.device, self.pipe.unet.dtype)
+        shape, device = start.clean.shape, self.pipe.unet.device
+        noise = torch.cat([torch.randn(shape, generator=g, device=g.device).to(device) for g in generators])
+        clean = start.clean.expand(len(generators), -1, -1, -1).to(device, self.pipe.unet.dtype)
         level = self.scheduler.timesteps[:1].expand(len(generators))
         return self.scheduler.add_noise(clean, noise.to(clean), level.to(clean.device))
 
