@@ -232,3 +232,29 @@ def test_disendiff_shows_all_concepts_or_one_in_a_window(personalizer):
     views = [alone.view(0, random.Random(seed)) for seed in range(300)]
     assert all(view.window and view.needs_masks for view in views)
     assert [sum(view.named == (i,) for view in views) / 300 for i in range(3)] == pytest.approx([1 / 3] * 3, abs=0.09)
+
+
+def test_in_clips_vocabulary_tokens_start_from_words_it_hardly_saw(personalizer):
+    """The released code's, for one to three concepts; DreamBooth's identifiers stay there."""
+    encoder = personalizer.pipe.text_encoder
+    encoder.resize_token_embeddings(49408, mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    nouns = ("cat", "dog", "car", "house")
+    for method in ("disendiff", "dreambooth"):
+        for rows in ([42170], [47629, 42170], [43514, 47629, 42170]):
+            learner = learner_on(personalizer, method, nouns=nouns[: len(rows)])
+            assert torch.equal(learner.embeddings.detach(), table[rows])
+    learner = learner_on(personalizer, nouns=nouns)
+    ids = [learner.conditioner.pieces(noun)[0] for noun in nouns]
+    assert torch.equal(learner.embeddings.detach(), table[ids])
+
+
+def test_dreambooths_identifiers_elsewhere_are_as_long_as_words_and_like_none(personalizer):
+    learner = learner_on(personalizer, "dreambooth", nouns=("cat", "dog", "car"))
+    rows, nouns = learner.embeddings.detach(), learner.noun_embeddings()
+    torch.testing.assert_close(rows.norm(dim=1), nouns.norm(dim=1))
+    directions = torch.nn.functional.normalize(torch.cat([rows, nouns]))
+    assert (directions @ directions.T - torch.eye(6)).abs().max() < 0.75
+    given = learner_on(personalizer, "dreambooth", nouns=("cat", "dog"), initializers=("car", "house"))
+    ids = [given.conditioner.pieces(word)[0] for word in ("car", "house")]
+    assert torch.equal(given.embeddings.detach(), personalizer.pipe.text_encoder.get_input_embeddings().weight[ids])
