@@ -173,6 +173,7 @@ def test_break_a_scenes_losses(personalizer):
     error, own, where = errors(personalizer, batch), batch.concept_masks[0], batch.masks[:, 0]
     named = [own[:2].amax(0) * where[0], own[0] * where[1]]
     denoise = sum(4 * (error[row] * mask).mean() for row, mask in enumerate(named)) / 3
+    assert learner.recorder.token_indices.tolist() == [[4, 7], [4, -1], [-1, -1]]  # the tokens, not their nouns
     maps = learner.recorder.mean()
     maps = maps / maps.amax((2, 3), keepdim=True)
     attention = ((maps[0, :2] - own[:2]).square().mean() + (maps[1, 0] - own[0]).square().mean()) / 3
@@ -192,6 +193,7 @@ def test_attencrafts_losses(personalizer):
     error, own, where = errors(personalizer, batch), batch.concept_masks[0], batch.masks[:, 0]
     named = [own[:2].amax(0) * where[0], own[0] * where[1]]
     denoise = sum(4 * (error[row] * mask).sum() / where[row].sum() for row, mask in enumerate(named)) / 3
+    assert learner.recorder.token_indices.tolist() == [[4, 7, 0], [4, -1, 0], [-1, -1, -1]]  # start token last
     maps = learner.recorder.mean()
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     apart = js_divergence((maps - low) / (high - low).clamp(min=1e-8), own.expand(3, -1, -1, -1))
