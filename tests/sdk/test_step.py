@@ -90,13 +90,14 @@ def test_a_model_of_velocities_is_trained_towards_them(personalizer, method):
     torch.testing.assert_close(target, alpha.sqrt() * batch.noise - (1 - alpha).sqrt() * batch.latents)
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("method", ["disendiff", "custom_diffusion", "textual_inversion"])
-def test_the_denoising_loss_of_a_step(personalizer, method):
-    """Four times the mean over rows of the error where it counts; a prior's counts like any other row's."""
+def test_the_denoising_loss_of_a_step(personalizer, method, scale):
+    """The scale times the mean over rows of the error where it counts; a prior's counts like any other row's."""
     batch = batch_of([BOTH, PRIOR, FIRST], [(0, 1), (), (0,)])
     error, where = errors(personalizer, batch), batch.masks[:, 0]
-    expected = 4 * ((error * where).sum((1, 2)) / where.sum((1, 2))).mean()
-    learner = learner_on(personalizer, method, initializers=("cat", "dog"), loss_scale=4.0)
+    expected = scale * ((error * where).sum((1, 2)) / where.sum((1, 2))).mean()
+    learner = learner_on(personalizer, method, initializers=("cat", "dog"), loss_scale=scale)
     found = step(learner, batch)["denoise"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -139,6 +140,19 @@ def test_disendiff_gives_each_term_its_own_weight_and_each_switch_its_place(pers
     assert abs(bind - separate) > 1e-3
     torch.testing.assert_close(losses["calibration"], 3 * bind + 0.5 * separate)
     torch.testing.assert_close(losses["loss"], losses["denoise"] + config.calibration_weight * losses["calibration"])
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_calibration_is_a_mean_over_micro_batches(personalizer, size):
+    """Of the means over their rows that name all; a micro-batch without any counts as zero."""
+    batch = batch_of([BOTH, BOTH, FIRST, BOTH, PRIOR, PRIOR], [(0, 1), (0, 1), (0,), (0, 1), (), ()])
+    learner = learner_on(personalizer, micro_batch=size)
+    found = step(learner, batch)["calibration"]
+    maps = learner.concept_maps(torch.tensor([1, 1]))[[0, 1, 3]].float()
+    options = {"normalize": True, "sigma": 0.5**0.5, "suppress": 1, "smooth": 1.0, "bind": 1.0, "separate": 1.0}
+    a, b, c = calibration_loss(maps, **options)
+    expected = {2: ((a + b) / 2 + c + 0) / 3, 3: ((a + b) / 2 + c) / 2, 4: ((a + b + c) / 3 + 0) / 2}[size]
+    torch.testing.assert_close(found, expected)
 
 
 def test_calibration_reaches_the_queries_and_whatever_comes_before_the_maps(personalizer):
