@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo test test-slow lint bench gpu study clean
+.PHONY: install demo test test-slow mutants lint bench gpu study clean
 
 install: $(INSTALLED)
 
@@ -26,6 +26,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s
+
+# Does a test fail when a line is wrong? About an hour; repeat it after an interruption. MUTANTS passes options on.
+mutants: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[mutation]" --no-build-isolation
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants --report out/mutants.csv $(MUTANTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -37,7 +37,7 @@ def test_a_fit_learns_and_leaves_the_base_alone(personalizer, picture, quick):
     assert personalizer.pack is pack
 
 
-def test_every_trained_tensor_moves_and_only_calibration_reaches_the_early_queries(personalizer, picture, quick):
+def test_calibration_changes_what_is_learned(personalizer, picture, quick):
     plain = personalizer.fit(picture, ["cat", "dog"], config=weighing(quick, 0.0))
     calibrated = personalizer.fit(picture, ["cat", "dog"], config=weighing(quick, 10.0))
     assert plain.content_hash() != calibrated.content_hash()

@@ -104,3 +104,33 @@ def test_validation_needs_someone_who_knows_the_classes(picture):
 
     with pytest.raises(InputError, match="the judge does not know lamp"):
         JudgeScorer().look_at(picture, resolve_concepts(["lamp"]))
+
+
+def test_the_score_is_the_scorers_fidelity_less_its_leakage(personalizer, picture, quick):
+    """Of a sheet of two prompts a concept, two pictures each, fifteen steps, always with the same noise."""
+    from sdk.concepts import resolve_concepts
+    from sdk.eval import draw_for
+    from sdk.fit.validation import Validator
+
+    concepts = resolve_concepts(["cat", "dog"])
+    pack = personalizer.fit(picture, concepts, config=quick.with_changes(steps=1))
+    scorer = JudgeScorer()
+    scorer.look_at(picture, concepts)
+    drawn = draw_for(personalizer, scorer.prompts(concepts, 2), pack, num_images=2, num_inference_steps=15, seed=5000)
+    scores = scorer.score(drawn)
+    assert scores.leakage > 1e-4
+    found = Validator(personalizer, scorer, lambda: pack)()
+    assert found == {
+        "fidelity": pytest.approx(scores.fidelity),
+        "leakage": pytest.approx(scores.leakage),
+        "score": pytest.approx(scores.fidelity - scores.leakage),
+    }
+
+
+def test_one_concept_alone_leaks_into_nothing(personalizer, picture, quick, tmp_path):
+    config = quick.with_changes(steps=1, validate_every=1)
+    personalizer.fit(picture, ["cat"], config=config, output_dir=tmp_path / "pack")
+    lines = [json.loads(line) for line in (tmp_path / "pack" / "metrics.jsonl").read_text().splitlines()]
+    (found,) = [line["validation"] for line in lines if "validation" in line]
+    assert found["leakage"] == 0
+    assert found["score"] == found["fidelity"]

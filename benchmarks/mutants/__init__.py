@@ -1,0 +1,1 @@
+"""Mutants: does a test fail when a line of the product is wrong? The library mutmut makes them, the suite judges."""
