@@ -1,64 +1,62 @@
-"""The package map and the compiled CPU library. Metadata and tool settings live in pyproject.toml.
+"""The package map, the compiled CPU library and the long description. Metadata lives in pyproject.toml.
 
 ``kernels/`` must never hold an ``__init__.py``: transformers and diffusers would take it for the Hugging Face
 package of that name as soon as Python starts in this folder. The package therefore sits one level down and
 is installed as ``sdk.kernels``; tests/packaging proves it.
 
-The library is built twice from csrc/: alone, for programs without torch, and with its torch operators if torch is
-there while building. Both are optional: without a compiler the package installs and says what is missing
-(``personalizer doctor``). ``PERSONALIZER_BUILD=0`` leaves them out.
+The library needs neither torch nor Python to be built: both reach it through its C header. It is optional: without a
+compiler the package installs and says what is missing (``personalizer doctor``). ``PERSONALIZER_BUILD=0`` leaves it out.
 """
 
 import os
 import platform
 from glob import glob
+from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
-# LibTorch's stable ABI: built against this version, the operators load in it and in all later ones.
-TORCH_TARGET = (2, 11)
+HERE = Path(__file__).resolve().parent
 
-SOURCES = sorted(glob("csrc/*.cpp"))
-OPTIONS = {
-    "language": "c++",
-    "extra_compile_args": ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno"],
-    "depends": [*glob("csrc/*.hpp"), *glob("csrc/*.inl"), *glob("csrc/include/*.h")],
-    "define_macros": [("PK_X86", "1")] if platform.machine() in ("x86_64", "AMD64") else [],
-    "optional": True,
-}
+FOLDERS = {"sdk": "sdk", "sdk.kernels": "kernels/fused", "sdk.bindings": "bindings"}
+DATA = ["py.typed", *(f"**/*.{suffix}" for suffix in ("json", "toml", "txt", "html", "css", "js"))]
 
 
-def extensions() -> tuple[list[Extension], dict]:
-    """Return what to compile, and the build command for it."""
-    if os.environ.get("PERSONALIZER_BUILD") == "0":
-        return [], {}
-    found, commands = [Extension("sdk.bindings._core", SOURCES, **OPTIONS)], {}
-    try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except ImportError:
-        return found, commands
-    version = TORCH_TARGET[0] << 56 | TORCH_TARGET[1] << 48
-    options = OPTIONS | {"define_macros": [*OPTIONS["define_macros"], ("TORCH_TARGET_VERSION", f"{version:#x}")]}
-    found.append(CppExtension("sdk.kernels._C", [*SOURCES, "bindings/torch_ops.cpp"], py_limited_api=True, **options))
-    return found, {"build_ext": BuildExtension.with_options(use_ninja=False)}
+def packages() -> list[str]:
+    """Return every package under the folders above; a new one needs no entry anywhere."""
+    return [
+        found
+        for package, folder in FOLDERS.items()
+        for found in (package, *(f"{package}.{inner}" for inner in sorted(find_packages(str(HERE / folder)))))
+    ]
+
+
+def library() -> Extension:
+    """Return the one compiled library: csrc/ behind its C header."""
+    return Extension(
+        "sdk.bindings._core",
+        sorted(glob("csrc/*.cpp")),
+        language="c++",
+        extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno"],
+        depends=[*glob("csrc/*.hpp"), *glob("csrc/*.inl"), *glob("csrc/include/*.h")],
+        define_macros=[("PK_X86", "1")] if platform.machine() in ("x86_64", "AMD64") else [],
+        optional=True,
+        py_limited_api=True,  # it knows no Python at all: the name must not tie it to one version
+    )
+
+
+class AnyPython(bdist_wheel):
+    """A wheel with the library serves every Python 3 of its platform."""
+
+    def get_tag(self):
+        return ("py3", "none", super().get_tag()[2])
 
 
 if __name__ == "__main__":
-    modules, commands = extensions()
     setup(
-        packages=[
-            "sdk",
-            "sdk.commands",
-            "sdk.deploy",
-            "sdk.exports",
-            "sdk.methods",
-            "sdk.miniworld",
-            "sdk.miniworld.training",
-            "sdk.kernels",
-            "sdk.bindings",
-        ],
-        package_dir={"sdk": "sdk", "sdk.kernels": "kernels/fused", "sdk.bindings": "bindings"},
-        package_data={"sdk": ["py.typed", "bundled/**/*", "prompts/*.json"]},
-        ext_modules=modules,
-        cmdclass=commands,
+        packages=packages(),
+        package_dir=FOLDERS,
+        package_data={"sdk": [*DATA, "bundled/**/*"], "sdk.kernels": DATA},
+        ext_modules=[] if os.environ.get("PERSONALIZER_BUILD") == "0" else [library()],
+        cmdclass={"bdist_wheel": AnyPython},
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from torch.library import opcheck
 
+from sdk.bindings import capi
 from sdk.kernels import attention_with_maps, available_backends, calibrated_attention, calibration_loss
-from sdk.kernels.attention import _reference
 
 pytestmark = pytest.mark.skipif(
     available_backends()["cpp"] != "ready", reason=f"no compiled CPU library: {available_backends()['cpp']}"
@@ -26,13 +24,12 @@ SHAPES = [
 
 @pytest.fixture(params=["amx", "avx512_bf16", "avx512", "avx2", "portable", "tiles"])
 def instruction_set(request):
-    from sdk.kernels import _C
-
-    library = ctypes.CDLL(_C.__file__)
-    if library.pk_use_instruction_set(request.param.encode()):
+    try:
+        capi.use_instruction_set(request.param)
+    except ValueError:
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    library.pk_use_instruction_set(None)
+    capi.use_instruction_set(None)
 
 
 def inputs(batch, heads, pixels, tokens, width, dtype):
@@ -59,9 +56,8 @@ def run(tensors, indices, implementation):
 def test_error_stays_within_a_small_multiple_of_stock_torch(shape, dtype, instruction_set):
     """The rule of flash-attention's tests: twice plain PyTorch's own error forward, three times backward."""
     tensors, indices = inputs(*shape, dtype)
-    scale = shape[-1] ** -0.5
-    exact = run([x.double() for x in tensors], indices, lambda *a: _reference(*a, scale))
-    plain = run(tensors, indices, lambda *a: _reference(*a, scale))
+    exact = run([x.double() for x in tensors], indices, lambda *a: attention_with_maps(*a, backend="reference"))
+    plain = run(tensors, indices, lambda *a: attention_with_maps(*a, backend="reference"))
     ours = run(tensors, indices, lambda *a: attention_with_maps(*a, backend="cpp"))
     for index, (want, stock, got) in enumerate(zip(exact, plain, ours, strict=True)):
         factor = 2 if index < 2 else 3
