@@ -11,7 +11,7 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constra
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/* bindings/*.cpp)
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
@@ -29,7 +29,7 @@ test-slow: install
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy -p sdk && cd kernels && ../$(BIN)/mypy -p fused
+	$(BIN)/mypy -p sdk -p bindings && cd kernels && ../$(BIN)/mypy -p fused
 
 bench: install
 	$(BIN)/python -m benchmarks.kernels_cpu

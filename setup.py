@@ -5,7 +5,8 @@ package of that name as soon as Python starts in this folder. The package theref
 is installed as ``sdk.kernels``; tests/packaging proves it.
 
 The library needs neither torch nor Python to be built: both reach it through its C header. It is optional: without a
-compiler the package installs and says what is missing (``personalizer doctor``). ``PERSONALIZER_BUILD=0`` leaves it out.
+compiler the package installs and says what is missing (``personalizer doctor``). ``PERSONALIZER_BUILD=0`` leaves it
+out.
 """
 
 import os

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdk.bindings import capi
+from sdk.bindings.capi import instruction_set, library, use_instruction_set
 from sdk.kernels.options import CalibrationOptions
-
-from . import capi
-from .capi import instruction_set, library, use_instruction_set
 
 __all__ = [
     "attention_with_maps",

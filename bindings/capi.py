@@ -39,16 +39,14 @@ class Attention(ctypes.Structure):
     ]
 
 
-_C_TYPES = {"bool": c_int, "int": c_int, "float": c_double}
+_C_TYPES: dict[str, type[c_int] | type[c_double]] = {"bool": c_int, "int": c_int, "float": c_double}
+_OPTIONS = [(f.name, _C_TYPES[str(f.type)]) for f in fields(CalibrationOptions)]
 
 
 class Calibration(ctypes.Structure):
     """``pk_calibration``: the sizes of maps ``[batch, 2 * concepts, height, width]``, then the loss's options."""
 
-    _fields_ = [
-        *((name, c_int64) for name in ("batch", "concepts", "height", "width")),
-        *((f.name, _C_TYPES[str(f.type)]) for f in fields(CalibrationOptions)),
-    ]
+    _fields_ = [("batch", c_int64), ("concepts", c_int64), ("height", c_int64), ("width", c_int64), *_OPTIONS]
 
 
 class Runner(ctypes.Structure):

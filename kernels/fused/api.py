@@ -35,8 +35,8 @@ def attention_with_maps(
         value: ``[B, H, T, D]``.
         token_indices: int64 ``[B, K]``, positions in ``0..T-1``; ``-1`` tracks nothing and gives a map of zeros.
         scale: factor on the logits; default ``D ** -0.5``.
-        backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready and takes these tensors: on
-            a CPU the compiled library, or plain PyTorch; on a GPU Triton, or ``augmented_v`` beyond Triton's limits.
+        backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready and takes these tensors:
+            on a CPU the compiled library, or plain PyTorch; on a GPU Triton, or ``augmented_v`` beyond Triton's limits.
 
     Returns:
         ``out`` ``[B, H, N, D]`` in the dtype of ``query``, and ``maps`` ``[B, K, N]``, float32 (float64 for float64
@@ -73,8 +73,8 @@ def attention_with_columns(
         backend: likewise.
 
     Returns:
-        ``out``, and ``columns`` ``[B, G, K, N]``, whose mean over G is the map. G is the number of heads where each head
-        is computed by a program of its own (Triton), and 1 where the backend has averaged them.
+        ``out``, and ``columns`` ``[B, G, K, N]``, whose mean over G is the map. G is the number of heads where each
+        head is computed by a program of its own (Triton), and 1 where the backend has averaged them.
 
     Raises:
         TypeError: as :func:`attention_with_maps`.

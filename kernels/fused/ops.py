@@ -1,7 +1,7 @@
 """What the operators of several backends share: how options become scalars, memory layouts, types under autocast.
 
-An operator's schema knows tensors and scalars only, so the options travel as the values of their fields. Their names and
-types are read off :class:`CalibrationOptions`; nothing here or in an operator spells them out.
+An operator's schema knows tensors and scalars only, so the options travel as the values of their fields. Their names
+and types are read off :class:`CalibrationOptions`; nothing here or in an operator spells them out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .options import CalibrationOptions
 
-# "bool normalize, float sigma, ...": the fields' annotations are the schema language's own names.
+# "float sigma, ...": the fields' annotations are the schema language's own names of types.
 OPTIONS_SCHEMA = ", ".join(f"{f.type} {f.name}" for f in fields(CalibrationOptions))
 NO_GRADIENTS = (None,) * len(fields(CalibrationOptions))  # of the options, as autograd wants them listed
 

@@ -28,7 +28,7 @@ class CalibrationOptions:
 
     normalize: bool = _field(
         True,
-        "min-max each map to [0, 1] first (code; the paper does not mention it, and without it the loss saturates)",
+        "min-max each map to [0, 1] first (code; not in the paper, but without it the loss saturates)",
     )
     sigma: float = _field(
         0.5**0.5, "standard deviation of the 3x3 Gaussian in map cells; 0 leaves it out (code: its '0.5' means 0.707)"

@@ -126,7 +126,7 @@ def test_compiles_without_a_graph_break():
     indices = torch.tensor([[1, 2, 4, 5], [-1, -1, -1, -1]])
 
     def step(query, key, value):
-        outs, loss = calibrated_attention([query], [key], [value], indices, backend="cpp", reduction="mean")
+        outs, loss = calibrated_attention([query], [key], [value], indices, backend="cpp", reduction="mean", sigma=0.5)
         return outs[0].sum() + loss
 
     want = torch.autograd.grad(step(*tensors), tensors)

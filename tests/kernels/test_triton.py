@@ -153,7 +153,9 @@ def test_compiles_without_a_graph_break():
     indices = torch.tensor([[1, 2, 4, 5], [-1, -1, -1, -1]], device=DEVICE)
 
     def step(query, key, value):
-        outs, loss = calibrated_attention([query], [key], [value], indices, backend="triton", reduction="mean")
+        outs, loss = calibrated_attention(
+            [query], [key], [value], indices, backend="triton", reduction="mean", sigma=0.5
+        )
         return outs[0].sum() + loss
 
     want = torch.autograd.grad(step(*tensors), tensors)

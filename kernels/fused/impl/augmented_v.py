@@ -1,4 +1,4 @@
-"""The tracked columns out of stock fused attention, because ``P [V | E] = [P V | P E]`` and ``E`` can hold one-hot columns.
+"""The tracked columns out of stock fused attention: ``P [V | E] = [P V | P E]``, and ``E`` can hold one-hot columns.
 
 No probability matrix is stored, and autograd delivers the gradient of the maps. The maps pass through the type of the
 values on their way. The trick is one of attention: the loss has no product to hide anything in, and is the reference's

@@ -30,12 +30,13 @@ class Backend:
     Arguments have been checked before they get here (api.py), but for what only this backend does not take.
 
     Attributes:
-        attention: from query ``[B, H, N, D]``, key and value ``[B, H, T, D]``, token_indices int64 ``[B, K]`` (-1 tracks
-            nothing), the factor on the logits, and whether the first key passes no gradient to key and value; returns out
-            ``[B, H, N, D]`` and columns ``[B, G, K, N]``, float32 or float64, whose mean over G is the map.
-        loss: from the columns ``[B, G, 2S, height * width]`` of each layer, height, width and the options; returns ``[B]``.
-        refuses_attention: from query, number of keys and number of tracked tokens; returns ``None``, or what this backend
-            takes instead, worded to follow the backend's name.
+        attention: from query ``[B, H, N, D]``, key and value ``[B, H, T, D]``, token_indices int64 ``[B, K]`` (-1
+            tracks nothing), the factor on the logits, and whether the first key passes no gradient to key and value;
+            returns out ``[B, H, N, D]`` and columns ``[B, G, K, N]``, float32 or float64, whose mean over G is the map.
+        loss: from the columns ``[B, G, 2S, height * width]`` of each layer, height, width and the options; returns the
+            loss of each row, ``[B]``.
+        refuses_attention: from query, number of keys and number of tracked tokens; returns ``None``, or what this
+            backend takes instead, worded to follow the backend's name.
         refuses_loss: the same from the columns, height and width.
         chosen_on: device types on which it may be chosen without being asked for; empty: only by name.
         problem: why it cannot be used on this machine; ``None`` if it can.

@@ -1,8 +1,8 @@
-"""Kernels for NVIDIA GPUs in Triton: one launch a layer forward, one for the loss with its gradient, two a layer backward.
+"""Kernels for NVIDIA GPUs: a launch a layer forward, one for the loss with its gradient, two a layer backward.
 
 This file says what they take and whether they can run; importing Triton takes a second, so their operators
-(triton_ops.py) and kernels (triton_attention.py, triton_calibration.py) load when they are first used. The tensors may be
-on a GPU, or on the CPU if Python was started with ``TRITON_INTERPRET=1``.
+(triton_ops.py) and kernels (triton_attention.py, triton_calibration.py) load when they are first used. The tensors may
+be on a GPU, or on the CPU if Python was started with ``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations

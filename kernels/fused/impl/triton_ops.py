@@ -17,8 +17,8 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     if query.dtype == torch.bfloat16 and not query.is_cuda:  # autocast's doing: the caller's type was another
         raise ValueError("Triton's interpreter computes bfloat16 products wrongly: leave autocast on the CPU")
-    dense = (with_dense_rows(x) for x in (query, key, value))
-    return launch_forward(*dense, tokens.contiguous(), scale)
+    query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
+    return launch_forward(query, key, value, tokens.contiguous(), scale)
 
 
 @_attention.register_fake
@@ -38,8 +38,9 @@ def _attention_backward(
     scale: float,
     first_key: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dense = (with_dense_rows(x) for x in (query, key, value))
-    return launch_backward(with_dense_rows(grad_out), grad_columns, *dense, tokens.contiguous(), scale, first_key)
+    query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
+    grad_out, tokens = with_dense_rows(grad_out), tokens.contiguous()
+    return launch_backward(grad_out, grad_columns, query, key, value, tokens, scale, first_key)
 
 
 @_attention_backward.register_fake
@@ -47,7 +48,7 @@ def _(grad_out, grad_columns, query: Tensor, key: Tensor, value: Tensor, tokens,
     return rows_like(query), rows_like(key), rows_like(value)
 
 
-def _calibration_kernel(columns: list[Tensor], height: int, width: int, *options: bool | int | float):
+def _calibration_kernel(columns: list[Tensor], height: int, width: int, *options):
     return launch_calibration([x.contiguous() for x in columns], height, width, CalibrationOptions(*options))
 
 
