@@ -9,8 +9,11 @@ compiler the package installs and says what is missing (``personalizer doctor``)
 out.
 """
 
+import base64
+import io
 import os
 import platform
+import re
 from glob import glob
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 HERE = Path(__file__).resolve().parent
 
+# A package's folder where it is not its name; sub-packages are found.
 FOLDERS = {"sdk": "sdk", "sdk.kernels": "kernels/fused", "sdk.bindings": "bindings"}
 DATA = ["py.typed", *(f"**/*.{suffix}" for suffix in ("json", "toml", "txt", "html", "css", "js"))]
 
@@ -46,6 +50,28 @@ def library() -> Extension:
     )
 
 
+def long_description() -> str:
+    """Return README.md as it can stand alone: pictures inside, and links to files replaced by their paths."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:)([^)]+)\)", lambda m: f"![{m[1]}]({_embedded(HERE / m[2])})", text)
+    local = r"(?<!!)\[([^]]*)\]\((?!https?:|mailto:|#|data:)([^)]+)\)"
+    return re.sub(local, lambda m: f"`{m[2]}`" if m[1] == m[2] else f"{m[1]} (`{m[2]}`)", text)
+
+
+def _embedded(picture: Path) -> str:
+    """A picture as a data URI: the metadata of a package is read often, so as a JPEG if Pillow is there to make one."""
+    content, kind = picture.read_bytes(), picture.suffix[1:].lower()
+    try:
+        from PIL import Image
+    except ImportError:
+        pass
+    else:
+        smaller = io.BytesIO()
+        Image.open(io.BytesIO(content)).convert("RGB").save(smaller, "JPEG", quality=75, optimize=True)
+        content, kind = smaller.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
 class AnyPython(bdist_wheel):
     """A wheel with the library serves every Python 3 of its platform."""
 
@@ -58,6 +84,9 @@ if __name__ == "__main__":
         packages=packages(),
         package_dir=FOLDERS,
         package_data={"sdk": [*DATA, "bundled/**/*"], "sdk.kernels": DATA},
+        include_package_data=False,  # MANIFEST.in is for the source distribution, which holds much more
+        long_description=long_description(),
+        long_description_content_type="text/markdown",
         ext_modules=[] if os.environ.get("PERSONALIZER_BUILD") == "0" else [library()],
         cmdclass={"bdist_wheel": AnyPython},
     )
