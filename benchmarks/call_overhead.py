@@ -3,7 +3,7 @@
 Compiles benchmarks/torch_ops.cpp, the same operators as a C++ extension over the same library and threads, and takes
 turns with the product's operators in one process, medians. Needs g++.
 
-Usage: python -m benchmarks.call_overhead [--rounds 400] [--threads 2]
+Usage: python -m benchmarks.call_overhead [--rounds 300] [--threads 1]
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def in_turns(rivals: list[Callable], arguments: tuple, rounds: int) -> list[floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     if available_backends()["cpp"] != "ready":
         raise SystemExit(available_backends()["cpp"])
@@ -97,18 +97,32 @@ def main() -> None:
         load_extension(Path(folder))
         theirs = {name: getattr(torch.ops.personalizer_extension, name).default for name in NAMES}
         print(f"{processor()}, {capi.instruction_set()}, {arguments.threads} threads, torch {torch.__version__}\n")
-        print("| size, type, operator | C++ extension, us | ctypes, us | more, us | more, % |\n|---|---|---|---|---|")
-        for size in MEASURED:
+        print(
+            "| size, type | operator | C++ extension, us | ctypes, us | more, us | more, % |\n|---|---|---|---|---|---|"
+        )
+        for size, (*_, layers) in MEASURED.items():
             for dtype in (torch.float32, torch.bfloat16):
-                for name, given in calls(size, dtype).items():
-                    if name == "calibration" and dtype != torch.float32:
-                        continue
-                    for a, b in zip(ours[name](*given), theirs[name](*given), strict=True):
-                        if not torch.equal(a, b) or a.stride() != b.stride():
-                            raise SystemExit(f"{name} gives other bits through the extension: no figure")
-                    old, new = in_turns([theirs[name], ours[name]], given, arguments.rounds)
-                    row = f"{size}, {str(dtype)[6:]}, {name} | {1e6 * old:.1f} | {1e6 * new:.1f}"
-                    print(f"| {row} | {1e6 * (new - old):.1f} | {100 * (new / old - 1):.1f} |", flush=True)
+                title = f"{size}, {str(dtype)[6:]}"
+                times = compared(ours, theirs, calls(size, dtype), arguments.rounds)
+                for name, figures in times.items():
+                    print(row(title, name, *figures), flush=True)
+                counts = {"attention": layers, "attention_backward": layers, "calibration": 1}
+                step = [sum(counts[name] * times[name][place] for name in NAMES) for place in (0, 1)]
+                print(row(title, f"{layers} layers and the loss", *step), flush=True)
+
+
+def compared(ours: dict, theirs: dict, given: dict[str, tuple], rounds: int) -> dict[str, list[float]]:
+    """Return for each operator the seconds as a C++ extension and through ctypes, which must give the same bits."""
+    for name in NAMES:
+        for a, b in zip(ours[name](*given[name]), theirs[name](*given[name]), strict=True):
+            if not torch.equal(a, b) or a.stride() != b.stride():
+                raise SystemExit(f"{name} gives other bits through the extension: no figure")
+    return {name: in_turns([theirs[name], ours[name]], given[name], rounds) for name in NAMES}
+
+
+def row(title: str, name: str, old: float, new: float) -> str:
+    figures = f"{1e6 * old:.1f} | {1e6 * new:.1f} | {1e6 * (new - old):.1f} | {100 * (new / old - 1):.1f}"
+    return f"| {title} | {name} | {figures} |"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -88,6 +90,25 @@ def test_threads_do_not_change_the_answer():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_work_is_spread_over_torchs_threads():
+    """As many ranges as ``torch.set_num_threads`` says; together they cover the work once."""
+    from sdk.kernels.impl import cpp
+
+    task_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    loop_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, task_type, ctypes.c_void_p)
+    runner = cpp.torch_threads()
+    threads = torch.get_num_threads()
+    try:
+        for count, expected in ((1, [(0, 5)]), (2, [(0, 3), (3, 5)]), (3, [(0, 2), (2, 4), (4, 5)])):
+            torch.set_num_threads(count)
+            ranges = []
+            task = task_type(lambda _, first, last, kept=ranges: kept.append((first, last)))
+            loop_type(runner.parallel_for)(runner.context, 5, task, None)
+            assert sorted(ranges) == expected
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_any_strides_will_do():

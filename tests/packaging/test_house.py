@@ -16,6 +16,8 @@ def imported(file: Path) -> set[str]:
     kernels = ROOT / "kernels" / "fused"
     if file.is_relative_to(kernels):
         package = ["sdk", "kernels", *file.relative_to(kernels).parent.parts]
+    elif file.is_relative_to(ROOT / "bindings"):
+        package = ["sdk", "bindings"]
     else:
         package = ["sdk", *file.relative_to(ROOT / "sdk").parent.parts]
     names = set()
@@ -37,6 +39,13 @@ def test_kernels_know_nothing_of_the_sdk():
         names = imported(file)
         assert not starts(names, "diffusers", "transformers"), file
         assert starts(names, "sdk") - starts(names, "sdk.kernels", "sdk.bindings") == set(), file
+
+
+def test_bindings_know_neither_torch_nor_the_sdk():
+    for file in (ROOT / "bindings").glob("*.py"):
+        names = imported(file)
+        assert not starts(names, "torch", "diffusers", "transformers"), file
+        assert starts(names, "sdk") - starts(names, "sdk.kernels.options", "sdk.bindings") == set(), file
 
 
 def test_the_core_does_not_depend_on_the_drawn_world():

@@ -41,20 +41,19 @@ _registry.define(f"cpp_calibration(Tensor maps, {OPTIONS_SCHEMA}) -> (Tensor, Te
 _ops = torch.ops.personalizer
 
 
-def _torch_threads() -> ctypes.Array[capi.Runner]:
-    """torch's own threads, so that ``torch.set_num_threads`` counts and no second pool competes for the processors.
+def torch_threads() -> capi.Runner:
+    """Return torch's own threads: ``torch.set_num_threads`` counts, and no second pool competes for the processors.
 
     ``torch_parallel_for`` belongs to LibTorch's stable C interface (torch 2.10 and later).
     """
     loop = ctypes.CDLL(torch._C.__file__).torch_parallel_for
-    runner = capi.library().pk_threads_of(ctypes.cast(loop, ctypes.c_void_p))
-    return (capi.Runner * 1)(runner)
+    return capi.library().pk_threads_of(ctypes.cast(loop, ctypes.c_void_p))
 
 
 _problem: str | None = None
 try:
     _library = capi.library()
-    _threads = _torch_threads()
+    _threads = torch_threads()
 except (ImportError, AttributeError) as error:
     _problem = str(error)
 
