@@ -43,6 +43,12 @@ def load_extension(folder: Path) -> None:
         "(Tensor, Tensor, Tensor)"
     )
     library.define(f"calibration(Tensor maps, {OPTIONS_SCHEMA}) -> (Tensor, Tensor)")
+    for name, kept, low in (("attention", 5, torch.bfloat16), ("calibration", 7, torch.float32)):
+        # The product's operators carry these in Python too; nothing is differentiated here.
+        torch.library.register_autograd(
+            f"personalizer_extension::{name}", lambda ctx, *grads, n=kept: (None,) * n, lib=library
+        )
+        torch.library.register_autocast(f"personalizer_extension::{name}", "cpu", low, lib=library)
     load_extension.kept = library  # type: ignore[attr-defined]  # its end would undo the definitions
     built = folder / "extension.so"
     torch_folder = Path(torch.__file__).parent / "lib"
