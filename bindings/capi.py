@@ -7,10 +7,10 @@ header. Calls release Python's lock while the library computes.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 
 from sdk.kernels.options import CalibrationOptions
 
@@ -77,13 +77,14 @@ def library() -> ctypes.CDLL:
     Raises:
         ImportError: it was not built, or this system cannot load it.
     """
-    found = importlib.util.find_spec("sdk.bindings._core")
-    if found is None or found.origin is None:
+    # Not by Python's import system: the library is no module, and serves Pythons whose extensions are named otherwise.
+    found = sorted(Path(__file__).parent.glob("_core.*"))
+    if not found:
         raise ImportError(
             "the compiled CPU library is missing: install the package where a C++20 compiler (g++) is found"
         )
     try:
-        loaded = ctypes.CDLL(found.origin)
+        loaded = ctypes.CDLL(str(found[0]))
         for name, (arguments, result) in _FUNCTIONS.items():
             function = getattr(loaded, name)
             function.argtypes, function.restype = arguments, result

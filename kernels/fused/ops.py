@@ -11,11 +11,11 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from .options import CalibrationOptions
+from .options import OPTION_NAMES, CalibrationOptions
 
 # "float sigma, ...": the fields' annotations are the schema language's own names of types.
 OPTIONS_SCHEMA = ", ".join(f"{f.type} {f.name}" for f in fields(CalibrationOptions))
-NO_GRADIENTS = (None,) * len(fields(CalibrationOptions))  # of the options, as autograd wants them listed
+NO_GRADIENTS = (None,) * len(OPTION_NAMES)  # of the options, as autograd wants them listed
 
 # Under autocast, attention runs in the device's usual low type (as stock attention does) and the loss in float32.
 AUTOCAST_TYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
@@ -23,7 +23,7 @@ AUTOCAST_TYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 def option_values(options: CalibrationOptions) -> tuple[bool | int | float, ...]:
     """Return the values of the options in the order of :data:`OPTIONS_SCHEMA`."""
-    return tuple(getattr(options, f.name) for f in fields(options))
+    return tuple(getattr(options, name) for name in OPTION_NAMES)
 
 
 def rows_like(tensor: Tensor) -> Tensor:

