@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -22,9 +23,8 @@ from torch.utils.cpp_extension import include_paths
 
 from benchmarks.kernels_cpu import processor
 from benchmarks.providers import SIZES
-from sdk.bindings import capi
+from sdk.bindings.arrays import instruction_set, library
 from sdk.kernels import CalibrationOptions, available_backends
-from sdk.kernels.ops import OPTIONS_SCHEMA, option_values
 
 SOURCE = Path(__file__).with_name("torch_ops.cpp")
 NAMES = ("attention", "attention_backward", "calibration")
@@ -36,25 +36,21 @@ MEASURED = {
 
 def load_extension(folder: Path) -> None:
     """Compile the C++ operators and register them as ``personalizer_extension``."""
-    library = torch.library.Library("personalizer_extension", "FRAGMENT")
-    library.define("attention(Tensor q, Tensor k, Tensor v, Tensor tokens, float scale) -> (Tensor, Tensor)")
-    library.define(
-        "attention_backward(Tensor out, Tensor maps, Tensor q, Tensor k, Tensor v, Tensor tokens, float scale) -> "
-        "(Tensor, Tensor, Tensor)"
-    )
-    library.define(f"calibration(Tensor maps, {OPTIONS_SCHEMA}) -> (Tensor, Tensor)")
+    registry = torch.library.Library("personalizer_extension", "FRAGMENT")
+    for name in NAMES:
+        registry.define(str(getattr(torch.ops.personalizer, f"cpp_{name}").default._schema).split("::cpp_")[1])
     for name, kept, low in (("attention", 5, torch.bfloat16), ("calibration", 7, torch.float32)):
         # The product's operators carry these in Python too; nothing is differentiated here.
         torch.library.register_autograd(
-            f"personalizer_extension::{name}", lambda ctx, *grads, n=kept: (None,) * n, lib=library
+            f"personalizer_extension::{name}", lambda ctx, *grads, n=kept: (None,) * n, lib=registry
         )
-        torch.library.register_autocast(f"personalizer_extension::{name}", "cpu", low, lib=library)
-    load_extension.kept = library  # type: ignore[attr-defined]  # its end would undo the definitions
+        torch.library.register_autocast(f"personalizer_extension::{name}", "cpu", low, lib=registry)
+    load_extension.kept = registry  # type: ignore[attr-defined]  # its end would undo the definitions
     built = folder / "extension.so"
     torch_folder = Path(torch.__file__).parent / "lib"
     command = ["g++", "-shared", "-fPIC", "-O3", "-std=c++20", "-fvisibility=hidden"]
     command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *(f"-I{path}" for path in include_paths())]
-    command += [str(SOURCE), capi.library()._name, f"-L{torch_folder}", "-ltorch_cpu", "-o", str(built)]
+    command += [str(SOURCE), library()._name, f"-L{torch_folder}", "-ltorch_cpu", "-o", str(built)]
     subprocess.run(command, check=True)
     torch.ops.load_library(str(built))
 
@@ -69,11 +65,10 @@ def calls(size: str, dtype: torch.dtype) -> dict[str, tuple[Tensor | float | boo
     indices = torch.tensor([[4, 5, 7, 8]]).repeat(batch, 1)
     side = int(pixels**0.5)
     inputs = (query, key, value, indices, width**-0.5)
-    options = option_values(CalibrationOptions())
     return {
         "attention": inputs,
         "attention_backward": (grad, torch.randn(batch, 4, pixels), *inputs),
-        "calibration": (torch.rand(batch, 4, side, side), *options),
+        "calibration": (torch.rand(batch, 4, side, side), *astuple(CalibrationOptions())),
     }
 
 
@@ -102,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         load_extension(Path(folder))
         theirs = {name: getattr(torch.ops.personalizer_extension, name).default for name in NAMES}
-        print(f"{processor()}, {capi.instruction_set()}, {arguments.threads} threads, torch {torch.__version__}\n")
+        print(f"{processor()}, {instruction_set()}, {arguments.threads} threads, torch {torch.__version__}\n")
         print(
             "| size, type | operator | C++ extension, us | ctypes, us | more, us | more, % |\n|---|---|---|---|---|---|"
         )
