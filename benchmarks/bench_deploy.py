@@ -24,9 +24,9 @@ def painters(tmp_path_factory):
     from diffusers import StableDiffusionPipeline
 
     from sdk import Personalizer
-    from sdk.base import BUNDLED_FOLDER
     from sdk.deploy import OnnxPersonalizer
-    from sdk.miniworld.references import demo_picture
+    from sdk.miniworld import demo_picture
+    from sdk.model import BUNDLED_FOLDER
 
     folder = tmp_path_factory.mktemp("exports")
     personalizer = Personalizer.from_pretrained("bundled", device="cpu")
@@ -58,17 +58,17 @@ def sd15_steps(tmp_path_factory):
     import onnxruntime
     from diffusers import UNet2DConditionModel
 
-    from sdk.attention import attention_processors, plain_processors
-    from sdk.exports import onnx_graphs as graphs
+    from sdk.exports import UNetGraph, free, plain_attention, write_graph
+    from sdk.model import attention_processors, plain_processors
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
     sample, states, t = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768), torch.tensor(500)
     folder = tmp_path_factory.mktemp("sd15")
-    with torch.no_grad(), attention_processors(unet, graphs.plain_attention(unet)):
+    with torch.no_grad(), attention_processors(unet, plain_attention(unet)):
         names = ["sample", "timestep", "encoder_hidden_states"]
-        shapes = (graphs.free(0, 2, 3), None, graphs.free(0, 1))
-        path = graphs.write_graph(graphs.UNetGraph(unet), (sample, t, states), names, ["out_sample"], shapes, folder)
+        shapes = (free(0, 2, 3), None, free(0, 1))
+        path = write_graph(UNetGraph(unet), (sample, t, states), names, ["out_sample"], shapes, folder)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     fed = {"sample": sample.numpy(), "timestep": np.asarray(500), "encoder_hidden_states": states.numpy()}
 

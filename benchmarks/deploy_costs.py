@@ -35,8 +35,7 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("--packs", type=int, default=100)
     arguments = parser.parse_args()
-    from sdk import ConceptPack, Personalizer
-    from sdk.commands.common import quiet
+    from sdk import ConceptPack, Personalizer, quiet
     from sdk.deploy import OnnxPersonalizer
 
     quiet()

@@ -22,18 +22,16 @@ def measure(method: str, threads: int) -> dict[str, float]:
     """Fit the demo picture in this process; return seconds and megabytes."""
     import torch
 
-    from sdk import Personalizer
-    from sdk.commands.common import quiet
-    from sdk.comparison import peak_memory
-    from sdk.concepts import resolve_concepts
-    from sdk.fitting import prior_pictures
-    from sdk.miniworld.references import demo_picture
+    from sdk import Concept, Personalizer, quiet
+    from sdk.fit import priors_for
+    from sdk.miniworld import demo_picture
+    from sdk.runtime import peak_memory
 
     quiet()
     torch.set_num_threads(threads)
     personalizer = Personalizer.from_pretrained("bundled")
     config = personalizer.default_config("reference", method)
-    prior_pictures(personalizer, resolve_concepts(["cat", "dog"]), config)
+    priors_for(personalizer, [Concept("cat"), Concept("dog")], config)
     begin = time.monotonic()
     with peak_memory(personalizer.device) as raised:
         pack = personalizer.fit(demo_picture(), ["cat", "dog"], method=method, config=config)

@@ -10,15 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import sdk
 from sdk import Personalizer, evaluate
-from sdk.commands.common import quiet
-from sdk.commands.fit import Progress
-from sdk.miniworld.references import demo_picture
-from sdk.report import save_report
+from sdk.eval import save_report
+from sdk.miniworld import demo_picture
 
 
 def main(folder: Path) -> None:
-    quiet()
+    sdk.quiet()
     begin = time.monotonic()
     shutil.rmtree(folder / "pack", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,11 +25,8 @@ def main(folder: Path) -> None:
 
     personalizer = Personalizer.from_pretrained("bundled")
     print("fitting a cat and a dog from one picture (prior pictures are drawn first, once) ...", file=sys.stderr)
-    progress = Progress()
-    pack = personalizer.fit(
-        folder / "picture.png", ["cat", "dog"], output_dir=folder / "pack", callback=progress.update
-    )
-    progress.close()
+    with sdk.progress() as bar:
+        pack = personalizer.fit(folder / "picture.png", ["cat", "dog"], output_dir=folder / "pack", progress=bar)
     print("drawing and judging pictures with the pack and without it ...", file=sys.stderr)
     report = evaluate(personalizer, pack)
     save_report(report, folder)

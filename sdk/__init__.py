@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .lazy import public_names
+
 if TYPE_CHECKING:
-    from .comparison import Comparison, compare
+    from .comparison.runs import Comparison, compare
     from .concepts import Concept
     from .config import FitConfig
-    from .evaluation import EvaluationReport, evaluate
+    from .eval.evaluation import EvaluationReport, evaluate
     from .pack import ConceptPack
     from .personalizer import Personalizer
+    from .runtime import progress, quiet
 
 __all__ = [
     "Comparison",
@@ -28,32 +31,21 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "progress",
+    "quiet",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Comparison": "comparison",
-    "Concept": "concepts",
-    "ConceptPack": "pack",
-    "EvaluationReport": "evaluation",
-    "FitConfig": "config",
-    "Personalizer": "personalizer",
-    "compare": "comparison",
-    "evaluate": "evaluation",
+    "Comparison": ".comparison.runs",
+    "Concept": ".concepts",
+    "ConceptPack": ".pack",
+    "EvaluationReport": ".eval.evaluation",
+    "FitConfig": ".config",
+    "Personalizer": ".personalizer",
+    "compare": ".comparison.runs",
+    "evaluate": ".eval.evaluation",
+    "progress": ".runtime",
+    "quiet": ".runtime",
 }
-
-
-def __getattr__(name: str):
-    # Lazy (PEP 562): importing the package loads neither torch nor diffusers.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    try:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    except ModuleNotFoundError as error:
-        if error.name in ("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"):
-            raise ModuleNotFoundError(
-                f"sdk.{name} needs {error.name}; run: pip install 'personalizer-sdk[torch]'", name=error.name
-            ) from error
-        raise
+__getattr__ = public_names(__name__, _HOMES)

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .base import BaseIdentity
 from .concepts import Concept
-from .errors import MissingFileError, OutputError, PackError
-from .files import new_folder, sha256_file
+from .errors import InputError, MissingFileError, OutputError, PackError
+from .files import new_folder, prepare_output_folder, sha256_file
+from .model.fingerprint import BaseIdentity
 
 FORMAT_VERSION = 1
 MANIFEST = "personalizer.json"
@@ -99,9 +99,25 @@ class ConceptPack:
         Raises:
             InputError: a pack that holds UNet weights beyond K and V, or ONNX Runtime is missing.
         """
-        from .exports.adapter import export_adapter
+        self.check_storable()
+        if self.unet:
+            raise InputError(f"a pack of {self.method} changes the whole UNet; merge it in: export_onnx(dir, pack)")
+        try:
+            from .deploy.adapters import write_adapter
+        except ModuleNotFoundError as error:
+            raise InputError("adapters need ONNX Runtime; run: pip install 'personalizer-sdk[onnx]'") from error
+        weights = {
+            f"{layer}.to_{which}.weight": weight.numpy()
+            for layer, pair in self.key_value.items()
+            for which, weight in zip("kv", pair, strict=True)
+        }
+        file = Path(path)
+        prepare_output_folder(file.parent)
+        write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict())
+        return file
 
-        return export_adapter(self, Path(path))
+    def check_storable(self) -> None:
+        """Raise :class:`InputError` if the pack cannot be written to a file; this one can."""
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the pack; the folder is whole or absent, and an earlier pack there is replaced.

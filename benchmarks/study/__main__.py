@@ -17,19 +17,14 @@ from typing import Any
 from benchmarks.study.measures import row_of
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
-from sdk import Personalizer
-from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arms
-from sdk.commands.common import keep_memory, quiet
-from sdk.comparison import UNTOUCHED, Result, run_arm
-from sdk.concepts import resolve_concepts
-from sdk.evaluation import JudgeScorer, draw_for
-from sdk.methods import METHODS
-from sdk.miniworld.prompts import COUNT
-from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
-from sdk.miniworld.render import render
-from sdk.precision import forward_dtype
+from sdk import Concept, Personalizer, quiet
+from sdk.comparison import UNTOUCHED, Result, resolve_arms, run_arm
+from sdk.eval import draw_for
+from sdk.methods import METHODS, method_class
+from sdk.miniworld import BENCHMARK, COUNT, SPLITS, JudgeScorer, reference_scene, render
+from sdk.model import forward_dtype
 
-VARIANTS = ("paper", *ABLATIONS, *BEST_WITHOUT)
+VARIANTS = ("paper", *method_class("disendiff").variants)
 ARMS = (
     UNTOUCHED,
     "disendiff:best",
@@ -53,7 +48,7 @@ def run_scene(
     """Yield one row per arm of one scene."""
     scene = reference_scene(split, index, concepts)
     picture, _ = render(scene)
-    resolved = resolve_concepts([item.noun for item in scene.objects])
+    resolved = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
     scorer = JudgeScorer()
     scorer.look_at(picture, resolved)
     wanted = scorer.prompts(resolved, prompts)
@@ -89,7 +84,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     quiet()
-    keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
     settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}

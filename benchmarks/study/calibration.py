@@ -12,10 +12,8 @@ import argparse
 from statistics import fmean
 
 from benchmarks.study.measures import interval
-from sdk import Personalizer
-from sdk.commands.common import keep_memory, quiet
-from sdk.miniworld.references import reference_scene
-from sdk.miniworld.render import render
+from sdk import Personalizer, quiet
+from sdk.miniworld import reference_scene, render
 
 WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 LOOKING = 1e-12  # counted as switched on, and lost beside the denoising loss
@@ -27,11 +25,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4, help="the first so many of two concepts")
     arguments = parser.parse_args()
     quiet()
-    keep_memory()
     personalizer = Personalizer.from_pretrained("bundled")
     print("| weight | calibration loss, first steps | last steps | denoising loss, last steps |\n|---|---|---|---|")
     for weight in WEIGHTS:
-        config = personalizer.default_config("reference", calibration_weight=weight or LOOKING)
+        config = personalizer.default_config("reference", disendiff={"calibration_weight": weight or LOOKING})
         found: list[tuple[float, float, float]] = []
         for index in range(arguments.scenes):
             scene = reference_scene("test", index)

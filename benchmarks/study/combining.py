@@ -21,17 +21,11 @@ from PIL import Image
 from benchmarks.study.measures import row_of
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
-from sdk import ConceptPack, Personalizer
-from sdk.commands.common import keep_memory, quiet
+from sdk import Concept, ConceptPack, Personalizer, quiet
+from sdk.combine import merge, route, with_own_tokens
 from sdk.comparison import Result
-from sdk.concepts import resolve_concepts
-from sdk.evaluation import JudgeScorer, draw_for
-from sdk.merging import merge
-from sdk.miniworld.prompts import COUNT
-from sdk.miniworld.references import BENCHMARK, reference_scene
-from sdk.miniworld.render import render
-from sdk.miniworld.scene import Scene, arrange
-from sdk.routing import route, with_own_tokens
+from sdk.eval import draw_for
+from sdk.miniworld import BENCHMARK, COUNT, JudgeScorer, Scene, arrange, reference_scene, render
 
 ARMS = ("apart", "merged", "routed")
 DRAWING: dict[str, Any] = {"num_images": 1, "num_inference_steps": 25, "seed": 1000}
@@ -46,7 +40,7 @@ def portraits(scene: Scene, index: int) -> list[Image.Image]:
 def run_scene(personalizer: Personalizer, index: int, prompts: int, arms: list[str]) -> Iterator[dict[str, Any]]:
     """Fit each object of a scene by itself and yield one row per arm."""
     scene = reference_scene("test", index)
-    concepts = resolve_concepts([item.noun for item in scene.objects])
+    concepts = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
     scorer = JudgeScorer()
     scorer.look_at(render(scene)[0], concepts)
     wanted = scorer.prompts(concepts, prompts)
@@ -81,7 +75,6 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     arguments = parser.parse_args()
     quiet()
-    keep_memory()
     record = Record(arguments.csv, {"prompts": arguments.prompts, **DRAWING})
     personalizer = Personalizer.from_pretrained("bundled")
     for index in share(arguments.scenes, arguments.part):

@@ -17,7 +17,7 @@ import matplotlib
 
 from benchmarks.study.measures import KINDS, interval
 from benchmarks.study.summary import by_scene, read
-from sdk.arms import ABLATIONS, BEST_WITHOUT
+from sdk.methods import method_class
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ TITLES = {"together": "all together", "1": "concept 1 alone", "2": "concept 2 al
 def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
     """Draw one row of panels."""
     panels = [(TITLES[kind], f"text_{kind}", f"image_{kind}") for kind in KINDS[: concepts + 1]]
-    for axis, (title, across, up) in zip(axes, [*panels, ("each alone", "single", "recognised")], strict=True):
+    for axis, (title, across, up) in zip(axes, [*panels, ("each alone", "once", "recognised")], strict=True):
         for number, arm in enumerate(arms):
             x = list(by_scene(rows, concepts, arm, across).values())
             y = list(by_scene(rows, concepts, arm, up).values())
@@ -39,7 +39,7 @@ def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
             spread = {"xerr": [[mx - lx], [hx - mx]], "yerr": [[my - ly], [hy - my]]}
             axis.errorbar(mx, my, **spread, fmt="o", color=COLOURS[number], lw=0.8, ms=5, label=arm)
         axis.set_title(title)
-        axis.set_xlabel("comes once" if across == "single" else "text alignment")
+        axis.set_xlabel("comes once" if across == "once" else "text alignment")
         axis.set_ylabel("recognised" if up == "recognised" else "picture alignment")
         axis.grid(alpha=0.3)
 
@@ -47,8 +47,9 @@ def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
 def groups_of(arms: list[str]) -> list[list[str]]:
     """Sort arms into rows of panels."""
     variant = {arm: arm.partition(":")[2] for arm in arms}
-    ablations = [arm for arm in arms if variant[arm] in ABLATIONS]
-    parts = [arm for arm in arms if variant[arm] in BEST_WITHOUT]
+    known = method_class("disendiff").variants
+    ablations = [arm for arm in arms if variant[arm] in known and known[variant[arm]].preset == "reference"]
+    parts = [arm for arm in arms if variant[arm] in known and known[variant[arm]].preset == "best"]
     groups = [[arm for arm in arms if arm not in (*ablations, *parts)]]
     groups += [["disendiff", *ablations]] if ablations else []
     return groups + ([["disendiff:best", *parts]] if parts else [])

@@ -11,19 +11,12 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 
 from benchmarks.study.measures import interval
-from sdk import Personalizer
-from sdk.commands.common import quiet
-from sdk.concepts import resolve_concepts
-from sdk.learner import Learner
-from sdk.looking import masks_at
-from sdk.masks import overlap
-from sdk.miniworld.references import BENCHMARK, SPLITS, reference_scene
-from sdk.miniworld.render import render
-from sdk.options import MaskOptions
-from sdk.targets import LatentCache
+from sdk import Concept, Personalizer, quiet
+from sdk.masks import AttentionProbe, MaskOptions, overlap
+from sdk.miniworld import BENCHMARK, SPLITS, reference_scene, render
+from sdk.model import Denoiser, LatentCache, TextConditioner, forward_dtype
 
 PUBLISHED = {"margin": 0.1, "background": 0.0, "draws": 1, "noise": 300}
 VARIANTS = {
@@ -41,7 +34,7 @@ def main() -> None:
     quiet()
     personalizer = Personalizer.from_pretrained("bundled")
     pipe = personalizer.pipe
-    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    dtype = forward_dtype(personalizer.default_config().precision, personalizer.device)
     print("| mean IoU with the true masks [95 % over scenes] | two concepts | three concepts |\n|---|---|---|")
     found: dict[str, list[str]] = {name: [] for name in VARIANTS}
     for concepts, scenes in sorted(BENCHMARK.items()):
@@ -50,12 +43,13 @@ def main() -> None:
             scene = reference_scene(arguments.split, index, concepts)
             picture, true = render(scene)
             cells = (F.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16) >= 0.5).float()
-            resolved = resolve_concepts([item.noun for item in scene.objects])
-            learner = Learner(pipe, resolved, personalizer.default_config(), scheduler, personalizer.device)
-            latents = LatentCache(pipe.vae, personalizer.device).sample(0, picture, torch.zeros(1))
+            named = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
+            conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in named])
+            probe = AttentionProbe(Denoiser(personalizer, dtype=dtype), conditioner, named)
+            latents = LatentCache(pipe.vae, personalizer.device).mean(picture)
             for name, options in VARIANTS.items():
                 levels = torch.linspace(0.2, 0.8, options.draws).mul(options.noise).long().tolist()
-                masks, _ = masks_at(learner, latents, levels, learner.noun_embeddings(), options)
+                masks, _ = probe.masks_at(latents, levels, probe.noun_embeddings(), options)
                 values[name].append(overlap(masks[:-1].cpu(), cells).mean().item())
         for name in VARIANTS:
             mean, low, high = interval(values[name])

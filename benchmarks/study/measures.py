@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from sdk.comparison import Result
-from sdk.evaluation import Identity, likeness, text_alignment
-from sdk.miniworld.judge import Judge
+from sdk.miniworld import Identity, Judge, likeness, text_alignment
 
 LARGEST = 3  # concepts in a scene
-MEASURES = ("fidelity", "leakage", "recognised", "clean", "single", "together", "text_alignment")
+MEASURES = ("fidelity", "leakage", "recognised", "clean", "once", "together", "text_alignment")
 KINDS = ("together", *(str(i + 1) for i in range(LARGEST)))
 COLUMNS = (
     "concepts",
@@ -32,7 +31,7 @@ def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict
     row = {name: getattr(scores, name) for name in ("fidelity", "leakage", "together", "text_alignment")}
     row |= {
         name: sum(values) / len(values)
-        for name in ("recognised", "clean", "single")
+        for name in ("recognised", "clean", "once")
         for values in [getattr(scores, name)]
     }
     every = tuple(range(len(identities)))

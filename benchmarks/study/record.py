@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.measures import COLUMNS
-from sdk.files import write_bytes
 
 
 class Record:
@@ -48,6 +48,13 @@ class Record:
         writer.writerows(self.rows)
         write_bytes(self.path, text.getvalue().encode())
         print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is afterwards the old or the new one, never a part."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_bytes(data)
+    os.replace(beside, path)
 
 
 def share(count: int, part: str) -> range:

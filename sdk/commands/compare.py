@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..arms import resolve_arms
+from ..comparison.variants import resolve_arms
 from ..concepts import resolve_concepts
 from .common import add_model_arguments, load_personalizer
 
@@ -39,17 +39,17 @@ def run(arguments: argparse.Namespace) -> None:
     names = None if arguments.methods is None else arguments.methods.split(",")
     resolve_arms(names)  # mistakes show before anything is loaded
     resolve_concepts(arguments.concept)
-    from ..comparison import compare
-    from ..comparison_report import save_comparison
+    from ..comparison.report import save_comparison
+    from ..comparison.runs import compare
     from ..files import prepare_output_folder
-    from ..images import load_image
+    from ..images.image_io import load_image
 
     for file in (arguments.image, *(arguments.mask or [])):
         load_image(file)
     prepare_output_folder(arguments.output)
     scorer = None
     if arguments.clip or arguments.dino:
-        from ..metrics import CLIP, DINO, EncoderScorer
+        from ..eval.encoders import CLIP, DINO, EncoderScorer
 
         scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino or DINO)
     comparison = compare(

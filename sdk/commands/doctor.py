@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 
-from .common import quiet
+from ..runtime import quiet
 
 EXAMPLE = "personalizer doctor"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
@@ -22,9 +22,9 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import __version__
+    from ..data.priors import cache_folder
     from ..kernels import available_backends, fastest_backend
-    from ..personalizer import best_device
-    from ..priors import cache_folder
+    from ..model.base_model import best_device
 
     device = best_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()

@@ -26,11 +26,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     pack = ConceptPack.from_pretrained(arguments.pack)
     prepare_output_folder(arguments.output)
-    from ..evaluation import evaluate, read_identities
-    from ..miniworld.judge import bundled_judge
-    from ..report import save_report
+    from ..eval.evaluation import evaluate, look_at_reference
+    from ..eval.report import save_report
+    from ..eval.scorers import registered_scorers
 
-    read_identities(pack, bundled_judge())  # mistakes show before the model is loaded
+    look_at_reference(registered_scorers()[0], pack)  # mistakes show before the model is loaded
     personalizer = load_personalizer(arguments, pack.base.name)
     report = evaluate(
         personalizer, pack, num_images=arguments.num_images, num_inference_steps=arguments.steps, seed=arguments.seed

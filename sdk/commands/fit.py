@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import resolve_concepts
-from ..config import PRECISIONS, FitConfig
+from ..config import FitConfig
 from ..errors import InputError, MissingFileError
-from ..methods import METHODS, check_method
-from ..presets import PRESETS
+from ..methods import METHODS, PRESETS, check_method
+from ..runtime import progress
+from ..settings import PRECISIONS
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
@@ -36,58 +37,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="of the forward pass; default: the base model's, else fp32"
     )
+    parser.add_argument("--backend", metavar="NAME", help="of the attention whose maps are recorded; see doctor")
     parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
     parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    changes = read_settings(arguments)
     check_method(arguments.method)
+    changes = read_settings(arguments)
     FitConfig.preset(arguments.preset, arguments.method, **changes)  # mistakes show before the model is loaded
     resolve_concepts(arguments.concept)
-    from ..images import load_image
+    from ..images.image_io import load_image
 
     for file in (arguments.image, *(arguments.mask or [])):
         load_image(file)
     personalizer = load_personalizer(arguments, "bundled")
     config = personalizer.default_config(arguments.preset, arguments.method, **changes)
-    progress = Progress()
-    pack = personalizer.fit(
-        arguments.image,
-        arguments.concept,
-        method=arguments.method,
-        config=config,
-        masks=arguments.mask,
-        seed=arguments.seed,
-        output_dir=arguments.output,
-        resume=arguments.resume,
-        callback=progress.update,
-        report_to=arguments.report_to,
-    )
-    progress.close()
+    with progress() as bar:
+        pack = personalizer.fit(
+            arguments.image,
+            arguments.concept,
+            method=arguments.method,
+            config=config,
+            masks=arguments.mask,
+            seed=arguments.seed,
+            output_dir=arguments.output,
+            resume=arguments.resume,
+            progress=bar,
+            report_to=arguments.report_to,
+        )
     print(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
     print(f"content sha256 {pack.content_hash()}")
     print(f"try: personalizer generate {arguments.output} --prompt {pack.prompt!r} --output pictures")
-
-
-class Progress:
-    """A bar with the losses and the time left, on standard error; it appears with the first step."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def update(self, report: Any) -> None:
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=report.steps, initial=report.step - 1, desc="fit", unit="step")
-        self.bar.set_postfix({name: f"{value:.3f}" for name, value in report.losses.items()}, refresh=False)
-        self.bar.update(report.step - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -101,10 +83,9 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             settings |= tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
-    for name in ("steps", "precision", "validate_every", "patience"):
+    for name in ("steps", "precision", "backend", "validate_every", "patience"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     if arguments.class_images is not None:
         settings["prior"] = arguments.class_images
-    FitConfig.from_dict(settings)  # a wrong name or type shows here
     return settings

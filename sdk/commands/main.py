@@ -9,6 +9,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..errors import SdkError
+from ..lazy import needed_extra
 
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
@@ -21,11 +22,6 @@ _COMMANDS = {
     "verify": "check a pack's files and its base model, and say which tools load it",
     "doctor": "show what this machine has",
 }
-
-
-# What a smaller installation lacks, and the extra that brings it.
-_EXTRAS = dict.fromkeys(("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"), "torch")
-_EXTRAS |= {"onnxruntime": "deploy", "tokenizers": "deploy", "onnx": "onnx", "onnxscript": "onnx"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,11 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"personalizer {parsed.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        needed = needed_extra(error)
+        if needed is None:
             raise
-        needed = f"this needs {error.name}; run: pip install 'personalizer-sdk[{extra}]'"
-        print(f"personalizer {parsed.command}: {needed}", file=sys.stderr)
+        print(f"personalizer {parsed.command}: this {needed}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"personalizer {parsed.command}: interrupted", file=sys.stderr)

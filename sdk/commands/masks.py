@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     resolved = resolve_concepts(arguments.concept)
     from ..files import prepare_output_folder
-    from ..images import load_image
+    from ..images.image_io import load_image
 
     picture = load_image(arguments.image)
     folder = prepare_output_folder(arguments.output)

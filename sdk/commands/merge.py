@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..merging import merge
+    from ..combine.merging import merge
+    from ..combine.routing import with_own_tokens
     from ..pack import ConceptPack
-    from ..routing import with_own_tokens
 
     packs = [ConceptPack.from_pretrained(folder) for folder in arguments.packs]
     with_own_tokens(packs)  # mistakes show before the model is loaded

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..onnx_folder import MANIFEST
+from ..deploy.onnx_folder import MANIFEST
+from ..exports import FORMATS, load_format
+from ..exports.result import default_name
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = "personalizer verify my-pets"
@@ -27,7 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _pack(arguments: argparse.Namespace, path: Path) -> None:
-    from ..exports.webui import default_name, prompts_for
     from ..pack import UNET, WEIGHTS, ConceptPack
 
     pack = ConceptPack.from_pretrained(path)
@@ -44,14 +45,11 @@ def _pack(arguments: argparse.Namespace, path: Path) -> None:
         return
     if not pack.key_value:
         return
-    typed, comfy = prompts_for(pack, default_name(path))
     export = f"personalizer export {path} --output DIR --format"
     print(f"{WEIGHTS}: this package; others after one of these:")
-    print(f"  {export} onnx       ONNX Runtime, {pack.prompt!r}")
-    print(f"  {export} lora       diffusers: load_lora_weights, load_textual_inversion, {pack.prompt!r}")
-    print(f"  {export} diffusers --pickle   diffusers: unet.load_attn_procs, load_textual_inversion, {pack.prompt!r}")
-    print(f"  {export} webui      A1111, Forge: {typed!r}")
-    print(f"                      ComfyUI: {comfy!r}")
+    for name in FORMATS:
+        for line in load_format(name).loads_in(pack, export, default_name(path)):
+            print(line)
 
 
 def _adapter(path: Path) -> None:
@@ -61,7 +59,7 @@ def _adapter(path: Path) -> None:
     print("file: whole")
     print(f"base model: {adapter.base.name}, exported with --shared")
     print(f"concepts: {', '.join(c.phrase for c in adapter.concepts)}")
-    print(f'loads in: sdk.deploy.OnnxPersonalizer, add_pack("mine", "{path}"), packs="mine"')
+    print(f'loads in: sdk.deploy.OnnxPersonalizer, add_pack("mine", "{path}"), concepts="mine"')
 
 
 def _folder(path: Path) -> None:

@@ -15,7 +15,7 @@ import onnxruntime
 from ..concepts import MAX_CONCEPTS, Concept
 from ..errors import MissingFileError, PackError
 from ..files import reporting_full_disk
-from ..identity import BaseIdentity
+from ..model.fingerprint import BaseIdentity
 
 VERSION = 1
 ROWS, ABOUT = "token_rows", "personalizer.json"

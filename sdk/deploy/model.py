@@ -15,10 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from ..concepts import Concept
 from ..errors import BaseModelError, InputError, MissingFileError
 from ..files import sha256_file
-from ..identity import BaseIdentity
-from ..onnx_folder import FORMAT_VERSION, MANIFEST
-from .prompts import Prompts
+from ..model.fingerprint import BaseIdentity
+from .onnx_folder import FORMAT_VERSION, MANIFEST
 from .schedulers import Levels
+from .tokenizer import PromptTokenizer
 
 _PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 _SMALL = 1 << 20  # bytes; smaller files are hashed whenever a folder is opened, graphs when it is verified
@@ -88,18 +88,20 @@ class ExportedModel:
     Attributes:
         graphs: by part; ``kv_projection`` in shared folders only.
         about: the manifest.
-        prompts: the base model's tokenizer.
+        tokenizer: the base model's.
         levels: the noise levels.
         channels: of the latents.
         cell: pixels to a latent, along one side.
+        size_multiple: sides of pictures must be multiples of this many pixels.
     """
 
     graphs: dict[str, Graph]
     about: dict[str, Any]
-    prompts: Prompts
+    tokenizer: PromptTokenizer
     levels: Levels
     channels: int
     cell: int
+    size_multiple: int
 
     @property
     def shared(self) -> bool:
@@ -144,7 +146,9 @@ class ExportedModel:
         unet = _read(root / "unet" / "config.json")
         cell = int(about["base_model"]["resolution"]) // int(unet["sample_size"])
         levels = Levels(_read(root / "scheduler" / "scheduler_config.json"))
-        return cls(graphs, about, _prompts(root / "tokenizer", about), levels, int(unet["in_channels"]), cell)
+        multiple = cell * 2 ** (len(unet["block_out_channels"]) - 1)
+        tokenizer = _tokenizer(root / "tokenizer", about)
+        return cls(graphs, about, tokenizer, levels, int(unet["in_channels"]), cell, multiple)
 
 
 def check_folder(root: Path, *, all_hashes: bool = False) -> dict[str, Any]:
@@ -182,10 +186,10 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _prompts(folder: Path, about: dict[str, Any]) -> Prompts:
+def _tokenizer(folder: Path, about: dict[str, Any]) -> PromptTokenizer:
     settings = _read(folder / "tokenizer_config.json")
     padding = settings["pad_token"]
-    return Prompts(
+    return PromptTokenizer(
         (folder / "tokenizer.json").read_text(encoding="utf-8"),
         int(settings["model_max_length"]),
         padding["content"] if isinstance(padding, dict) else padding,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,27 +12,30 @@ import numpy as np
 from PIL import Image
 
 from ..concepts import Concept
+from ..drawing_rules import (
+    Generation,
+    Progress,
+    check_cancelled,
+    check_counts,
+    check_size,
+    check_steps,
+    one_each,
+    picture_and_hole,
+    skipped_steps,
+)
 from ..errors import BaseModelError, InputError
-from ..images import square
+from ..images.image_io import load_image, square
+from ..runtime import Event
 from .adapters import ROWS, Adapter, read_adapter
 from .model import ExportedModel
 from .noise import Noise
 from .pixels import from_pixels, mask_cells, to_pixels
 from .schedulers import Ddim, DpmSolver, Scheduler
 
+Picture = str | Path | Image.Image
 SCHEDULERS = ("ddim", "dpm")
 _BATCH = 8
-
-
-class Cancelled(Exception):
-    """Raised by ``generate`` when its ``cancel`` event was set."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Pictures, in the order of the prompts."""
-
-    images: list[Image.Image]
+log = logging.getLogger("sdk")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class OnnxPersonalizer:
         self,
         prompt: str | Sequence[str],
         *,
+        concepts: str | Sequence[str | None] | None = None,
         packs: str | Sequence[str | None] | None = None,
         num_images: int = 1,
         seed: int | None = None,
@@ -112,14 +117,15 @@ class OnnxPersonalizer:
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        callback: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Generation:
         """Draw pictures; arguments as in :meth:`sdk.Personalizer.generate`, and the same pictures for the same seed.
 
         Args:
             prompt: what to draw; several prompts share batches.
-            packs: the name of an added pack, or one (or ``None``) for each prompt.
+            concepts: the name of an added pack, or one (or ``None``) for each prompt.
+            packs: the same by another name.
             num_images: pictures per prompt.
             seed: picture ``i`` of the call has the noise of ``seed + i``; ``None``: at random.
             num_inference_steps: of the sampler.
@@ -127,123 +133,156 @@ class OnnxPersonalizer:
             eta: of DDIM.
             scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on.
             negative_prompt: what to steer away from; one for all, or one per prompt.
-            height: in pixels; default the model's.
+            height: in pixels, a multiple of the model's ``size_multiple``; default the model's.
             width: likewise.
-            callback: called with the steps done and the steps in all, of each batch.
-            cancel: an event; once set, :class:`Cancelled` is raised before the next step.
+            progress: called with a :class:`sdk.runtime.Event` after each step of each batch.
+            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
 
         Raises:
             InputError: an unknown pack or token, wrong counts or sizes.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise InputError("give at least one prompt")
-        if num_images < 1:
-            raise InputError(f"num_images must be at least 1, got {num_images}")
-        chosen = self._packs_for(prompts, packs)
-        negatives = _one_each(negative_prompt or "", len(prompts), "negative prompt")
-        for text, pack in zip(prompts, chosen, strict=True):
-            self.model.prompts.check(text, self._concepts(pack))
-        first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        rows = [(i, first + i * num_images + k) for i in range(len(prompts)) for k in range(num_images)]
-        sampler = _sampler(scheduler, self.model, num_inference_steps, eta)
-        scale = float(self.model.about["guidance_scale"]) if guidance_scale is None else guidance_scale
-        shape = (self.model.channels, self._cells(height, "height"), self._cells(width, "width"))
-        images: list[Image.Image] = []
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
-            wanted = [(chosen[i], prompts[i]) for i, _ in part]
-            minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []
-            noises = [Noise(own) for _, own in part]
-            images += self._draw(minus, wanted, noises, shape, sampler(), scale, callback, cancel, None)
-        return Generation(images)
+        named = concepts if packs is None else packs
+        return self._drawn(
+            prompts,
+            named,
+            negative_prompt,
+            num_images=num_images,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            scheduler=scheduler,
+            size=(height, width),
+            progress=progress,
+            cancel=cancel,
+        )
 
     def img2img(
         self,
-        image: Image.Image,
+        image: Picture,
         prompt: str,
         *,
-        pack: str | None = None,
         strength: float = 0.6,
-        seed: int = 0,
+        concepts: str | None = None,
+        num_images: int = 1,
+        seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         eta: float = 1.0,
-        negative_prompt: str = "",
-        callback: Callable[[int, int], None] | None = None,
+        scheduler: str = "ddim",
+        negative_prompt: str | None = None,
+        progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Generation:
         """Draw a picture anew, the more of it the larger ``strength`` in (0, 1]; its centre square is used.
 
-        The other arguments are those of :meth:`generate`, with DDIM.
+        The other arguments are those of :meth:`generate`.
         """
-        if not 0 < strength <= 1:
-            raise InputError(f"strength must lie above 0 and at most at 1, got {strength}")
-        sampler = _sampler("ddim", self.model, num_inference_steps, eta)()
-        texts = (negative_prompt, prompt)
-        return self._from_picture(
-            image, None, texts, pack, strength, Noise(seed), sampler, guidance_scale, callback, cancel
+        clean = self._encoded(square(load_image(image), self.model.resolution))
+        return self._drawn(
+            [prompt],
+            concepts,
+            negative_prompt,
+            num_images=num_images,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            scheduler=scheduler,
+            start=Start(clean, strength),
+            progress=progress,
+            cancel=cancel,
         )
 
     def inpaint(
         self,
-        image: Image.Image,
-        mask: Image.Image,
+        image: Picture,
+        mask: Picture,
         prompt: str,
         *,
-        pack: str | None = None,
-        seed: int = 0,
+        concepts: str | None = None,
+        num_images: int = 1,
+        seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         eta: float = 1.0,
-        negative_prompt: str = "",
-        callback: Callable[[int, int], None] | None = None,
+        scheduler: str = "ddim",
+        negative_prompt: str | None = None,
+        progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Generation:
         """Redraw the white part of ``mask`` in ``image``; the rest keeps its pixels. The centre square is used.
 
-        The other arguments are those of :meth:`generate`, with DDIM.
+        The other arguments are those of :meth:`generate`.
         """
-        if image.size != mask.size:
-            raise InputError(f"the mask must have the picture's size {image.size}, got {mask.size}; resize it")
-        sampler = _sampler("ddim", self.model, num_inference_steps, eta)()
-        texts = (negative_prompt, prompt)
-        return self._from_picture(image, mask, texts, pack, 1.0, Noise(seed), sampler, guidance_scale, callback, cancel)
-
-    def _from_picture(
-        self,
-        image: Image.Image,
-        mask: Image.Image | None,
-        texts: tuple[str, str],
-        pack: str | None,
-        strength: float,
-        noise: Noise,
-        sampler: Scheduler,
-        guidance: float | None,
-        callback: Callable[[int, int], None] | None,
-        cancel: threading.Event | None,
-    ) -> Generation:
-        negative, prompt = texts
-        (chosen,) = self._packs_for([prompt], pack)
-        self.model.prompts.check(prompt, self._concepts(chosen))
         side = self.model.resolution
-        picture = square(image.convert("RGB"), side)
-        encoded = self.model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
-        clean = encoded[:, : self.model.channels].astype(np.float32) * np.float32(self.model.about["scaling_factor"])
-        hole = None
-        if mask is not None:
-            white = square(mask.convert("L"), side).point(lambda level: 255 if level >= 128 else 0)
-            if white.getbbox() is None:
-                raise InputError("the mask is black everywhere; paint white what is to be redrawn")
-            hole = mask_cells(white, side // self.model.cell)
-        scale = float(self.model.about["guidance_scale"]) if guidance is None else guidance
-        minus = [(chosen, negative)] if scale > 1 else []
-        start = Start(clean, strength, hole)
-        wanted = [(chosen, prompt)]
-        images = self._draw(minus, wanted, [noise], clean.shape[1:], sampler, scale, callback, cancel, start)
-        if mask is not None:
-            images = [Image.composite(new, picture, white) for new in images]
-        return Generation(images)
+        picture, hole = picture_and_hole(image, mask, side)
+        cells = mask_cells(hole, side // self.model.cell)
+        drawn = self._drawn(
+            [prompt],
+            concepts,
+            negative_prompt,
+            num_images=num_images,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            scheduler=scheduler,
+            start=Start(self._encoded(picture), 1.0, cells),
+            progress=progress,
+            cancel=cancel,
+        )
+        return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
+
+    def _drawn(
+        self,
+        prompts: list[str],
+        named: str | Sequence[str | None] | None,
+        negative_prompt: str | Sequence[str] | None,
+        *,
+        num_images: int,
+        seed: int | None,
+        num_inference_steps: int,
+        guidance_scale: float | None,
+        eta: float,
+        scheduler: str,
+        progress: Progress | None,
+        cancel: threading.Event | None,
+        size: tuple[int | None, int | None] = (None, None),
+        start: Start | None = None,
+    ) -> Generation:
+        """Check everything, then draw a batch at a time."""
+        check_counts(prompts, num_images)
+        chosen = self._packs_for(prompts, named)
+        negatives = one_each(negative_prompt or "", len(prompts), "negative prompt")
+        found = [self.model.tokenizer.check(t, self._concepts(p)) for t, p in zip(prompts, chosen, strict=True)]
+        notes = [note for note in found if note is not None]
+        for note in notes:
+            log.warning(note)
+        check_size(*size, self.model.size_multiple)
+        check_steps(num_inference_steps)
+        sampler = _sampler(scheduler, self.model, num_inference_steps, eta)
+        if start is not None:
+            skipped_steps(num_inference_steps, start.strength)
+        first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        rows = [(i, first + i * num_images + k) for i in range(len(prompts)) for k in range(num_images)]
+        scale = float(self.model.about["guidance_scale"]) if guidance_scale is None else guidance_scale
+        height, width = ((self.model.resolution if s is None else s) // self.model.cell for s in size)
+        images: list[Image.Image] = []
+        for begin in range(0, len(rows), _BATCH):
+            part = rows[begin : begin + _BATCH]
+            wanted = [(chosen[i], prompts[i]) for i, _ in part]
+            minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []
+            noises = [Noise(own) for _, own in part]
+            shape = (self.model.channels, height, width)
+            images += self._draw(minus, wanted, noises, shape, sampler(), scale, progress, cancel, start)
+        return Generation(images, notes)
+
+    def _encoded(self, picture: Image.Image) -> np.ndarray:
+        """A square picture's latents ``[1, C, h, w]``."""
+        parameters = self.model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
+        return parameters[:, : self.model.channels].astype(np.float32) * np.float32(self.model.about["scaling_factor"])
 
     def _draw(
         self,
@@ -253,7 +292,7 @@ class OnnxPersonalizer:
         shape: tuple[int, ...],
         sampler: Scheduler,
         scale: float,
-        callback: Callable[[int, int], None] | None,
+        progress: Progress | None,
         cancel: threading.Event | None,
         start: Start | None,
     ) -> list[Image.Image]:
@@ -267,12 +306,11 @@ class OnnxPersonalizer:
         skipped = 0
         if start is not None:
             kept_noise = np.concatenate([Noise(noise.seed + 1).normal(shape)[None] for noise in noises])
-            skipped = len(sampler.timesteps) - max(round(len(sampler.timesteps) * start.strength), 1)
+            skipped = skipped_steps(len(sampler.timesteps), start.strength)
             if start.strength < 1:
                 sample = self.model.levels.add_noise(start.clean, sample, int(sampler.timesteps[skipped]))
         for index in range(skipped, len(sampler.timesteps)):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("the drawing was cancelled")
+            check_cancelled(cancel)
             both = np.concatenate([sample, sample]) if minus else sample
             answer = unet.run({"sample": both, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
             if minus:
@@ -284,8 +322,8 @@ class OnnxPersonalizer:
                 if index + 1 < len(sampler.timesteps):
                     kept = self.model.levels.add_noise(kept, kept_noise, int(sampler.timesteps[index + 1]))
                 sample = start.hole * sample + (1 - start.hole) * kept
-            if callback is not None:
-                callback(index + 1 - skipped, len(sampler.timesteps) - skipped)
+            if progress is not None:
+                progress(Event("draw", index + 1 - skipped, len(sampler.timesteps) - skipped))
         latents = sample / np.float32(self.model.about["scaling_factor"])
         decoder = self.model.graphs["vae_decoder"]
         return [from_pixels(decoder.run({"latent_sample": row[None]})["sample"][0]) for row in latents]
@@ -302,7 +340,7 @@ class OnnxPersonalizer:
         return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
 
     def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
-        feeds = {"input_ids": self.model.prompts.ids(text, self._concepts(pack))[None]}
+        feeds = {"input_ids": self.model.tokenizer.ids(text, self._concepts(pack))[None]}
         if pack is not None:
             feeds[ROWS] = pack.rows
         states = self.model.graphs["text_encoder"].run(feeds)["last_hidden_state"]
@@ -313,7 +351,7 @@ class OnnxPersonalizer:
 
     def _packs_for(self, prompts: list[str], packs: str | Sequence[str | None] | None) -> list[Adapter | None]:
         known = self.packs
-        names = _one_each(packs, len(prompts), "pack")
+        names = one_each(packs, len(prompts), "pack")
         for name in names:
             if name is not None and name not in known:
                 there = ", ".join(known) or "none"
@@ -323,24 +361,8 @@ class OnnxPersonalizer:
     def _concepts(self, pack: Adapter | None) -> list[Concept]:
         return self.model.concepts if pack is None else pack.concepts
 
-    def _cells(self, size: int | None, name: str) -> int:
-        cell = self.model.cell
-        size = self.model.resolution if size is None else size
-        if size < 8 * cell or size % (8 * cell):
-            raise InputError(f"{name} must be a positive multiple of {8 * cell}, got {size}")
-        return size // cell
-
 
 def _sampler(name: str, model: ExportedModel, steps: int, eta: float) -> Callable[[], Scheduler]:
     if name not in SCHEDULERS:
         raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
-    if not 1 <= steps < 1000:
-        raise InputError(f"num_inference_steps must lie between 1 and 999, got {steps}")
     return lambda: Ddim(model.levels, steps, eta) if name == "ddim" else DpmSolver(model.levels, steps)
-
-
-def _one_each(given, count: int, what: str) -> list:
-    values = [given] * count if given is None or isinstance(given, str) else list(given)
-    if len(values) != count:
-        raise InputError(f"give one {what}, or one for each of the {count} prompts, got {len(values)}")
-    return values

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +21,8 @@ from torch import Tensor
 
 from ..concepts import Concept, resolve_concepts
 from ..errors import InputError, MissingFileError, PackError
+from ..model.base_model import BaseModel
 from ..pack import ConceptPack
-
-if TYPE_CHECKING:
-    from ..personalizer import Personalizer
 
 _DIFFUSERS = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
 _PLAIN = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.weight")
@@ -47,7 +45,7 @@ def compvis_to_diffusers(block: str) -> str:
 def import_pack(
     path: str | Path,
     concepts: Sequence[str | Concept],
-    personalizer: Personalizer,
+    base: BaseModel,
     *,
     allow_pickle: bool = False,
 ) -> ConceptPack:
@@ -57,7 +55,7 @@ def import_pack(
         path: ``delta.bin``, ``delta_epoch=*.ckpt``, a safetensors file with the same keys, or a folder in diffusers'
             layout.
         concepts: class nouns (or :class:`Concept` objects), which these files do not hold, in the order of the tokens.
-        personalizer: the base model that the weights belong to.
+        base: the base model that the weights belong to.
         allow_pickle: read ``.bin``, ``.ckpt`` and ``.pt``; without running code they may hold.
 
     Raises:
@@ -73,11 +71,11 @@ def import_pack(
         weights, tokens = _split(_read(source, allow_pickle), source)
     if len(tokens) != len(resolved):
         raise InputError(f"{source} holds {len(tokens)} tokens; name as many classes, in their order")
-    base = personalizer.pipe.unet
+    unet = base.pipe.unet
     pairs: dict[str, dict[str, Tensor]] = {}
     for (layer, which), weight in weights.items():
         try:
-            own = base.get_submodule(layer).get_parameter(f"to_{which}.weight")
+            own = unet.get_submodule(layer).get_parameter(f"to_{which}.weight")
         except AttributeError as error:
             raise PackError(f"{source} has a layer {layer} that the base model lacks; load its base model") from error
         shape = tuple(weight["base"].shape if "base" in weight else (len(weight["u"]), weight["v"].shape[-1]))
@@ -87,12 +85,12 @@ def import_pack(
         pairs.setdefault(layer, {})[which] = full
     if any(set(pair) != {"k", "v"} for pair in pairs.values()):
         raise PackError(f"{source} lacks K or V of a layer; it is incomplete")
-    if any(row.numel() != personalizer.base.context for row in tokens.values()):
-        raise PackError(f"{source} is of another base model: its tokens are not {personalizer.base.context} wide")
+    if any(row.numel() != base.base.context for row in tokens.values()):
+        raise PackError(f"{source} is of another base model: its tokens are not {base.base.context} wide")
     named = [Concept(c.noun, token or c.token) for c, token in zip(resolved, tokens, strict=True)]
     return ConceptPack(
         concepts=named,
-        base=personalizer.base,
+        base=base.base,
         key_value={layer: (pair["k"], pair["v"]) for layer, pair in pairs.items()},
         embeddings=torch.stack([row.float().flatten() for row in tokens.values()]),
         method="imported",

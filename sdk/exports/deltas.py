@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from ..errors import InputError
+from ..model.base_model import BaseModel
 from ..pack import ConceptPack
-from ..routing import refuse_routed
-
-if TYPE_CHECKING:
-    from ..personalizer import Personalizer
 
 
-def key_value_deltas(pack: ConceptPack, personalizer: Personalizer) -> dict[str, Tensor]:
+def key_value_deltas(pack: ConceptPack, base: BaseModel) -> dict[str, Tensor]:
     """Return trained minus base weights of every K and V, float32 ``[hidden, context]``, by ``...attn2.to_k``.
 
     Raises:
         BaseModelError: a pack of another base model.
         InputError: a pack that holds other weights than K and V, or none.
     """
-    personalizer.check_base(pack)
-    refuse_routed(pack)
+    base.check_base(pack.base)
+    pack.check_storable()
     if pack.unet:
         raise InputError(
             f"a pack of {pack.method} changes the whole UNet, which this format cannot hold; export it to onnx"
@@ -31,8 +26,8 @@ def key_value_deltas(pack: ConceptPack, personalizer: Personalizer) -> dict[str,
         raise InputError(f"a pack of {pack.method} holds tokens alone; copy its token files, they load everywhere")
     deltas = {}
     for layer, pair in pack.key_value.items():
-        module = personalizer.pipe.unet.get_submodule(layer)
+        module = base.pipe.unet.get_submodule(layer)
         for which, projection, weight in zip("kv", (module.to_k, module.to_v), pair, strict=True):
-            base = getattr(projection, "base_layer", projection).weight.detach().float().cpu()
-            deltas[f"{layer}.to_{which}"] = weight.float() - base
+            own = getattr(projection, "base_layer", projection).weight.detach().float().cpu()
+            deltas[f"{layer}.to_{which}"] = weight.float() - own
     return deltas

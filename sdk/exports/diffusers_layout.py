@@ -7,63 +7,84 @@ only written when asked for. Our own loader, :func:`load_into`, takes any pack a
 
 from __future__ import annotations
 
+import argparse
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..attention import cross_attention_layers
 from ..errors import InputError
-from ..files import prepare_output_folder, write_bytes
-from ..pack import WEIGHTS, ConceptPack
-from ..routing import refuse_routed
+from .result import Export
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+    from torch import Tensor
 
-    from ..personalizer import Personalizer
+    from ..model.base_model import BaseModel
+    from ..pack import ConceptPack
 
 BINARY = "pytorch_custom_diffusion_weights.bin"
 
 
-def export_diffusers(
-    pack: ConceptPack, personalizer: Personalizer, folder: str | Path, *, pickle: bool = False
-) -> list[Path]:
-    """Write the layout's weights and one file per token; with ``pickle``, also the ``.bin`` that diffusers loads.
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Options of the command line."""
+    group.add_argument("--pickle", action="store_true", help="also the .bin that diffusers loads by itself")
+
+
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of :func:`export`."""
+    return {"pickle": arguments.pickle}
+
+
+def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bool = False) -> Export:
+    """Write the layout's weights and one file per token.
+
+    Args:
+        pack: what to export.
+        base: its base model.
+        folder: where to write.
+        pickle: also write the ``.bin`` that diffusers loads.
 
     Raises:
         InputError: a pack that holds other weights than K and V.
     """
-    personalizer.check_base(pack)
-    refuse_routed(pack)
+    from ..files import prepare_output_folder, write_bytes
+    from ..pack import WEIGHTS
+    from .tokens import export_tokens
+
+    base.check_base(pack.base)
+    pack.check_storable()
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
     destination = prepare_output_folder(folder)
     written = [destination / WEIGHTS, *export_tokens(pack, destination)]
     write_bytes(written[0], pack.weights_bytes())
     if pickle:
-        entries: dict[str, Any] = {}
-        for name in personalizer.pipe.unet.attn_processors:
-            layer = name.removesuffix(".processor")
-            if layer not in pack.key_value:
-                entries[name] = {}
-                continue
-            for which, weight in zip("kv", pack.key_value[layer], strict=True):
-                entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
-        content = io.BytesIO()
-        torch.save(entries, content)
-        write_bytes(destination / BINARY, content.getvalue())
         written.append(destination / BINARY)
-    return written
+        write_bytes(written[-1], _pickled(pack, base))
+    return Export(written, [f"try: sdk.exports.diffusers_layout.load_into(pipe, pack), prompt {pack.prompt!r}"])
 
 
-def export_tokens(pack: ConceptPack, folder: str | Path) -> list[Path]:
-    """Write one textual-inversion file per token, which ``load_textual_inversion`` takes."""
-    for name, content in pack.token_files().items():
-        write_bytes(Path(folder) / name, content)
-    return [Path(folder) / name for name in pack.token_files()]
+def loads_in(pack: ConceptPack, command: str, name: str) -> list[str]:
+    """What loads the export, for ``verify``."""
+    how = f"diffusers: unet.load_attn_procs, load_textual_inversion, {pack.prompt!r}"
+    return [f"  {command} diffusers --pickle   {how}"]
+
+
+def _pickled(pack: ConceptPack, base: BaseModel) -> bytes:
+    """The layout's ``.bin`` file: an entry for every attention, empty where a pack has nothing to say."""
+    import torch
+
+    entries: dict[str, Any] = {}
+    for name in base.pipe.unet.attn_processors:
+        layer = name.removesuffix(".processor")
+        if layer not in pack.key_value:
+            entries[name] = {}
+            continue
+        for which, weight in zip("kv", pack.key_value[layer], strict=True):
+            entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
+    content = io.BytesIO()
+    torch.save(entries, content)
+    return content.getvalue()
 
 
 def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
@@ -74,7 +95,11 @@ def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
     Raises:
         InputError: layers the pipeline's UNet does not have, or tokens it already knows.
     """
-    refuse_routed(pack)
+    import torch
+
+    from ..model.layers import cross_attention_layers
+
+    pack.check_storable()
     layers = cross_attention_layers(pipe.unet)
     missing = set(pack.key_value) - set(layers)
     if missing:

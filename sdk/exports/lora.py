@@ -6,74 +6,79 @@ smallest whose error, relative to all of dW, is at most what is asked for; at fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-import torch.nn.functional as F
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import prepare_output_folder, write_bytes
-from ..pack import ConceptPack
-from . import LORA_DIALECTS
-from .deltas import key_value_deltas
-from .modelspec import modelspec
+from .result import Export
 
 if TYPE_CHECKING:
-    from ..personalizer import Personalizer
+    from torch import Tensor
 
+    from ..model.base_model import BaseModel
+    from ..pack import ConceptPack
+
+DIALECTS = ("peft", "kohya")
 FILE = "pytorch_lora_weights.safetensors"
 
 
-@dataclass(frozen=True)
-class LoraExport:
-    """What was written.
-
-    Attributes:
-        path: of the file.
-        rank: of every matrix.
-        error: relative Frobenius error of all changes together.
-    """
-
-    path: Path
-    rank: int
-    error: float
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Options of the command line."""
+    group.add_argument("--dialect", choices=DIALECTS, default="peft", help="kohya: for every other tool")
+    group.add_argument("--error", type=float, default=0.05, help="largest relative error of the changes; default 0.05")
+    group.add_argument("--rank", type=int, help="instead of --error")
 
 
-def export_lora(
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of :func:`export`."""
+    return {"dialect": arguments.dialect, "error": arguments.error, "rank": arguments.rank}
+
+
+def export(
     pack: ConceptPack,
-    personalizer: Personalizer,
+    base: BaseModel,
     folder: str | Path,
     *,
     dialect: str = "peft",
     error: float = 0.05,
     rank: int | None = None,
-    dtype: torch.dtype = torch.float16,
-) -> LoraExport:
-    """Write a pack's K and V as a LoRA, ``pytorch_lora_weights.safetensors``; its tokens travel in their own files.
+    half: bool = True,
+) -> Export:
+    """Write a pack's K and V as a LoRA, ``pytorch_lora_weights.safetensors``, and its tokens in files of their own.
 
     Args:
         pack: what to export.
-        personalizer: its base model.
+        base: its base model.
         folder: where to write.
         dialect: ``"peft"``, diffusers' own keys, or ``"kohya"``, which every other tool reads too.
         error: largest relative error of the changes; the rank follows from it.
         rank: instead of ``error``.
-        dtype: of the matrices; their rounding is not in ``error``.
+        half: float16 matrices instead of float32; their rounding is not in ``error``.
+
+    Returns:
+        Its figures are the ``rank`` of every matrix and the relative Frobenius ``error`` of all changes together.
 
     Raises:
         InputError: an unknown dialect, a rank below 1, or a pack that a LoRA cannot hold.
     """
-    if dialect not in LORA_DIALECTS:
-        raise InputError(f"there is no LoRA dialect {dialect!r}; choose one of {', '.join(LORA_DIALECTS)}")
+    import torch
+    import torch.nn.functional as F
+    from safetensors.torch import save
+
+    from ..files import prepare_output_folder, write_bytes
+    from .deltas import key_value_deltas
+    from .modelspec import modelspec
+    from .tokens import export_tokens
+
+    if dialect not in DIALECTS:
+        raise InputError(f"there is no LoRA dialect {dialect!r}; choose one of {', '.join(DIALECTS)}")
     if rank is not None and rank < 1:
         raise InputError(f"the rank of a LoRA must be at least 1, got {rank}")
-    parts = {name: torch.linalg.svd(d, full_matrices=False) for name, d in key_value_deltas(pack, personalizer).items()}
+    parts = {name: torch.linalg.svd(d, full_matrices=False) for name, d in key_value_deltas(pack, base).items()}
     spectra = [s for _, s, _ in parts.values()]
     chosen = rank if rank is not None else smallest_rank(spectra, error)
+    dtype = torch.float16 if half else torch.float32
     tensors: dict[str, Tensor] = {}
     for name, (u, s, vh) in parts.items():
         # Smaller matrices are filled up with zeros: tools disagree on ranks that differ from layer to layer.
@@ -81,10 +86,20 @@ def export_lora(
         up = F.pad((u * s)[:, :chosen], (0, missing)).to(dtype)
         tensors |= _named(name, up, F.pad(vh[:chosen], (0, 0, 0, missing)).to(dtype), dialect)
     metadata = modelspec(pack, "lora") | {"format": "pt"}
-    path = Path(folder) / FILE
-    prepare_output_folder(path.parent)
+    path = prepare_output_folder(folder) / FILE
     write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata))
-    return LoraExport(path, chosen, relative_error(spectra, chosen))
+    paths = [path, *export_tokens(pack, folder)]
+    made = relative_error(spectra, chosen)
+    usage = [
+        f"rank {chosen}, relative error {made:.3f}",
+        f"try: load_lora_weights and load_textual_inversion of diffusers, prompt {pack.prompt!r}",
+    ]
+    return Export(paths, usage, figures={"rank": chosen, "error": made})
+
+
+def loads_in(pack: ConceptPack, command: str, name: str) -> list[str]:
+    """What loads the export, for ``verify``."""
+    return [f"  {command} lora       diffusers: load_lora_weights, load_textual_inversion, {pack.prompt!r}"]
 
 
 def relative_error(spectra: list[Tensor], rank: int) -> float:
@@ -101,6 +116,8 @@ def smallest_rank(spectra: list[Tensor], error: float) -> int:
 
 
 def _named(name: str, up: Tensor, down: Tensor, dialect: str) -> dict[str, Tensor]:
+    import torch
+
     if dialect == "peft":
         return {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
     key = "lora_unet_" + name.replace(".", "_")

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ..attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors, cross_attention_layers
 from ..concepts import MAX_CONCEPTS
+from ..model.attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors
+from ..model.layers import cross_attention_layers
 
 OPSET = 20
 _EXTERNAL_ABOVE = 1 << 31  # bytes; protobuf holds no more in one file
@@ -171,6 +172,7 @@ def write_graph(
         )
     assert program is not None  # only when written straight to a file
     model = program.model_proto
+    _forget_sources(model.graph)
     for name, value in (defaults or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.detach().cpu().numpy(), name))
         if fixed:
@@ -184,6 +186,17 @@ def write_graph(
     else:
         onnx.save_model(model, path)
     return path
+
+
+def _forget_sources(graph: Any) -> None:
+    """Drop the exporter's notes on every node: they hold paths of this machine, and most of a small model's bytes."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _forget_sources(attribute.g)
+    for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
 
 
 def free(*dimensions: int) -> dict[int, Any]:

@@ -7,70 +7,78 @@ add to their own; ``bundle_emb.NAME-new1.string_to_param.*`` a token. Tools that
 
 from __future__ import annotations
 
+import argparse
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from safetensors.torch import save
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import prepare_output_folder, write_bytes
-from ..pack import ConceptPack
-from .deltas import key_value_deltas
-from .modelspec import modelspec
+from .result import Export, default_name
 
 if TYPE_CHECKING:
-    from ..personalizer import Personalizer
+    from ..model.base_model import BaseModel
+    from ..pack import ConceptPack
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True)
-class WebuiExport:
-    """What was written.
-
-    Attributes:
-        paths: the weights' file, then one per token.
-        prompt: what to type in A1111 and Forge.
-        comfy_prompt: what to type in ComfyUI, the weights' file loaded by a LoRA node at strength 1.
-    """
-
-    paths: list[Path]
-    prompt: str
-    comfy_prompt: str
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Options of the command line."""
+    group.add_argument("--name", help="of files and in prompts; default the pack folder's")
 
 
-def export_webui(pack: ConceptPack, personalizer: Personalizer, folder: str | Path, name: str) -> WebuiExport:
-    """Write a pack for the user interfaces.
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of :func:`export`."""
+    return {"name": arguments.name or default_name(arguments.pack)}
+
+
+def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str = "pack") -> Export:
+    """Write a pack for the user interfaces: the weights' file, then one per token.
 
     Args:
         pack: what to export.
-        personalizer: its base model.
+        base: its base model.
         folder: where to write.
         name: of the files and in prompts; letters, digits, ``-`` and ``_``.
+
+    Returns:
+        Its prompts say what to type in A1111 and Forge, and in ComfyUI (the weights' file loaded by a LoRA node at
+        strength 1).
 
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
+    from safetensors.torch import save
+
+    from ..files import prepare_output_folder, write_bytes
+    from .deltas import key_value_deltas
+    from .modelspec import modelspec
+
     prompt, comfy_prompt = prompts_for(pack, name)
     words = _words(pack, name)
     tensors = {
         f"lora_unet_{key.replace('.', '_')}.diff": delta.half().contiguous()
-        for key, delta in key_value_deltas(pack, personalizer).items()
+        for key, delta in key_value_deltas(pack, base).items()
     }
+    destination = prepare_output_folder(folder)
     files = []
     for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
         word = words[concept.token]
         tensors[f"bundle_emb.{word}.string_to_param.*"] = row[None].clone()
-        path = Path(folder) / f"{word}.safetensors"
-        files.append((path, save({"emb_params": row[None].clone()}, metadata=modelspec(pack, "textual-inversion"))))
-    weights = Path(folder) / f"{name}.safetensors"
-    prepare_output_folder(weights.parent)
+        content = save({"emb_params": row[None].clone()}, metadata=modelspec(pack, "textual-inversion"))
+        files.append((destination / f"{word}.safetensors", content))
+    weights = destination / f"{name}.safetensors"
     write_bytes(weights, save(tensors, metadata=modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"}))
     for path, content in files:
         write_bytes(path, content)
-    return WebuiExport([weights, *(path for path, _ in files)], prompt, comfy_prompt)
+    prompts = {"A1111, Forge": prompt, "ComfyUI": comfy_prompt}
+    return Export([weights, *(path for path, _ in files)], prompts=prompts)
+
+
+def loads_in(pack: ConceptPack, command: str, name: str) -> list[str]:
+    """What loads the export, for ``verify``."""
+    typed, comfy = prompts_for(pack, name)
+    return [f"  {command} webui      A1111, Forge: {typed!r}", f"                      ComfyUI: {comfy!r}"]
 
 
 def prompts_for(pack: ConceptPack, name: str) -> tuple[str, str]:
@@ -85,11 +93,6 @@ def prompts_for(pack: ConceptPack, name: str) -> tuple[str, str]:
     for token, word in _words(pack, name).items():
         typed, comfy = typed.replace(token, word), comfy.replace(token, f"embedding:{word}")
     return f"{typed} <lora:{name}:1>", comfy
-
-
-def default_name(folder: str | Path) -> str:
-    """Return a pack folder's name as prompts can hold it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(folder).resolve().name).strip("-") or "pack"
 
 
 def _words(pack: ConceptPack, name: str) -> dict[str, str]:

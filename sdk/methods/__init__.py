@@ -1,11 +1,15 @@
-"""Methods by name. Each has one file that reads like its paper."""
+"""Methods by name. Each is one file that reads like its paper: its class, its own settings, its presets."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from ..errors import InputError
 
+__all__ = ["METHODS", "PRESETS", "check_method", "method_class"]
+
+# What a method's file and class are called; imported when it is asked for, because that loads torch.
 METHODS = {
     "disendiff": "DisenDiff",
     "attencraft": "AttenCraft",
@@ -14,6 +18,7 @@ METHODS = {
     "textual_inversion": "TextualInversion",
     "break_a_scene": "BreakAScene",
 }
+PRESETS = ("best", "reference", "paper", "code")
 
 
 def check_method(name: str) -> None:
@@ -22,7 +27,7 @@ def check_method(name: str) -> None:
         raise InputError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> Any:
     """Return the class of a method, or raise :class:`InputError` if there is none of this name."""
     check_method(name)
     return getattr(import_module(f".{name}", __name__), METHODS[name])

@@ -8,30 +8,93 @@ The start token's mask is the background.
 
 Of the released code's defects three are mended in every preset: every token trains (there only the first does), there
 may be any number of concepts, and any base model. Its masks, sampling and losses are kept, see
-:class:`sdk.options.AttenCraftOptions`. The paper's sampling by attention is not published as a formula; ours is
+:class:`AttenCraftOptions`. The paper's sampling by attention is not published as a formula; ours is
 :func:`sampling_shares`.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..learner import Batch, Learner, View
-from ..looking import masks_at
-from ..masks import at_side, js_divergence, rescaled, resized, ssim, usable
+from ..data.batch import Batch, View
+from ..errors import InputError
+from ..masks.segmentation import at_side, rescaled, resized, usable
+from ..masks.similarity import js_divergence, ssim
+from ..plain import setting
+from ..settings import MethodOptions
+from .base import PLAIN_PICTURES, Method
 
+SAMPLINGS = ("uniform", "attention")
 _LARGEST_SHARE = 0.8  # of the rows that show one concept, however weakly it is attended to
 
 
-class AttenCraft(Learner):
+@dataclass(frozen=True, kw_only=True)
+class AttenCraftOptions(MethodOptions):
+    """Settings of AttenCraft alone; defaults as in the released code. How it makes masks is in ``masks``."""
+
+    refresh_every: int = setting(
+        20, "steps between attempts to renew the masks, in a row that names all concepts; 0 for none"
+    )
+    refresh_noise: int = setting(1000, "these masks are taken at timesteps below it, of 1000 (code: any)")
+    refresh_similarity: float = setting(
+        0.8, "structural similarity with the present masks below which new ones are refused"
+    )
+    masked: bool = setting(True, "the denoising loss counts on the named concepts alone")
+    area_normalised: bool = setting(
+        False, "divide it by the masks' area, not the picture's, so that small concepts learn as fast (ours)"
+    )
+    attention_weight: float = setting(1.0, "of the divergence between maps and masks; 0 leaves it out")
+    sampling: str = setting(
+        "uniform",
+        "'uniform': each concept alone and all together are equally likely; 'attention': a concept that gets less "
+        "attention inside its mask is shown alone more often (the paper announces it, the formula is ours)",
+    )
+    together: float = setting(1 / 3, "probability of naming all concepts")
+
+    def __post_init__(self) -> None:
+        for name in ("refresh_every", "attention_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"attencraft.{name} must not be negative, got {getattr(self, name)}")
+        if not 1 <= self.refresh_noise <= 1000:
+            raise InputError(f"attencraft.refresh_noise must lie between 1 and 1000, got {self.refresh_noise}")
+        if not 0 <= self.together <= 1:
+            raise InputError(f"attencraft.together is a share and must lie between 0 and 1, got {self.together}")
+        if self.sampling not in SAMPLINGS:
+            raise InputError(f"attencraft.sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
+
+
+class AttenCraft(Method):
     """Masked denoising of the named concepts, and a divergence that holds their maps to their masks."""
+
+    Options = AttenCraftOptions
+    presets = {
+        # One picture and one prior a step, effective rate 1e-4, 500 steps, one concept-free prior prompt.
+        "reference": {
+            **PLAIN_PICTURES,
+            "steps": 500,
+            "learning_rate": 1e-4,
+            "batch_size": 2,
+            "loss_scale": 4.0,
+            "swap_order": 0.5,
+            "prior_prompts": ("a photo at the beach",),
+            "masks": {"power": 4, "margin": 0.1, "background": 0.0, "draws": 1, "noise": 300},
+        },
+        "paper": {"attencraft": {"sampling": "attention"}},
+        # Our masks, none renewed at random timesteps, small concepts as loud as large ones.
+        "best": {
+            "masks": {"power": 1, "margin": 0.05, "background": 0.3, "draws": 4, "noise": 250},
+            "attencraft": {"refresh_noise": 250, "area_normalised": True, "sampling": "attention"},
+        },
+    }
+    unused = frozenset({"alone"})  # how often a concept is shown alone is for its own sampling to say
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
-        self.options = self.config.attencraft
         self.scores: Tensor | None = None  # [S], mean attention to each concept inside its mask
 
     def view(self, step: int, rng: random.Random) -> View:
@@ -45,7 +108,7 @@ class AttenCraft(Learner):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss``, ``denoise``, ``prior`` and ``attention``."""
-        found, _ = self.positions(batch.captions, batch.named)
+        found = self.positions.find(batch.captions, batch.named)
         start = torch.tensor([0 if named else -1 for named in batch.named])
         tracked = torch.cat([found[:, :, 0], start[:, None]], 1)
         prediction, target = self.predict(batch, tracked)
@@ -58,7 +121,7 @@ class AttenCraft(Learner):
             if not named:
                 prior.append(error[row].mean())
                 continue
-            denoise.append(self.config.loss_scale * self._masked(error[row], batch, row))
+            denoise.append(self.settings.loss_scale * self._masked(error[row], batch, row))
             if attention is not None:
                 divergence.append(attention[row, [*named, -1]].mean())
         zero = error.sum() * 0
@@ -71,29 +134,27 @@ class AttenCraft(Learner):
         weight = self.options.attention_weight
         return {"loss": parts["denoise"] + parts["prior"] + weight * parts["attention"], **parts}
 
-    def use_masks(self, masks: list[Tensor], pictures: list[Tensor]) -> None:
+    def use_masks(self, masks: Sequence[Tensor], pictures: list[Tensor]) -> None:
         """Take masks, at the maps' resolution, and score how much attention each concept gets inside its own."""
-        _, maps = masks_at(self, pictures[0], [self.config.masks.noise // 2], self.noun_embeddings())
+        how = self.settings.masks
+        _, maps = self.probe.masks_at(pictures[0], [how.noise // 2], self.probe.noun_embeddings(), how)
         super().use_masks([at_side(m, maps.shape[-1]) for m in masks], pictures)
         own = self.masks[0][:-1].to(maps)
         self.scores = ((own * maps[:-1]).sum((1, 2)) / own.sum((1, 2)).clamp(min=1)).cpu()
 
-    def renew_masks(self, step: int) -> bool:
-        """Try new masks from the present weights; keep them if they resemble the old ones."""
+    def before_step(self, step: int) -> None:
+        """Every few steps try new masks from the present weights; keep them if they resemble the old ones."""
         options = self.options
         if not options.refresh_every or step % options.refresh_every:
-            return False
-        changed = False
+            return
         for index, latents in enumerate(self.pictures):
             timestep = random.Random(f"renew {step} {index}").randrange(options.refresh_noise)
-            masks, _ = masks_at(self, latents, [timestep])
+            masks, _ = self.probe.masks_at(latents, [timestep], self.embeddings, self.settings.masks)
             masks, old = masks.cpu(), self.masks[index]
             if masks.shape != old.shape or not usable(masks[:-1]):
                 continue
             if (ssim(masks[:-1], old[:-1]) >= options.refresh_similarity).all():
                 self.masks[index] = masks
-                changed = True
-        return changed
 
     def _masked(self, error: Tensor, batch: Batch, row: int) -> Tensor:
         """Squared error ``[h, w]`` of one row under its mask."""
@@ -108,7 +169,7 @@ class AttenCraft(Learner):
         """Divergence ``[B, S + 1]`` of the recorded maps from the masks, the start token's from the background last."""
         masks = batch.concept_masks
         assert masks is not None
-        maps = self.recorder.mean().float()
+        maps = self.denoiser.recorder.mean().float()
         scaled = rescaled(torch.stack([resized(rows, masks.shape[-1]) for rows in maps]))
         return js_divergence(scaled, masks)
 

@@ -10,15 +10,52 @@ packs carry no text encoder.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..learner import Batch, Learner, View, fade
-from ..masks import at_side
+from ..data.batch import Batch, View
+from ..errors import InputError
+from ..masks.segmentation import at_side
+from ..plain import setting
+from ..settings import MethodOptions
+from .base import PLAIN_PICTURES, Method, fade
 
 
-class BreakAScene(Learner):
+@dataclass(frozen=True, kw_only=True)
+class BreakASceneOptions(MethodOptions):
+    """Settings of Break-A-Scene alone."""
+
+    token_share: float = setting(
+        0.5, "share of the steps, at the start, in which the tokens alone train (paper: 400 of 800)"
+    )
+    first_token_rate: float = setting(5e-4, "learning rate of the tokens in it (paper: 5e-4)")
+    attention_weight: float = setting(0.01, "of the squared distance between maps and masks (paper: 0.01)")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.token_share < 1:
+            raise InputError(f"break_a_scene.token_share must lie between 0 and 1, got {self.token_share}")
+        if self.first_token_rate <= 0:
+            raise InputError(f"break_a_scene.first_token_rate must be greater than 0, got {self.first_token_rate}")
+        if self.attention_weight < 0:
+            raise InputError(f"break_a_scene.attention_weight must not be negative, got {self.attention_weight}")
+
+
+class BreakAScene(Method):
     """Union sampling, masked denoising, maps held to masks."""
+
+    Options = BreakASceneOptions
+    # Avrahami et al., section 4: twice 400 steps; the second phase's rate is 2e-6.
+    presets = {
+        "reference": {
+            **PLAIN_PICTURES,
+            "steps": 800,
+            "learning_rate": 2e-6,
+            "token_learning_rate": 2e-6,
+            "batch_size": 2,
+        }
+    }
+    unused = frozenset({"alone"})  # union sampling decides what a row shows
 
     def trained_weights(self) -> list[str]:
         """All of the UNet, in the second phase."""
@@ -26,11 +63,11 @@ class BreakAScene(Learner):
 
     def rates(self, step: int) -> list[float]:
         """The tokens alone, then everything."""
-        options, config = self.config.break_a_scene, self.config
-        if step < options.token_share * config.steps:
+        options, settings = self.options, self.settings
+        if step < options.token_share * settings.steps:
             return [0.0, options.first_token_rate]
-        token_rate = config.token_learning_rate or config.learning_rate
-        return [rate * fade(step, config) for rate in (config.learning_rate, token_rate)]
+        token_rate = settings.token_learning_rate or settings.learning_rate
+        return [rate * fade(step, settings) for rate in (settings.learning_rate, token_rate)]
 
     def view(self, step: int, rng: random.Random) -> View:
         """A random union of concepts: first how many, then which (union sampling, section 3.2)."""
@@ -39,10 +76,10 @@ class BreakAScene(Learner):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss``, ``denoise``, ``prior`` and ``attention``."""
-        found, _ = self.positions(batch.captions, batch.named)
+        found = self.positions.find(batch.captions, batch.named)
         prediction, target = self.predict(batch, found[:, :, 0])
         error = (prediction.float() - target.float()).square().mean(1)  # [B, h, w]
-        maps = self.recorder.mean().float()
+        maps = self.denoiser.recorder.mean().float()
         maps = maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-8)
         sums = {name: error.sum() * 0 for name in ("denoise", "prior", "attention")}
         for row, named in enumerate(batch.named):
@@ -52,9 +89,9 @@ class BreakAScene(Learner):
             assert batch.concept_masks is not None
             masks = batch.concept_masks[row, list(named)]
             union = batch.masks[row, 0] * at_side(masks.amax(0, keepdim=True), error.shape[-1])[0]
-            sums["denoise"] = sums["denoise"] + self.config.loss_scale * (error[row] * union).mean()
+            sums["denoise"] = sums["denoise"] + self.settings.loss_scale * (error[row] * union).mean()
             distance = (maps[row, list(named)] - at_side(masks, maps.shape[-1])).square().mean()
             sums["attention"] = sums["attention"] + distance
         parts = {name: value / len(batch.named) for name, value in sums.items()}
-        weight = self.config.break_a_scene.attention_weight
+        weight = self.options.attention_weight
         return {"loss": parts["denoise"] + parts["prior"] + weight * parts["attention"], **parts}

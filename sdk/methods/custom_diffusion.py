@@ -2,22 +2,26 @@
 
     L = L_denoise over rows of the reference and of priors
 
-Several concepts are learned jointly here, from one picture that shows them all; :mod:`sdk.merging` joins packs that
-were fitted apart (its section 3.2).
+Several concepts are learned jointly here, from one picture that shows them all; :mod:`sdk.combine.merging` joins packs
+that were fitted apart (its section 3.2).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ..learner import Batch, Learner
-from ..losses import masked_denoising_loss
+from ..data.batch import Batch
+from .base import Method
+from .losses import masked_denoising_loss
 
 
-class CustomDiffusion(Learner):
+class CustomDiffusion(Method):
     """Nothing but the denoising loss."""
+
+    # 500 steps for two concepts (Kumari et al., section 4 and its code).
+    presets = {"reference": {"steps": 500, "swap_order": 0.0}}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss`` and ``denoise``, the same."""
-        denoise = masked_denoising_loss(*self.predict(batch), batch.masks, self.config.loss_scale)
+        denoise = masked_denoising_loss(*self.predict(batch), batch.masks, self.settings.loss_scale)
         return {"loss": denoise, "denoise": denoise}

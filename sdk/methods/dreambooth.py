@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import torch
 
-from ..learner import fade, rare_words
+from .base import PLAIN_PICTURES, fade
 from .custom_diffusion import CustomDiffusion
+from .token_init import rare_words
 
 
 class DreamBooth(CustomDiffusion):
     """The denoising loss over references and priors; every weight of the UNet trains, no embedding does."""
 
+    # Ruiz et al., section 4, with the rate that became customary for Stable Diffusion.
+    presets = {"reference": {**PLAIN_PICTURES, "steps": 1000, "learning_rate": 5e-6, "batch_size": 2}}
+    unused = frozenset({"token_learning_rate"})
+
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
-        if not self.config.initializers and rare_words(self.conditioner, len(self.concepts)) is None:
+        if not self.settings.initializers and rare_words(self.conditioner, len(self.concepts)) is None:
             with torch.no_grad():
                 self.embeddings.copy_(unseen_words(self.embeddings))
 
@@ -30,7 +35,7 @@ class DreamBooth(CustomDiffusion):
 
     def rates(self, step: int) -> list[float]:
         """The embeddings' rate is 0."""
-        return [self.config.learning_rate * fade(step, self.config), 0.0]
+        return [self.settings.learning_rate * fade(step, self.settings), 0.0]
 
 
 def unseen_words(embeddings: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ..augmentation import ENLARGED_PREFIXES, SHRUNK_PREFIXES
+from ..data.augmentation import ENLARGED_PREFIXES, SHRUNK_PREFIXES
 from .scene import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SIZES, Scene, SceneObject
 
 WORDS = sorted(

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import MapRecorder, attention_processors, map_layers, recording_processors
+from ..model.attention import MapRecorder, attention_processors, recording_processors
+from ..model.layers import map_layers
 from .captions import write_caption
-from .render import render
+from .renderer import render
 from .scene import Vocabulary, sample_scene_of
 
 

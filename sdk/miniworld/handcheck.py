@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..pictures import font, tile
+from ..images.contact_sheet import font, tile
+from ..personalizer import Personalizer
+from ..runtime import quiet
 from .judge import Verdict, bundled_judge
 from .quality import KINDS, draw_prompts
 from .scene import Vocabulary
@@ -56,9 +58,6 @@ def sheets(pictures: list[Image.Image], readings: list[list[str]]) -> list[Image
 
 
 def main() -> None:
-    from ..commands.common import quiet
-    from ..personalizer import Personalizer
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="bundled")

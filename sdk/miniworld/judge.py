@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .render import RESOLUTION
+from .renderer import RESOLUTION
 from .scene import Vocabulary
 
 

@@ -8,17 +8,16 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..images.contact_sheet import labelled_grid
+from ..personalizer import Personalizer
+from ..runtime import quiet
 from .captions import write_caption
 from .gates import Gates, measure
 from .judge import Judge, Verdict, bundled_judge
 from .scene import Scene, Vocabulary, sample_scene_of
-
-if TYPE_CHECKING:
-    from ..personalizer import Personalizer
 
 DDIM_STEPS = 25
 
@@ -165,8 +164,6 @@ def measure_quality(personalizer: Personalizer, *, samples: int = 1000, seed: in
 
 def contact_sheet(personalizer: Personalizer, seed: int = 0) -> Image.Image:
     """Draw eight held-out prompts of each kind."""
-    from ..pictures import labelled_grid
-
     rows, labels = [], []
     for kind in KINDS:
         drawn = draw_prompts(personalizer, bundled_judge().vocabulary, kind, 8, seed)
@@ -176,9 +173,6 @@ def contact_sheet(personalizer: Personalizer, seed: int = 0) -> Image.Image:
 
 
 def main() -> None:
-    from ..commands.common import quiet
-    from ..personalizer import Personalizer
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--samples", type=int, default=1000, help="0 draws the contact sheet alone")

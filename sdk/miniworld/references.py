@@ -11,7 +11,7 @@ import random
 
 from PIL import Image
 
-from .render import render
+from .renderer import render
 from .scene import Scene, SceneObject, Vocabulary, arrange, is_reserved, sample_object
 
 SPLITS = ("tune", "test")

@@ -137,10 +137,18 @@ def test_inpainting_keeps_the_rest_and_draws_as_torch(torch_side, packs, runtime
     mask.paste(255, (0, 0, 32, 64))
     asked = {"negative_prompt": "a dog", **STEPS}
     want = torch_side.inpaint(picture, mask, "a <new1> cat", concepts=packs[0], **asked).images
-    got = runtime.inpaint(picture, mask, "a <new1> cat", pack="first", **asked).images
+    got = runtime.inpaint(picture, mask, "a <new1> cat", concepts="first", **asked).images
     assert least(got, want) > 45
     right = (16, 0, 32, 32)
     assert got[0].crop(right).tobytes() == picture.resize((32, 32), Image.Resampling.BICUBIC).crop(right).tobytes()
+
+
+def test_a_picture_drawn_anew_is_drawn_as_torch_does(torch_side, packs, runtime, picture):
+    asked = {"strength": 0.5, "num_images": 2, "seed": 3, "num_inference_steps": 6}
+    want = torch_side.img2img(picture, "a <new1> cat", concepts=packs[0], **asked).images
+    got = runtime.img2img(picture, "a <new1> cat", concepts="first", **asked).images
+    assert least(got, want) > 45
+    assert psnr(want[0], want[1]) < 40
 
 
 def test_the_weaker_img2img_the_nearer_the_picture(runtime, picture):
@@ -155,7 +163,9 @@ def test_the_weaker_img2img_the_nearer_the_picture(runtime, picture):
 
 def test_the_fast_scheduler_and_progress(runtime):
     seen = []
-    result = runtime.generate("a cat", scheduler="dpm", callback=lambda done, of: seen.append((done, of)), **STEPS)
+    result = runtime.generate(
+        "a cat", scheduler="dpm", progress=lambda event: seen.append((event.done, event.total)), **STEPS
+    )
     assert len(result.images) == 1
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -165,12 +175,12 @@ def test_cancelling_leaves_the_session_usable(runtime, picture):
     for draw in draws:
         stop, seen = threading.Event(), []
 
-        def after_a_step(done, of, stop=stop, seen=seen):
-            seen.append(done)
+        def after_a_step(event, stop=stop, seen=seen):
+            seen.append(event.done)
             stop.set()
 
         with pytest.raises(Cancelled):
-            draw("a cat", callback=after_a_step, cancel=stop, **STEPS)
+            draw("a cat", progress=after_a_step, cancel=stop, **STEPS)
         assert seen == [1]
     assert runtime.generate("a cat", **STEPS).images
 

@@ -103,11 +103,10 @@ def test_an_edited_pack_is_not_exported(tiny_model, pack_folder, tmp_path, capsy
 
 
 def test_packs_that_are_routed_are_not_exported(tiny_model, pack_folder, tmp_path):
+    from sdk.combine.routing import route
     from sdk.errors import InputError
-    from sdk.exports.diffusers_layout import export_diffusers, load_into
-    from sdk.exports.lora import export_lora
-    from sdk.exports.webui import export_webui
-    from sdk.routing import route
+    from sdk.exports import diffusers_layout, lora, webui
+    from sdk.exports.diffusers_layout import load_into
 
     pack = ConceptPack.from_pretrained(pack_folder)
     both = route([pack, pack])
@@ -115,10 +114,10 @@ def test_packs_that_are_routed_are_not_exported(tiny_model, pack_folder, tmp_pat
     for write in (
         lambda: personalizer.export_onnx(tmp_path / "onnx", concepts=both),
         lambda: both.export_adapter(tmp_path / "both.onnx_adapter"),
-        lambda: export_diffusers(both, personalizer, tmp_path / "d"),
+        lambda: diffusers_layout.export(both, personalizer, tmp_path / "d"),
         lambda: load_into(personalizer.pipe, both),
-        lambda: export_lora(both, personalizer, tmp_path / "l"),
-        lambda: export_webui(both, personalizer, tmp_path / "w", "both"),
+        lambda: lora.export(both, personalizer, tmp_path / "l"),
+        lambda: webui.export(both, personalizer, tmp_path / "w"),
     ):
         with pytest.raises(InputError, match="merge them"):
             write()

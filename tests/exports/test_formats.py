@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sdk import ConceptPack
-from sdk.attention import cross_attention_layers
 from sdk.concepts import Concept
 from sdk.errors import InputError, MissingFileError, PackError
+from sdk.exports import diffusers_layout, lora, webui
 from sdk.exports.authors import compvis_to_diffusers, import_pack
-from sdk.exports.diffusers_layout import BINARY, export_diffusers, load_into
-from sdk.exports.lora import FILE, export_lora, relative_error, smallest_rank
-from sdk.exports.webui import export_webui
+from sdk.exports.diffusers_layout import BINARY, load_into
+from sdk.exports.lora import FILE, relative_error, smallest_rank
+from sdk.model.layers import cross_attention_layers
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def folded(tiny_model, pack):
 
 @pytest.mark.parametrize("dialect", ["peft", "kohya"])
 def test_a_lora_of_full_rank_is_the_pack_in_diffusers(personalizer, tiny_model, pack, tmp_path, dialect):
-    written = export_lora(pack, personalizer, tmp_path, dialect=dialect, error=0.0, dtype=torch.float32)
-    assert written.error == 0
+    written = lora.export(pack, personalizer, tmp_path, dialect=dialect, error=0.0, half=False)
+    assert written.figures["error"] == 0
     pipe = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
     before = denoised(pipe.unet)
     pipe.load_lora_weights(str(tmp_path), weight_name=FILE)
@@ -71,12 +71,12 @@ def test_the_rank_follows_from_the_error(personalizer, pack, tmp_path):
     assert smallest_rank(spectra, 0.5) == 1
     assert smallest_rank(spectra, 0.2) == 2
     assert smallest_rank(spectra, 0.0) == 3
-    small = export_lora(pack, personalizer, tmp_path / "a", error=0.5)
-    large = export_lora(pack, personalizer, tmp_path / "b", error=0.1)
-    assert small.rank < large.rank
-    assert large.error <= 0.1 < small.error <= 0.5
-    tensors = load_file(small.path)
-    assert all(t.shape[0] == small.rank for name, t in tensors.items() if "lora_A" in name)
+    small = lora.export(pack, personalizer, tmp_path / "a", error=0.5)
+    large = lora.export(pack, personalizer, tmp_path / "b", error=0.1)
+    assert small.figures["rank"] < large.figures["rank"]
+    assert large.figures["error"] <= 0.1 < small.figures["error"] <= 0.5
+    tensors = load_file(small.paths[0])
+    assert all(t.shape[0] == small.figures["rank"] for name, t in tensors.items() if "lora_A" in name)
     # The error that is stated is the error that is made.
     rebuilt = lost = total = 0.0
     layers = cross_attention_layers(personalizer.pipe.unet)
@@ -89,16 +89,16 @@ def test_the_rank_follows_from_the_error(personalizer, pack, tmp_path):
             delta = weight.float() - module.weight.detach()
             lost += (delta - rebuilt).square().sum().item()
             total += delta.square().sum().item()
-    assert (lost / total) ** 0.5 == pytest.approx(small.error, rel=1e-2)
+    assert (lost / total) ** 0.5 == pytest.approx(small.figures["error"], rel=1e-2)
     with pytest.raises(InputError, match="no LoRA dialect"):
-        export_lora(pack, personalizer, tmp_path, dialect="other")
+        lora.export(pack, personalizer, tmp_path, dialect="other")
     with pytest.raises(InputError, match="at least 1"):
-        export_lora(pack, personalizer, tmp_path, rank=0)
+        lora.export(pack, personalizer, tmp_path, rank=0)
 
 
 def test_files_carry_what_model_managers_read(personalizer, pack, tmp_path):
-    written = export_lora(pack, personalizer, tmp_path, rank=2)
-    with safe_open(written.path, "pt") as opened:
+    written = lora.export(pack, personalizer, tmp_path, rank=2)
+    with safe_open(written.paths[0], "pt") as opened:
         about = opened.metadata()
     assert about["modelspec.sai_model_spec"] == "1.0.1"
     assert about["modelspec.trigger_phrase"] == pack.prompt
@@ -106,7 +106,7 @@ def test_files_carry_what_model_managers_read(personalizer, pack, tmp_path):
 
 
 def test_the_binary_layout_loads_in_diffusers(personalizer, tiny_model, pack, tmp_path):
-    export_diffusers(pack, personalizer, tmp_path, pickle=True)
+    diffusers_layout.export(pack, personalizer, tmp_path, pickle=True)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
     pipe.unet.load_attn_procs(str(tmp_path), weight_name=BINARY, _pipeline=pipe)
     want = denoised(folded(tiny_model, pack).unet)
@@ -131,7 +131,7 @@ def test_our_loader_makes_a_plain_pipeline_draw_the_concepts(personalizer, tiny_
 
 def test_keys_of_the_user_interfaces(personalizer, pack, tmp_path):
     """The keys that A1111, ComfyUI, InvokeAI and stable-diffusion.cpp look for, one by one."""
-    written = export_webui(pack, personalizer, tmp_path, "pets")
+    written = webui.export(pack, personalizer, tmp_path, name="pets")
     tensors = load_file(tmp_path / "pets.safetensors")
     layers = cross_attention_layers(personalizer.pipe.unet)
     expected = {f"lora_unet_{name.replace('.', '_')}_to_{w}.diff" for name in layers for w in "kv"}
@@ -147,10 +147,10 @@ def test_keys_of_the_user_interfaces(personalizer, pack, tmp_path):
         assert token[0] == "emb_params"
         assert token[1].shape == (1, len(row))
         assert torch.equal(token[1][0], row)
-    assert written.prompt == "photo of a pets-new1 cat and a pets-new2 dog <lora:pets:1>"
-    assert written.comfy_prompt == "photo of a embedding:pets-new1 cat and a embedding:pets-new2 dog"
+    assert written.prompts["A1111, Forge"] == "photo of a pets-new1 cat and a pets-new2 dog <lora:pets:1>"
+    assert written.prompts["ComfyUI"] == "photo of a embedding:pets-new1 cat and a embedding:pets-new2 dog"
     with pytest.raises(InputError, match="letters, digits"):
-        export_webui(pack, personalizer, tmp_path, "my pets/1")
+        webui.export(pack, personalizer, tmp_path, name="my pets/1")
 
 
 def test_packs_that_a_format_cannot_hold(personalizer, pack, tmp_path):
@@ -160,9 +160,9 @@ def test_packs_that_a_format_cannot_hold(personalizer, pack, tmp_path):
     tokens = ConceptPack(pack.concepts, pack.base, {}, pack.embeddings, method="textual_inversion")
     for wrong, match in ((whole, "whole UNet"), (tokens, "tokens alone")):
         with pytest.raises(InputError, match=match):
-            export_lora(wrong, personalizer, tmp_path)
+            lora.export(wrong, personalizer, tmp_path)
         with pytest.raises(InputError):
-            export_diffusers(wrong, personalizer, tmp_path)
+            diffusers_layout.export(wrong, personalizer, tmp_path)
 
 
 def same(a: ConceptPack, b: ConceptPack) -> None:
@@ -190,7 +190,7 @@ def test_authors_files_come_back(personalizer, pack, tmp_path):
     torch.save({"unet": factors, "modifier_token": rows}, tmp_path / "delta_compressed.bin")
     same(import_pack(tmp_path / "delta_compressed.bin", nouns, personalizer, allow_pickle=True), pack)
 
-    export_diffusers(pack, personalizer, tmp_path / "layout", pickle=True)
+    diffusers_layout.export(pack, personalizer, tmp_path / "layout", pickle=True)
     same(import_pack(tmp_path / "layout", nouns, personalizer), pack)
     (tmp_path / "layout" / "pytorch_custom_diffusion_weights.safetensors").unlink()
     same(import_pack(tmp_path / "layout", nouns, personalizer, allow_pickle=True), pack)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sdk import Personalizer
-from sdk.base import BUNDLED_FOLDER
 from sdk.miniworld.gates import measure_maps, measure_words
 from sdk.miniworld.judge import bundled_judge
 from sdk.miniworld.tokenizer import build_tokenizer
 from sdk.miniworld.training.autoencoder import psnr
 from sdk.miniworld.training.pools import render_pool
+from sdk.model.loading import BUNDLED_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import torch
 
 from sdk import Concept
 from sdk.errors import InputError
-from sdk.evaluation import Drawn, leak, likeness, read_identities, recognise, score
+from sdk.eval.drawing import Drawn
+from sdk.eval.report import save_report
 from sdk.miniworld.captions import WORDS
 from sdk.miniworld.counting import count_objects
 from sdk.miniworld.judge import bundled_judge
-from sdk.miniworld.prompts import COUNT, benchmark_prompts
 from sdk.miniworld.references import demo_scene
-from sdk.miniworld.render import render
+from sdk.miniworld.renderer import render
 from sdk.miniworld.scene import BACKGROUNDS, SceneObject, arrange, is_reserved, sample_object, sample_scene
-from sdk.pack import ConceptPack
-from sdk.report import save_report
+from sdk.miniworld.scorer import identities_in, leak, likeness, recognise, score
+from sdk.miniworld.world_prompts import COUNT, benchmark_prompts
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,7 @@ CAT, DOG = demo_scene().objects  # purple with yellow; spotted white with red
 
 @pytest.fixture(scope="module")
 def identities(judge):
-    class Stub(ConceptPack):
-        def __init__(self):
-            self.concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
-            self.reference = render(demo_scene())[0]
-
-    return read_identities(Stub(), judge)
+    return identities_in(render(demo_scene())[0], [Concept("cat", "<new1>"), Concept("dog", "<new2>")], judge)
 
 
 def test_the_judge_reads_held_out_renders(judge):
@@ -115,7 +110,7 @@ def test_a_perfect_and_a_blended_model(judge, identities):
     assert scores.fidelity > 0.95
     assert scores.leakage < 0.05
     assert scores.together == 1
-    assert scores.recognised == scores.clean == scores.single == [1, 1]
+    assert scores.recognised == scores.clean == scores.once == [1, 1]
     assert scores.text_alignment > 0.95
     blend = SceneObject("cat", "white", "red"), SceneObject("dog", "purple", "yellow")
     blended = [
@@ -152,7 +147,7 @@ def test_objects_are_counted(judge):
 def test_a_concept_that_comes_twice_is_not_single(judge, identities):
     twins = Drawn("", (0,), None, [picture_of(CAT, CAT), picture_of(CAT)])
     alone = Drawn("", (1,), None, [picture_of(DOG)])
-    assert score([twins, alone], identities, judge).single == [0.5, 1]
+    assert score([twins, alone], identities, judge).once == [0.5, 1]
 
 
 def test_prompts_cover_each_concept_alone_and_all():

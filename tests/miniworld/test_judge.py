@@ -7,12 +7,12 @@ import random
 import pytest
 import torch
 
-from sdk.base import BUNDLED_FOLDER
 from sdk.miniworld.judge import Judge
 from sdk.miniworld.scene import SceneObject, Vocabulary, is_reserved
 from sdk.miniworld.training import calibration
 from sdk.miniworld.training.judge import changed, grouped_scenes, identity_loss, judge_loss, render_scenes
 from sdk.miniworld.training.redrawn import Redrawer, still_true
+from sdk.model.loading import BUNDLED_FOLDER
 
 
 def test_groups_hold_the_same_objects_twice_and_twice_changed():

@@ -9,7 +9,7 @@ import pytest
 
 from sdk.miniworld.captions import WORDS, write_caption
 from sdk.miniworld.references import demo_scene, reference_scene
-from sdk.miniworld.render import render
+from sdk.miniworld.renderer import render
 from sdk.miniworld.scene import (
     BACKGROUNDS,
     CLASSES,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sdk import ConceptPack, Personalizer
+from sdk.combine.merging import merge
+from sdk.combine.routing import route, token_owners, with_own_tokens
 from sdk.concepts import Concept
 from sdk.errors import BaseModelError, InputError, OutputError
-from sdk.merging import merge
-from sdk.routing import route, token_owners, with_own_tokens
-from sdk.text import TextConditioner
+from sdk.model.text import TextConditioner
 
 
 @pytest.fixture

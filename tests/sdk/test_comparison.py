@@ -9,24 +9,25 @@ import torch
 from PIL import Image
 
 from sdk import Personalizer, compare
-from sdk.arms import ABLATIONS, BEST_WITHOUT, resolve_arm, resolve_arms
-from sdk.commands.common import keep_memory
 from sdk.commands.main import main
-from sdk.comparison import peak_memory
-from sdk.comparison_report import save_comparison
+from sdk.comparison.report import save_comparison
+from sdk.comparison.variants import resolve_arm, resolve_arms
 from sdk.concepts import resolve_concepts
 from sdk.errors import BaseModelError, InputError
-from sdk.evaluation import Drawn, JudgeScorer
+from sdk.eval.drawing import Drawn
+from sdk.eval.encoders import ClipEncoder, DinoEncoder, EncoderScorer, clip_score, cut_out_on_black, plain_prompt
+from sdk.eval.prompt_sets import photograph_prompts, photograph_sets
 from sdk.methods import METHODS
-from sdk.metrics import ClipEncoder, DinoEncoder, EncoderScorer, clip_score, cut_out_on_black, plain_prompt
-from sdk.prompt_sets import photograph_prompts, photograph_sets
+from sdk.methods.disendiff import ABLATIONS, BEST_WITHOUT
+from sdk.miniworld.scorer import JudgeScorer
+from sdk.runtime import keep_memory, peak_memory
 
 
 def test_arms_by_name():
     assert [arm.method for arm in resolve_arms(None)] == [*METHODS, "disendiff"]
     assert resolve_arm("attencraft").preset == "reference"
     assert resolve_arm("attencraft:paper").preset == "paper"
-    assert resolve_arm("disendiff:no-bind").changes == {"bind_weight": 0.0}
+    assert resolve_arm("disendiff:no-bind").changes == {"disendiff": {"calibration": {"bind": 0.0}}}
     for name in ABLATIONS:
         assert resolve_arm(f"disendiff:{name}").preset == "reference"
     bundled = Personalizer.from_pretrained("bundled")
@@ -212,9 +213,9 @@ def test_prompts_fit_the_classes_or_anything():
 
 
 def test_the_judge_scores_drawn_pictures_alone(monkeypatch):
-    from sdk import metrics, scorers
+    from sdk.eval import encoders, scorers
 
-    monkeypatch.setattr(metrics.EncoderScorer, "from_pretrained", classmethod(lambda cls: "encoders"))
+    monkeypatch.setattr(encoders.EncoderScorer, "from_pretrained", classmethod(lambda cls: "encoders"))
     concepts = resolve_concepts(["cat", "dog"])
     assert isinstance(scorers.default_scorer(64, concepts), JudgeScorer)
     assert scorers.default_scorer(512, concepts) == "encoders"  # a photograph of a cat and a dog

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from sdk import Personalizer
-from sdk.describing import best_description
+from sdk.methods.token_init import best_description
 from sdk.miniworld.references import reference_scene
-from sdk.miniworld.render import render
-from sdk.targets import LatentCache
-from sdk.text import TextConditioner
+from sdk.miniworld.renderer import render
+from sdk.model.denoise import Denoiser
+from sdk.model.latents import LatentCache
+from sdk.model.text import TextConditioner
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +21,16 @@ def bundled():
 
 def test_the_base_model_names_the_colours_of_a_picture(bundled):
     pipe = bundled.pipe
-    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [])
     scene = reference_scene("tune", 1)
     picture, _ = render(scene)
-    latents = LatentCache(pipe.vae, torch.device("cpu")).sample(0, picture, torch.zeros(1))
+    latents = LatentCache(pipe.vae, torch.device("cpu")).mean(picture)
     colours = ["red", "yellow", "green", "blue", "purple", "white"]
     half = torch.zeros(1, 16, 16)
     for item, side in zip(scene.objects, (slice(0, 8), slice(8, 16)), strict=True):
         mask = half.clone()
         mask[..., side] = 1
-        found = best_description(pipe.unet, conditioner, scheduler, item.noun, colours, latents, mask)
+        found = best_description(Denoiser(bundled), conditioner, item.noun, colours, latents, mask)
         assert found == item.colour
 
 

@@ -16,6 +16,11 @@ def weights_of(personalizer):
     return [p.detach().clone() for part in parts for p in part.parameters()]
 
 
+def weighing(config, calibration_weight):
+    """The same settings with another weight of the calibration loss."""
+    return config.with_changes(disendiff={"calibration_weight": calibration_weight})
+
+
 def test_a_fit_learns_and_leaves_the_base_alone(personalizer, picture, quick):
     before = weights_of(personalizer)
     vocabulary = len(personalizer.pipe.tokenizer)
@@ -33,8 +38,8 @@ def test_a_fit_learns_and_leaves_the_base_alone(personalizer, picture, quick):
 
 
 def test_every_trained_tensor_moves_and_only_calibration_reaches_the_early_queries(personalizer, picture, quick):
-    plain = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(calibration_weight=0.0))
-    calibrated = personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(calibration_weight=10.0))
+    plain = personalizer.fit(picture, ["cat", "dog"], config=weighing(quick, 0.0))
+    calibrated = personalizer.fit(picture, ["cat", "dog"], config=weighing(quick, 10.0))
     assert plain.content_hash() != calibrated.content_hash()
     assert not torch.equal(plain.embeddings, calibrated.embeddings)
 
@@ -42,24 +47,24 @@ def test_every_trained_tensor_moves_and_only_calibration_reaches_the_early_queri
 @pytest.mark.parametrize(
     "change",
     [
-        {"bind_weight": 0.0},
-        {"separate_weight": 0.0},
-        {"suppress": 0},
-        {"suppress": 2},
-        {"blur_sigma": 0.0},
-        {"normalize_maps": False},
-        {"smooth": 0.0},
+        {"disendiff": {"calibration": {"bind": 0.0}}},
+        {"disendiff": {"calibration": {"separate": 0.0}}},
+        {"disendiff": {"calibration": {"suppress": 0}}},
+        {"disendiff": {"calibration": {"suppress": 2}}},
+        {"disendiff": {"calibration": {"sigma": 0.0}}},
+        {"disendiff": {"calibration": {"normalize": False}}},
+        {"disendiff": {"calibration": {"smooth": 0.0}}},
         {"detach_start_token": False},
         {"swap_order": 1.0},
         {"flip": 1.0},
         {"scale_augmentation": False},
         {"loss_scale": 1.0},
-        {"micro_batch": 4},
+        {"disendiff": {"micro_batch": 4}},
     ],
-    ids=lambda change: next(iter(change)) + "=" + str(next(iter(change.values()))),
+    ids=str,
 )
 def test_every_switch_changes_the_result(personalizer, picture, quick, change):
-    config = quick.with_changes(steps=2, calibration_weight=1.0, batch_size=6)
+    config = weighing(quick, 1.0).with_changes(steps=2, batch_size=6)
     usual = personalizer.fit(picture, ["cat", "dog"], config=config)
     other = personalizer.fit(picture, ["cat", "dog"], config=config.with_changes(**change))
     assert usual.content_hash() != other.content_hash()
@@ -67,7 +72,7 @@ def test_every_switch_changes_the_result(personalizer, picture, quick, change):
 
 def test_the_loss_falls(personalizer, picture, quick):
     seen = []
-    config = quick.with_changes(steps=40, prior="none", target_share=1.0, calibration_weight=100.0, learning_rate=1e-2)
+    config = weighing(quick, 100.0).with_changes(steps=40, prior="none", target_share=1.0, learning_rate=1e-2)
     personalizer.fit(picture, ["cat", "dog"], config=config, callback=lambda r: seen.append(r.losses["calibration"]))
     assert sum(seen[-8:]) < sum(seen[:8])
 
@@ -192,8 +197,8 @@ def test_bad_concepts_are_refused(personalizer, picture, quick, concepts, messag
 def test_priors_are_generated_once(personalizer, picture, quick, monkeypatch, tmp_path):
     monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
     calls = []
-    original = Personalizer.generate
-    monkeypatch.setattr(Personalizer, "generate", lambda self, *a, **k: calls.append(a) or original(self, *a, **k))
+    original = Personalizer.draw
+    monkeypatch.setattr(Personalizer, "draw", lambda self, *a, **k: calls.append(a) or original(self, *a, **k))
     personalizer.fit(picture, ["cat", "dog"], config=quick)
     personalizer.fit(picture, ["cat", "dog"], config=quick)
     assert len(calls) == 1
@@ -254,18 +259,18 @@ def test_v_prediction_is_trained_towards_the_velocity(personalizer, picture, qui
 
 
 def test_presets():
-    assert FitConfig.preset("reference") == FitConfig()
-    assert FitConfig.preset("paper").normalize_maps is False
+    assert FitConfig.preset("reference") == FitConfig().for_method("disendiff")
+    assert FitConfig.preset("paper").method_options.calibration.normalize is False
     assert FitConfig.preset("best").alone > 0
     with pytest.raises(InputError, match="no preset"):
         FitConfig.preset("magic")
     code, best = (FitConfig.preset(name, "attencraft") for name in ("code", "best"))
     assert code == FitConfig.preset("reference", "attencraft")
     assert (code.masks.power, best.masks.power) == (4, 1)
-    assert FitConfig.preset("paper", "attencraft").attencraft.sampling == "attention"
+    assert FitConfig.preset("paper", "attencraft").method_options.sampling == "attention"
     changed = FitConfig.preset("code", "attencraft", masks={"draws": 2})
     assert (changed.masks.draws, changed.masks.power) == (2, 4)
-    assert FitConfig.from_dict(changed.to_dict()) == changed
+    assert FitConfig.from_dict(changed.to_dict(), "attencraft") == changed
 
 
 @pytest.mark.parametrize(
@@ -276,14 +281,17 @@ def test_presets():
         {"step": 3},
         {"flip": 2.0},
         {"precision": "fp8"},
-        {"blur_sigma": -1.0},
+        {"disendiff": {"calibration": {"sigma": -1.0}}},
+        {"disendiff": {"calibration": {"blur": 1.0}}},
+        {"disendiff": {"calibration": 1.0}},
+        {"disendiff": 1.0},
+        {"calibration_weight": 1.0},
+        {"attencraft": {}},
         {"flip": True},
         {"masks": 4},
         {"masks": {"strength": 4}},
         {"masks": {"power": -1}},
         {"masks": {"background": "dark"}},
-        {"attencraft": {"sampling": "often"}},
-        {"break_a_scene": {"token_share": 1.0}},
     ],
 )
 def test_bad_settings_are_refused(values):
@@ -291,6 +299,30 @@ def test_bad_settings_are_refused(values):
         FitConfig.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("attencraft", {"sampling": "often"}), ("break_a_scene", {"token_share": 1.0}), ("dreambooth", {"rank": 4})],
+)
+def test_bad_settings_of_a_method_are_refused(method, options):
+    with pytest.raises(InputError, match=method):
+        FitConfig.from_dict({method: options}, method)
+
+
+def test_settings_that_a_method_does_not_have_are_refused(personalizer, picture, quick):
+    with pytest.raises(InputError, match="disendiff holds the settings of another method"):
+        FitConfig.preset("best", "attencraft", disendiff={"calibration_weight": 1.0})
+    with pytest.raises(InputError, match="attencraft does not have the setting alone"):
+        FitConfig.preset("best", "attencraft", alone=0.5)
+    with pytest.raises(InputError, match="write it as disendiff.calibration.sigma"):
+        FitConfig.preset("best", sigma=0.5)
+    with pytest.raises(InputError, match="break_a_scene does not have the setting alone"):
+        personalizer.fit(picture, ["cat"], method="break_a_scene", config=quick.with_changes(alone=0.5))
+    with pytest.raises(InputError, match="DisenDiffOptions, which attencraft does not have"):
+        personalizer.fit(picture, ["cat"], method="attencraft", config=weighing(quick, 1.0))
+    with pytest.raises(InputError, match="no backend 'abacus'"):
+        personalizer.fit(picture, ["cat"], config=quick.with_changes(backend="abacus"))
+
+
 def test_settings_survive_a_round_trip():
-    config = FitConfig(steps=7, initializers=("cat", "dog"))
+    config = FitConfig.preset("paper", steps=7, initializers=("cat", "dog"), masks={"draws": 2})
     assert FitConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

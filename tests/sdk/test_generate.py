@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdk import ConceptPack, Personalizer
 from sdk.errors import BaseModelError, InputError
-from sdk.sampling import _project
+from sdk.sampling.sampler import _project
 
 
 @pytest.fixture

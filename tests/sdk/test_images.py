@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sdk.errors import ImageError, MissingFileError
-from sdk.images import list_images, load_image, square
+from sdk.images.image_io import list_images, load_image, square
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdk.masks import js_divergence, overlap, refine, resized, segment, self_attention, ssim, usable
+from sdk.masks.segmentation import refine, resized, segment, self_attention, usable
+from sdk.masks.similarity import js_divergence, overlap, ssim
 
 # Values of attencraft's own formulas in double precision, for the scenes below (areas: concept 1, 2, background, none).
 SCENES = {

@@ -7,13 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from sdk import ConceptPack
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
+from sdk.data.batch import Batch
 from sdk.errors import InputError
-from sdk.learner import Batch
+from sdk.masks.concept_masks import ConceptMasks
 from sdk.methods import METHODS, method_class
 from sdk.methods.attencraft import sampling_shares
 
@@ -21,9 +21,8 @@ BOTH, FIRST, PRIOR = "photo of a <new1> cat and <new2> dog", "photo of a <new1> 
 
 
 def learner_on(personalizer, method, preset="reference", nouns=("cat", "dog"), **changes):
-    scheduler = DDPMScheduler.from_config(personalizer.pipe.scheduler.config)
-    config = FitConfig.preset(preset, method, **changes)
-    return method_class(method)(personalizer.pipe, resolve_concepts(nouns), config, scheduler, torch.device("cpu"))
+    config = FitConfig.preset(preset, method, **changes).for_method(method)
+    return method_class(method)(personalizer, resolve_concepts(nouns), config)
 
 
 def batch_of(captions, named, side=16, masks=True):
@@ -93,24 +92,24 @@ def test_a_fit_is_repeatable_with_every_method(personalizer, picture, quick):
 def test_custom_diffusion_is_disendiff_without_calibration(personalizer):
     batch = batch_of([BOTH, PRIOR], [(0, 1), ()])
     plain = step(learner_on(personalizer, "custom_diffusion"), batch)
-    without = step(learner_on(personalizer, "disendiff", calibration_weight=0.0), batch)
+    without = step(learner_on(personalizer, "disendiff", disendiff={"calibration_weight": 0.0}), batch)
     with_it = step(learner_on(personalizer, "disendiff"), batch)
     assert torch.equal(plain["loss"], without["loss"])
     assert with_it["loss"] > plain["loss"]
 
 
-@pytest.mark.parametrize("left_out", ["bind_weight", "separate_weight"])
+@pytest.mark.parametrize("left_out", ["bind", "separate"])
 def test_disendiff_binds_and_separates(personalizer, left_out):
     """Each part adds to the calibration, and nothing else to the rest."""
     batch = batch_of([BOTH], [(0, 1)])
     both = step(learner_on(personalizer, "disendiff"), batch)
-    one = step(learner_on(personalizer, "disendiff", **{left_out: 0.0}), batch)
+    one = step(learner_on(personalizer, "disendiff", disendiff={"calibration": {left_out: 0.0}}), batch)
     assert 0 < one["calibration"] < both["calibration"]
     torch.testing.assert_close(one["denoise"], both["denoise"])
 
 
 def test_disendiff_trains_queries_when_asked(personalizer):
-    learner = learner_on(personalizer, "disendiff", train_query=True)
+    learner = learner_on(personalizer, "disendiff", disendiff={"train_query": True})
     step(learner, batch_of([BOTH], [(0, 1)]))
     gradients = {name: w.grad.abs().max() for name, w in learner.weights.items() if name.endswith("to_q.weight")}
     assert len(gradients) == len(learner.layers)
@@ -120,9 +119,9 @@ def test_disendiff_trains_queries_when_asked(personalizer):
 
 def test_disendiff_calibrates_all_scales_when_asked(personalizer):
     batch = batch_of([BOTH], [(0, 1)])
-    usual, every = (learner_on(personalizer, "disendiff", all_scales=value) for value in (False, True))
+    usual, every = (learner_on(personalizer, "disendiff", disendiff={"all_scales": value}) for value in (False, True))
     a, b = step(usual, batch), step(every, batch)
-    assert len(every.recorder.columns) == len(every.layers) > len(usual.recorder.columns)
+    assert len(every.denoiser.recorder.columns) == len(every.layers) > len(usual.denoiser.recorder.columns)
     torch.testing.assert_close(a["denoise"], b["denoise"])
     assert a["calibration"] != b["calibration"]
 
@@ -143,7 +142,7 @@ def test_a_layout_is_forgotten_when_asked(personalizer, picture, quick):
 def test_dreambooth_keeps_its_identifiers_and_trains_the_whole_unet(personalizer):
     learner = learner_on(personalizer, "dreambooth")
     assert set(learner.weights) == {name for name, _ in personalizer.pipe.unet.named_parameters()}
-    assert learner.rates(0) == [learner.config.learning_rate, 0.0]
+    assert learner.rates(0) == [learner.settings.learning_rate, 0.0]
     first, second = learner.embeddings
     assert (first @ second / first.norm() / second.norm()).abs() < 0.5  # words of their own, not the nouns
     step(learner, batch_of([BOTH, PRIOR], [(0, 1), ()]))
@@ -162,14 +161,12 @@ def test_textual_inversion_trains_the_tokens_alone(personalizer):
 def test_break_a_scene_has_two_phases(personalizer):
     learner = learner_on(personalizer, "break_a_scene", steps=10)
     first, second = learner.rates(4), learner.rates(5)
-    assert first == [0.0, learner.config.break_a_scene.first_token_rate]
-    assert second == [learner.config.learning_rate, learner.config.token_learning_rate]
+    assert first == [0.0, learner.options.first_token_rate]
+    assert second == [learner.settings.learning_rate, learner.settings.token_learning_rate]
 
 
 def test_a_step_of_priors_alone_teaches_the_tokens_nothing(personalizer, picture):
-    config = FitConfig.preset(
-        "reference", "break_a_scene", steps=12, batch_size=1, micro_batch=1, prior_count=2, prior_steps=1
-    )
+    config = FitConfig.preset("reference", "break_a_scene", steps=12, batch_size=1, prior_count=2, prior_steps=1)
     priors = []
     pack = personalizer.fit(
         picture,
@@ -281,13 +278,15 @@ def test_attencraft_renews_masks_that_resemble_the_old_ones(personalizer, monkey
     old[2] = 1 - old[:2].amax(0)
     moved, stranger = old.clone(), old.flip(2)
     moved[0, 2, 2] = 0
-    learner.masks, learner.pictures = [old], [torch.zeros(4, 16, 16)]
+    learner.pictures = [torch.zeros(4, 16, 16)]
     for new, accepted in ((stranger, False), (moved, True), (torch.zeros_like(old), False)):
-        learner.masks = [old]
-        monkeypatch.setattr("sdk.methods.attencraft.masks_at", lambda *rest, new=new: (new, new))
-        assert learner.renew_masks(20) == accepted
+        learner.masks = ConceptMasks([old], 2, 16)
+        monkeypatch.setattr(learner.probe, "masks_at", lambda *rest, new=new: (new, new))
+        learner.before_step(21)
+        assert learner.masks.version == 0
+        learner.before_step(20)
+        assert learner.masks.version == accepted
         assert torch.equal(learner.masks[0], new if accepted else old)
-    assert not learner.renew_masks(21)
 
 
 def test_masks_of_the_user_are_used_and_shown(personalizer, picture, tmp_path, quick):
@@ -309,8 +308,8 @@ def test_masks_of_the_user_are_used_and_shown(personalizer, picture, tmp_path, q
 
 
 def test_an_interrupted_attencraft_fit_ends_with_the_same_masks(personalizer, picture, tmp_path):
-    config = FitConfig.preset("code", "attencraft", steps=4, prior="none", checkpoint_every=2)
-    config = config.with_changes(attencraft=type(config.attencraft)(refresh_every=1, refresh_similarity=-1.0))
+    renewing = {"refresh_every": 1, "refresh_similarity": -1.0}
+    config = FitConfig.preset("code", "attencraft", steps=4, prior="none", checkpoint_every=2, attencraft=renewing)
     whole = personalizer.fit(picture, ["cat", "dog"], method="attencraft", config=config)
 
     class Stop(Exception):

@@ -7,23 +7,25 @@ import random
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from PIL import Image
 
 from sdk import Personalizer
-from sdk.augmentation import SHRUNK_PREFIXES
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
+from sdk.data.augmentation import SHRUNK_PREFIXES
+from sdk.data.batch import View
+from sdk.data.reference_rows import ReferenceRows
+from sdk.data.rows import Rows
 from sdk.errors import InputError
-from sdk.learner import View
-from sdk.looking import find_masks
-from sdk.masks import overlap
+from sdk.masks.concept_masks import ConceptMasks
+from sdk.masks.crops import cut_out, grown
+from sdk.masks.options import MaskOptions
+from sdk.masks.similarity import overlap
+from sdk.masks.user import read_masks
 from sdk.methods.disendiff import DisenDiff
 from sdk.miniworld.references import reference_scene
-from sdk.miniworld.render import render
-from sdk.regions import cut_out, grown, read_masks
-from sdk.targets import LatentCache, TargetRows
-from sdk.training import Rows
+from sdk.miniworld.renderer import render
+from sdk.model.latents import LatentCache
 
 CPU = torch.device("cpu")
 
@@ -73,8 +75,7 @@ def test_the_window_shows_one_concept_and_marks_the_other():
 
 
 def learner_on(bundled, nouns, **changes):
-    scheduler = DDPMScheduler.from_config(bundled.pipe.scheduler.config)
-    return DisenDiff(bundled.pipe, resolve_concepts(nouns), FitConfig(**changes), scheduler, CPU)
+    return DisenDiff(bundled, resolve_concepts(nouns), FitConfig(**changes).for_method("disendiff"))
 
 
 def test_the_base_model_finds_the_objects_of_a_reference(bundled):
@@ -84,7 +85,7 @@ def test_the_base_model_finds_the_objects_of_a_reference(bundled):
         picture, true = render(scene)
         cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16) >= 0.5
         learner = learner_on(bundled, [item.noun for item in scene.objects])
-        masks = find_masks(learner, LatentCache(bundled.pipe.vae, CPU).sample(0, picture, torch.zeros(1)))
+        masks = learner.probe.find_masks(LatentCache(bundled.pipe.vae, CPU).mean(picture), MaskOptions())
         assert masks.shape == (3, 16, 16)
         assert masks.sum(0).max() == 1  # every cell is one concept's, background or nobody's
         overlaps += overlap(masks[:-1], cells.float()).tolist()
@@ -92,21 +93,27 @@ def test_the_base_model_finds_the_objects_of_a_reference(bundled):
     assert sorted(overlaps)[1] > 0.5
 
 
-def targets_of(personalizer, pictures, *, size, flip=0.0, scale=False):
-    cache, channels = LatentCache(personalizer.pipe.vae, CPU), personalizer.pipe.unet.config.in_channels
-    return TargetRows(
-        pictures, cache, size=size, resolution=64, latent_shape=(channels, 16), flip=flip, scale=scale, seed=0
+def rows_of(personalizer, pictures, masks, *, size, flip=0.0, scale=False):
+    return ReferenceRows(
+        pictures,
+        LatentCache(personalizer.pipe.vae, CPU),
+        ConceptMasks(masks, 2, 16),
+        size=size,
+        resolution=64,
+        latent_shape=personalizer.latent_shape,
+        flip=flip,
+        scale=scale,
+        seed=0,
     )
 
 
 def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
     picture, _ = render(reference_scene("tune", 1))
     masks = torch.cat([two_blobs() > 0.3, torch.zeros(1, 16, 16)]).float()
-    targets = targets_of(bundled, [picture], size=4, flip=0.5)
-    targets.use_masks([masks])
+    references = rows_of(bundled, [picture], [masks], size=4, flip=0.5)
     for share, allowed in ((0.0, (0, 0)), (0.5, (60, 100)), (1.0, (160, 160))):
         learner = learner_on(bundled, ["cat", "car"], alone=share)
-        rows = Rows(targets, None, learner, learner.config, seed=0, timesteps=1000)
+        rows = Rows(references, None, learner.concepts, learner.view, learner.settings, seed=0, timesteps=1000)
         batches = [rows[step] for step in range(20)]
         alone = [named for batch in batches for named in batch.named if len(named) == 1]
         assert allowed[0] <= len(alone) <= allowed[1]
@@ -114,31 +121,31 @@ def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
             for caption, named, mask in zip(batch.captions, batch.named, batch.masks, strict=True):
                 assert caption.count("<new") == len(named)
                 assert bool((mask == 1).all()) == (len(named) == 2)
-    flipped = {variant.image.tobytes() for variant in targets.variants.values()}
+    flipped = {variant.image.tobytes() for variant in references._variants.values()}
     assert len(flipped) > 3
-    variant, latents = targets.draw(random.Random(0), torch.zeros(1), View((0,), window=True))
+    variant, latents = references.draw(random.Random(0), torch.zeros(1), View((0,), window=True))
     assert latents.shape[1:] == (16, 16)
     assert 0 < variant.mask.sum() < 256
-    targets.use_masks([masks.flip(2)])  # masks that moved make other windows
-    other, _ = targets.draw(random.Random(0), torch.zeros(1), View((0,), window=True))
+    references.masks[0] = masks.flip(2)  # masks that moved make other windows
+    other, _ = references.draw(random.Random(0), torch.zeros(1), View((0,), window=True))
     assert other.image.tobytes() != variant.image.tobytes()
 
 
 def test_masks_move_with_the_picture(bundled):
     picture, true = render(reference_scene("tune", 1))
     masks = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16).round()
-    targets = targets_of(bundled, [picture], size=40, flip=0.5, scale=True)
-    targets.use_masks([masks])
+    references = rows_of(bundled, [picture], [masks], size=40, flip=0.5, scale=True)
     mirrored = shrunk = 0
     for seed in range(40):
-        variant, _ = targets.draw(random.Random(seed), torch.zeros(1), View((0, 1), with_masks=True))
-        assert variant.concept_masks.shape == masks.shape
+        variant, _ = references.draw(random.Random(seed), torch.zeros(1), View((0, 1), with_masks=True))
+        moved = variant.concept_masks[:-1]  # the background is the last
+        assert moved.shape == masks.shape
         if not variant.prefix:
-            flipped = not torch.equal(variant.concept_masks, masks)
-            assert torch.equal(variant.concept_masks, masks.flip(2) if flipped else masks)
+            flipped = not torch.equal(moved, masks)
+            assert torch.equal(moved, masks.flip(2) if flipped else masks)
             mirrored += flipped
         elif variant.prefix in SHRUNK_PREFIXES:
-            assert (variant.concept_masks.sum((1, 2)) < masks.sum((1, 2)).clamp(min=1)).all()
+            assert (moved.sum((1, 2)) < masks.sum((1, 2)).clamp(min=1)).all()
             shrunk += 1
     assert mirrored
     assert shrunk
@@ -178,8 +185,8 @@ def test_masks_come_back_at_the_pictures_size_and_may_be_handed_back(bundled):
 
 def test_every_picture_is_shown_however_small_the_pool(bundled):
     pictures = [render(reference_scene("tune", index))[0] for index in range(3)]
-    targets = targets_of(bundled, pictures, size=1)
+    references = rows_of(bundled, pictures, [torch.zeros(2, 16, 16)] * 3, size=1)
     rng = random.Random(0)
     for _ in range(60):
-        targets.draw(rng, torch.zeros(1), View(()))
-    assert {variant.image.tobytes() for variant in targets.variants.values()} == {p.tobytes() for p in pictures}
+        references.draw(rng, torch.zeros(1), View(()))
+    assert {variant.image.tobytes() for variant in references._variants.values()} == {p.tobytes() for p in pictures}

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sdk.augmentation import GREY, augment
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
+from sdk.data.augmentation import GREY, augment
+from sdk.data.batch import Batch
 from sdk.errors import InputError
-from sdk.learner import Batch, initial_embeddings
-from sdk.losses import masked_denoising_loss
 from sdk.methods.disendiff import DisenDiff
-from sdk.text import TextConditioner
+from sdk.methods.losses import masked_denoising_loss
+from sdk.methods.token_init import initial_embeddings
+from sdk.model.text import TextConditioner
 
 
 def test_the_denoising_loss_is_four_times_the_masked_mean():
@@ -54,11 +55,7 @@ def test_augmentation_frequencies_and_masks():
 
 
 def method_on(personalizer, nouns, **changes):
-    from diffusers import DDPMScheduler
-
-    scheduler = DDPMScheduler.from_config(personalizer.pipe.scheduler.config)
-    config = FitConfig(**changes)
-    return DisenDiff(personalizer.pipe, resolve_concepts(nouns), config, scheduler, torch.device("cpu"))
+    return DisenDiff(personalizer, resolve_concepts(nouns), FitConfig(**changes).for_method("disendiff"))
 
 
 def batch_of(captions, named):
@@ -76,13 +73,13 @@ def batch_of(captions, named):
 
 def test_a_noun_of_several_pieces_is_tracked_whole(personalizer):
     method = method_on(personalizer, ["xyz", "dog"])
-    found, counts = method.positions(["photo of a <new1> xyz and <new2> dog"], [(0, 1)])
-    assert counts.tolist() == [3, 1]
+    positions = method.positions
+    found = positions.find(["photo of a <new1> xyz and <new2> dog"], [(0, 1)])
+    assert positions.pieces.tolist() == [3, 1]
     assert found.tolist() == [[[4, 5, 6, 7], [9, 10, -1, -1]]]
-    assert method.positions(["photo of a <new2> dog"], [(1,)])[0].tolist() == [[[-1] * 4, [4, 5, -1, -1]]]
+    assert positions.find(["photo of a <new2> dog"], [(1,)]).tolist() == [[[-1] * 4, [4, 5, -1, -1]]]
     tracked = (torch.arange(8.0) * (found[0].flatten() >= 0))[None, :, None].expand(1, 8, 4)  # padding slots hold zeros
-    method.recorder.columns = [tracked[:, None]]
-    maps = method.concept_maps(counts)[0, :, 0, 0]
+    maps = positions.maps(tracked.unflatten(-1, (2, 2)))[0, :, 0, 0]
     assert maps.tolist() == [0.0, 2.0, 4.0, 5.0]
 
 
@@ -110,7 +107,7 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
     target, prior = "photo of a <new1> cat and <new2> dog", "photo of a cat and a dog"
     method = method_on(personalizer, ["cat", "dog"])
     per_row = torch.tensor([0.8, 5.0, 5.0, 5.0])
-    method._per_row = lambda counts: per_row
+    method._per_row = lambda: per_row
     with method.installed():
         mixed = method.losses(batch_of([target, prior, prior, prior], [(0, 1), (), (), ()]))["calibration"]
     # The target's micro-batch counts in full, the other one with zero.
@@ -118,7 +115,8 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
 
 
 def test_the_start_token_gets_no_gradient_through_keys_and_values(personalizer):
-    from sdk.attention import AttentionProcessor, cross_attention_layers
+    from sdk.model.attention import AttentionProcessor
+    from sdk.model.layers import cross_attention_layers
 
     layer = next(iter(cross_attention_layers(personalizer.pipe.unet).values()))
     states = torch.randn(1, 6, layer.to_k.in_features, requires_grad=True)
@@ -134,15 +132,15 @@ def test_initial_embeddings(personalizer):
     concepts = resolve_concepts(["cat", "dog"])
     conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, ["<new1>", "<new2>"])
     table = personalizer.pipe.text_encoder.get_input_embeddings().weight
-    rows = initial_embeddings(conditioner, concepts, FitConfig())
+    rows = initial_embeddings(conditioner, concepts)
     assert torch.equal(rows[1], table[conditioner.pieces("dog")[0]])
-    rows = initial_embeddings(conditioner, concepts, FitConfig(initializers=("car", "house")))
+    rows = initial_embeddings(conditioner, concepts, ("car", "house"))
     assert torch.equal(rows[0], table[conditioner.pieces("car")[0]])
-    rows = initial_embeddings(conditioner, concepts, FitConfig(initializers=("red blue",)))
+    rows = initial_embeddings(conditioner, concepts, ("red blue",))
     mean = table[[conditioner.pieces(word)[0] for word in ("red", "blue")]].mean(0)
     torch.testing.assert_close(rows, mean.expand(2, -1))
     with pytest.raises(InputError, match="one a concept"):
-        initial_embeddings(conditioner, concepts, FitConfig(initializers=("a", "b", "c")))
+        initial_embeddings(conditioner, concepts, ("a", "b", "c"))
 
 
 def test_only_the_new_rows_of_the_table_train(personalizer):
@@ -162,7 +160,7 @@ def test_only_the_new_rows_of_the_table_train(personalizer):
 def test_which_layers_the_maps_come_from():
     from diffusers import UNet2DConditionModel
 
-    from sdk.attention import map_layers
+    from sdk.model.layers import map_layers
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
@@ -173,7 +171,7 @@ def test_which_layers_the_maps_come_from():
 
 
 def test_learning_rates_fade_over_the_last_part():
-    from sdk.learner import fade
+    from sdk.methods.base import fade
 
     assert [fade(step, FitConfig(steps=10)) for step in (0, 9)] == [1.0, 1.0]
     falling = [fade(step, FitConfig(steps=10, decay=0.5)) for step in range(10)]
@@ -181,7 +179,7 @@ def test_learning_rates_fade_over_the_last_part():
 
 
 def test_automatic_precision_asks_the_hardware(monkeypatch):
-    from sdk.precision import forward_dtype
+    from sdk.model.precision import forward_dtype
 
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)

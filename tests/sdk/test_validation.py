@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdk.errors import InputError
-from sdk.evaluation import JudgeScorer
-from sdk.stopping import Best
+from sdk.fit.early_stopping import Best
+from sdk.miniworld.scorer import JudgeScorer
 
 
 def test_the_best_weights_are_kept_and_patience_ends():
@@ -28,7 +28,7 @@ def test_the_best_weights_are_kept_and_patience_ends():
 @pytest.fixture
 def scripted(monkeypatch):
     """Validation scores that rise once and then fall."""
-    from sdk.validation import Validator
+    from sdk.fit.validation import Validator
 
     scores = iter([0.2, 0.6, 0.5, 0.4, 0.3, 0.2])
     monkeypatch.setattr(Validator, "__call__", lambda self: {"fidelity": 0.0, "leakage": 0.0, "score": next(scores)})
@@ -56,7 +56,7 @@ def test_an_early_stop(personalizer, picture, quick, scripted):
 
 
 def test_an_interrupted_fit_remembers_its_best(personalizer, picture, quick, tmp_path, monkeypatch):
-    from sdk.validation import Validator
+    from sdk.fit.validation import Validator
 
     class Stop(Exception):
         pass

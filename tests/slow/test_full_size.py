@@ -139,8 +139,8 @@ def test_fit_and_generate_at_full_size(tmp_path):
 def test_exports_at_full_size(tmp_path):
     """Weights beyond two gigabytes lie beside the graph, and the folder draws what torch draws."""
     from sdk import Concept, ConceptPack, Personalizer
-    from sdk.attention import cross_attention_layers
     from sdk.deploy import OnnxPersonalizer
+    from sdk.model.layers import cross_attention_layers
 
     personalizer = Personalizer(random_pipeline(tmp_path), "random SD 1.5")
     layers = cross_attention_layers(personalizer.pipe.unet)

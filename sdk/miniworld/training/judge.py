@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ..judge import Judge
-from ..render import render
+from ..renderer import render
 from ..scene import Scene, SceneObject, Vocabulary, arrange, is_reserved, sample_scene
 from .calibration import exact_classes, fit_temperatures, measured_accuracy, same_threshold
 from .common import cosine_schedule, default_device

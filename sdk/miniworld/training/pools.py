@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...augmentation import ENLARGED_PREFIXES, SHRUNK_PREFIXES, enlarge_on_crop, shrink_on_grey
-from ..render import RESOLUTION, render
+from ...data.augmentation import ENLARGED_PREFIXES, SHRUNK_PREFIXES, enlarge_on_crop, shrink_on_grey
+from ..renderer import RESOLUTION, render
 from ..scene import MAX_OBJECTS, Scene, Vocabulary, sample_scene
 
 _CHUNK = 500  # scenes per task of a worker

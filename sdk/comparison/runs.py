@@ -1,0 +1,172 @@
+"""Several methods on one picture: same seeds, prompts and budget, judged alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..concepts import Concept, resolve_concepts
+from ..errors import InputError
+from ..eval.drawing import Drawn, draw_for
+from ..eval.prompt_sets import Prompt
+from ..eval.scorers import Scorer, default_scorer
+from ..eval.scores import Scores
+from ..fit.defaults import recommended_config
+from ..fit.fit import fit_concepts
+from ..fit.prepare import priors_for
+from ..images.image_io import load_image, square
+from ..masks.user import read_masks
+from ..methods import method_class
+from ..pack import ConceptPack
+from ..plain import merged
+from ..runtime import peak_memory
+from ..sampling.engine import Engine
+from .variants import Arm, resolve_arms
+
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one arm came to.
+
+    Attributes:
+        name: of the arm, or ``"untouched"`` for the plain base model.
+        scores: fidelity, leakage, text alignment.
+        drawn: the pictures.
+        seconds: of the fit, without drawing prior pictures.
+        memory_mb: by how much the fit raised the process's memory at its peak (on a GPU: the device's).
+        pack: what was learned.
+    """
+
+    name: str
+    scores: Scores
+    drawn: list[Drawn]
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+    pack: ConceptPack | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of all arms on one picture; the untouched model comes last."""
+
+    concepts: list[Concept]
+    reference: Image.Image
+    results: list[Result]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, without pictures, for JSON."""
+        return {
+            "concepts": [asdict(c) for c in self.concepts],
+            "results": [
+                {"name": r.name, "seconds": r.seconds, "memory_mb": r.memory_mb, **asdict(r.scores)}
+                for r in self.results
+            ],
+        }
+
+    def table(self) -> str:
+        """Return the figures as a Markdown table."""
+        columns = [f"{c.phrase}" for c in self.concepts]
+        lines = ["| | " + " | ".join(columns) + " | leakage | once | together | text alignment | seconds | MB |"]
+        lines.append("|---" * (len(columns) + 7) + "|")
+        for r in self.results:
+            scores = r.scores
+            cells = [f"{scores.matrix[i][i]:.2f}" for i in range(len(columns))]
+            cells += ["" if v is None else f"{v:.2f}" for v in (scores.leakage, scores.mean_once, scores.together)]
+            cells += [f"{scores.text_alignment:.2f}", f"{r.seconds:.0f}", f"{r.memory_mb:.0f}"]
+            lines.append(f"| {r.name} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def compare(
+    engine: Engine,
+    image: str | Path | Image.Image,
+    concepts: Sequence[str | Concept],
+    *,
+    methods: Sequence[str] | None = None,
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
+    masks: Sequence[str | Path | Image.Image] | None = None,
+    prompts: int = 4,
+    num_images: int = 2,
+    num_inference_steps: int = 25,
+    scorer: Scorer | None = None,
+    progress: Callable[[str], Any] | None = None,
+) -> Comparison:
+    """Fit one picture with several methods and score what they draw.
+
+    Args:
+        engine: the base model, such as a :class:`sdk.Personalizer`.
+        image: the reference picture.
+        concepts: class nouns, or :class:`Concept` objects.
+        methods: arms by name, see :func:`sdk.comparison.variants.resolve_arm`; default every method and
+            DisenDiff's best preset.
+        settings: the same for every arm that has them, such as ``{"steps": 300}``, on top of what each arm's preset and
+            the base model say.
+        seed: of every fit.
+        masks: where each concept is, for the methods that use masks.
+        prompts: of each kind, at most ten.
+        num_images: per prompt; every arm gets the same noise.
+        num_inference_steps: DDIM steps.
+        scorer: default the drawn world's judge or CLIP, see :func:`default_scorer`.
+        progress: called with the name of each arm before it is fitted.
+
+    Raises:
+        InputError: an unknown method, or a picture that cannot be scored.
+    """
+    if min(prompts, num_images, num_inference_steps) < 1:
+        raise InputError("prompts, num_images and num_inference_steps must each be at least 1")
+    arms = resolve_arms(None if methods is None else list(methods))
+    resolved = resolve_concepts(concepts)
+    picture = load_image(image)
+    reference = square(picture, engine.resolution)
+    scorer = scorer or default_scorer(engine.resolution, resolved)
+    given = None if masks is None else [load_image(mask) for mask in masks]
+    if given is not None:
+        read_masks(given, [picture], len(resolved), engine.resolution)  # mistakes show before a fit
+    squares = None if given is None else [square(mask, engine.resolution) for mask in given]
+    scorer.look_at(reference, resolved, squares)
+    wanted = scorer.prompts(resolved, prompts)
+    common: dict[str, Any] = {
+        "num_images": num_images,
+        "num_inference_steps": num_inference_steps,
+        "seed": seed + 1000,
+    }
+    results = []
+    for arm in arms:
+        if progress is not None:
+            progress(arm.name)
+        results.append(run_arm(engine, arm, reference, resolved, scorer, wanted, common, settings, seed, squares))
+    drawn = draw_for(engine, wanted, None, **common)
+    results.append(Result(UNTOUCHED, scorer.score(drawn), drawn))
+    return Comparison(resolved, reference, results)
+
+
+def run_arm(
+    engine: Engine,
+    arm: Arm,
+    reference: Image.Image,
+    concepts: list[Concept],
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    common: dict[str, Any],
+    settings: dict[str, Any] | None,
+    seed: int,
+    masks: Sequence[Image.Image] | None = None,
+) -> Result:
+    """Fit one arm, draw and score; see :func:`compare`."""
+    shared = {name: value for name, value in (settings or {}).items() if name not in method_class(arm.method).unused}
+    config = recommended_config(engine, arm.preset, arm.method, **merged(arm.changes, shared))
+    priors_for(engine, concepts, config)  # drawn once and kept; not in the time of whoever comes first
+    begin = time.monotonic()
+    with peak_memory(engine.device) as peak:
+        pack = fit_concepts(engine, [reference], concepts, method=arm.method, config=config, seed=seed, masks=masks)
+    seconds = time.monotonic() - begin
+    drawn = draw_for(engine, prompts, pack, **common)
+    return Result(arm.name, scorer.score(drawn), drawn, seconds, peak[0] / 1e6, pack)

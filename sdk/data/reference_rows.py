@@ -1,0 +1,94 @@
+"""Rows of the reference pictures: augmented, encoded once, and drawn at random (as Custom Diffusion augments)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..images.image_io import square, to_tensor
+from ..masks.concept_masks import ConceptMasks
+from ..masks.crops import cut_out, drawn_mask, grown, mask_without
+from ..model.latents import LatentCache
+from .augmentation import AugmentedPicture, augment
+from .batch import View
+
+_WHITE = 0.5  # in [-1, 1]; the canvas around a shrunk picture is grey, 0
+
+
+class ReferenceRows:
+    """A pool of augmented variants of the reference pictures.
+
+    Args:
+        images: the reference pictures.
+        latents: encodes them.
+        masks: where the concepts are; read again whenever they change.
+        size: number of variants, rounded up so that every picture has as many; each is made and encoded when first
+            drawn, whole or with one concept alone.
+        resolution: side of the model's pictures, pixels.
+        latent_shape: ``(channels, side)`` of the latents.
+        flip: probability of a horizontal flip.
+        scale: whether to use the scale augmentation.
+        seed: variant ``i`` depends on it and ``i`` alone.
+    """
+
+    def __init__(
+        self,
+        images: list[Image.Image],
+        latents: LatentCache,
+        masks: ConceptMasks,
+        *,
+        size: int,
+        resolution: int,
+        latent_shape: tuple[int, int],
+        flip: float,
+        scale: bool,
+        seed: int,
+    ):
+        self.images = [square(image, resolution) for image in images]
+        self.latents, self.masks, self.latent_shape = latents, masks, latent_shape
+        self.size = -(-size // len(images)) * len(images)  # every picture has its share
+        self.flip, self.scale, self.seed = flip, scale, seed
+        self._variants: dict[tuple[int, View], AugmentedPicture] = {}
+        self._made_of = masks.version
+
+    def draw(self, rng: random.Random, noise: Tensor, view: View) -> tuple[AugmentedPicture, Tensor]:
+        """Return a random variant and its latents ``[C, h, w]``.
+
+        Args:
+            rng: chooses the variant.
+            noise: of the posterior, ``[C, h, w]``.
+            view: what to show.
+        """
+        if self._made_of != self.masks.version:
+            self._variants = {key: v for key, v in self._variants.items() if not key[1].needs_masks}
+            self._made_of = self.masks.version
+        index = rng.randrange(self.size)
+        shown = view if view.needs_masks else View(())  # the picture is the same whatever is named
+        if (index, shown) not in self._variants:
+            self._variants[index, shown] = self._variant(index, shown)
+        variant = self._variants[index, shown]
+        return variant, self.latents.sample(variant.image, noise)
+
+    def _variant(self, index: int, view: View) -> AugmentedPicture:
+        def augmented(picture: Image.Image) -> AugmentedPicture:  # the same draw for a picture and for its masks
+            own = random.Random(f"target {self.seed} {index}")
+            return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
+
+        image = self.images[index % len(self.images)]
+        if not view.needs_masks:
+            return augmented(image)
+        masks = self.masks[index % len(self.images)]
+        if view.window:
+            image, others = cut_out(image, grown(masks[:-1]), view.named[0])
+            variant = augmented(image)
+            mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
+            return replace(variant, mask=mask if mask.any() else variant.mask)
+        variant = augmented(image)
+        side = masks.shape[-1]
+        drawn = [augmented(drawn_mask(m, image.size)).image.resize((side, side), Image.Resampling.BOX) for m in masks]
+        moved = torch.stack([to_tensor(picture)[0] > _WHITE for picture in drawn])
+        return replace(variant, concept_masks=moved.float())

@@ -1,0 +1,111 @@
+"""The batch of any step: rows of the reference, as the method wants to see it, and rows of priors.
+
+Every random number of step ``i`` comes from the seed and ``i`` alone, so a fit that was interrupted goes on exactly
+where it stopped, with nothing to remember but weights and optimiser state.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from ..concepts import Concept, target_caption
+from ..model.latents import LatentCache
+from ..settings import FitSettings
+from .batch import Batch, View
+from .priors import PriorPicture
+from .reference_rows import ReferenceRows
+
+
+class PriorRows:
+    """Draws prior pictures with a random flip (Custom Diffusion: no other augmentation, no mask).
+
+    Args:
+        pictures: with their captions.
+        latents: encodes them.
+        flip: probability of a horizontal flip.
+    """
+
+    def __init__(self, pictures: list[PriorPicture], latents: LatentCache, flip: float):
+        self.pictures, self.latents, self.flip = pictures, latents, flip
+
+    def draw(self, rng: random.Random, noise: Tensor) -> tuple[Tensor, str]:
+        """Return latents ``[C, h, w]`` and caption of a random picture."""
+        index = rng.randrange(len(self.pictures))
+        flipped = rng.random() < self.flip
+        picture = self.pictures[index]
+        image = ImageOps.mirror(picture.image) if flipped else picture.image
+        return self.latents.sample(image, noise), picture.caption
+
+
+class Rows:
+    """Draws the batch of any step.
+
+    Args:
+        references: rows of the reference pictures.
+        priors: rows of priors, if any.
+        concepts: what captions of the reference name.
+        view: what a row of the reference shows at a step, the method's choice.
+        settings: batch size, share of the reference, order of names.
+        seed: of everything random.
+        timesteps: number of noise levels of the training.
+    """
+
+    def __init__(
+        self,
+        references: ReferenceRows,
+        priors: PriorRows | None,
+        concepts: Sequence[Concept],
+        view: Callable[[int, random.Random], View],
+        settings: FitSettings,
+        seed: int,
+        timesteps: int,
+    ):
+        self.references, self.priors, self.concepts, self.view = references, priors, list(concepts), view
+        self.settings, self.seed, self.timesteps = settings, seed, timesteps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step counted from 0, on the CPU."""
+        rng = random.Random(f"step {self.seed} {step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(62))
+        channels, side = self.references.latent_shape
+        size = self.settings.batch_size
+        posterior_noise = torch.randn(size, channels, side, side, generator=generator)
+        latents, captions, masks, named = [], [], [], []
+        concept_masks: list[Tensor | None] = []
+        for row in range(size):
+            if self.priors is None or rng.random() < self.settings.target_share:
+                view = self.view(step, rng)
+                variant, latent = self.references.draw(rng, posterior_noise[row], view)
+                shown = [self.concepts[i] for i in view.named]
+                captions.append(target_caption(shown, variant.prefix, rng, self.settings.swap_order))
+                mask = variant.mask
+                named.append(view.named)
+                concept_masks.append(variant.concept_masks)
+            else:
+                latent, caption = self.priors.draw(rng, posterior_noise[row])
+                captions.append(caption)
+                mask = torch.ones(1, side, side)
+                named.append(())
+                concept_masks.append(None)
+            latents.append(latent)
+            masks.append(mask)
+        return Batch(
+            latents=torch.stack(latents),
+            noise=torch.randn(size, channels, side, side, generator=generator),
+            timesteps=torch.randint(0, self.timesteps, (size,), generator=generator),
+            captions=captions,
+            masks=torch.stack(masks),
+            named=named,
+            concept_masks=_stacked(concept_masks),
+        )
+
+
+def _stacked(masks: list[Tensor | None]) -> Tensor | None:
+    """One tensor of all rows' masks, zero for priors; ``None`` if no row has any."""
+    some = next((m for m in masks if m is not None), None)
+    return None if some is None else torch.stack([torch.zeros_like(some) if m is None else m for m in masks])

@@ -1,0 +1,44 @@
+"""Measuring packs: drawing for scores, scorers, reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import public_names
+
+if TYPE_CHECKING:
+    from .drawing import Drawn, draw_for
+    from .encoders import EncoderScorer
+    from .evaluation import EvaluationReport, evaluate
+    from .prompt_sets import Prompt
+    from .report import save_report
+    from .scorers import Scorer, default_scorer, registered_scorers
+    from .scores import Scores
+
+_HOMES = {
+    "Drawn": ".drawing",
+    "EncoderScorer": ".encoders",
+    "EvaluationReport": ".evaluation",
+    "Prompt": ".prompt_sets",
+    "Scorer": ".scorers",
+    "Scores": ".scores",
+    "default_scorer": ".scorers",
+    "draw_for": ".drawing",
+    "evaluate": ".evaluation",
+    "registered_scorers": ".scorers",
+    "save_report": ".report",
+}
+__all__ = [
+    "Drawn",
+    "EncoderScorer",
+    "EvaluationReport",
+    "Prompt",
+    "Scorer",
+    "Scores",
+    "default_scorer",
+    "draw_for",
+    "evaluate",
+    "registered_scorers",
+    "save_report",
+]
+__getattr__ = public_names(__name__, _HOMES)

@@ -1,0 +1,280 @@
+"""Export to ONNX Runtime: one pack merged into its base model, or the base once for any number of packs.
+
+Merged is the folder that ONNX pipelines load (Optimum's layout). Shared has the same parts, but the UNet takes
+projected keys and values, ``kv_projection`` makes them, and a pack is one small ``.onnx_adapter`` file. Each part is
+run in ONNX Runtime and compared with PyTorch before the folder appears.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST
+from ..errors import InputError, OutputError
+from ..files import new_folder, sha256_file
+from ..model.attention import attention_processors
+from ..model.base_model import BaseModel
+from ..model.layers import cross_attention_layers
+from ..model.text import TextConditioner
+from ..model.weights import replaced_weights
+from ..pack import ConceptPack
+from . import onnx_graphs as graphs
+
+log = logging.getLogger(__name__)
+# Largest difference from PyTorch, relative to the largest value; float16 rounds to 1e-3.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}
+
+
+def export_model(
+    base: BaseModel,
+    folder: str | Path,
+    pack: ConceptPack | None = None,
+    *,
+    shared: bool = False,
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Write an ONNX folder; see :meth:`sdk.Personalizer.export_onnx`.
+
+    Returns:
+        The largest difference from PyTorch, relative to the largest value, by part.
+    """
+    _need_packages()
+    if shared and pack is not None:
+        raise InputError("a shared export holds no pack; write the pack by pack.export_adapter(file)")
+    if pack is not None:
+        base.check_base(pack.base)
+        pack.check_storable()
+    _check_levels(base.pipe.scheduler.config)
+    dtype = dtype or torch.float32
+    if dtype not in TOLERANCES:
+        raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
+    destination = Path(folder)
+    taken = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
+    if taken and not (destination / MANIFEST).is_file():
+        raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
+    with new_folder(destination) as work:
+        return _Exporter(base, pack, work, dtype).run(shared)
+
+
+class _Exporter:
+    """One export: copies of the parts on the CPU, in the type asked for."""
+
+    def __init__(self, base: BaseModel, pack: ConceptPack | None, work: Path, dtype: torch.dtype):
+        self.base, self.pack, self.work, self.dtype = base, pack, work, dtype
+        pipe = base.pipe
+        self.unet, self.vae, self.encoder = (
+            copy.deepcopy(part).to("cpu", dtype).eval() for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        )
+        self.conditioner = TextConditioner(pipe.tokenizer, self.encoder, pack.tokens if pack is not None else ())
+        self.layers = list(cross_attention_layers(self.unet))
+        self.errors: dict[str, float] = {}
+
+    def run(self, shared: bool) -> dict[str, float]:
+        with torch.no_grad():
+            self._text_encoder(shared)
+            if shared:
+                self._projection()
+            self._unet(shared)
+            self._autoencoder()
+        self._configurations(shared)
+        for part, error in self.errors.items():
+            log.info("%s: largest difference from PyTorch %.1e", part, error)
+        return self.errors
+
+    def _text_encoder(self, shared: bool) -> None:
+        rows = graphs.token_rows(self.encoder.config.hidden_size, self.dtype)
+        if self.pack is not None:
+            rows[: len(self.pack.embeddings)] = self.pack.embeddings.to(self.dtype)
+        # Two of everything: a dimension of one would be taken for fixed.
+        ids = self.conditioner.tokenize(["a", "photo of a" if self.pack is None else self.pack.prompt])
+        graph = graphs.TextEncoderGraph(self.encoder)
+        names = ["input_ids", "token_rows"]
+        outputs = ["last_hidden_state", "pooler_output"]
+        shapes = (graphs.free(0), None)
+        folder = self.work / "text_encoder"
+        default = {"token_rows": rows}
+        graphs.write_graph(graph, (ids, rows), names, outputs, shapes, folder, defaults=default, fixed=not shared)
+        self._check("text_encoder", graph, (ids, rows), {"input_ids": ids})
+
+    def _projection(self) -> None:
+        weights = {name: self.unet.get_parameter(name).detach() for name in graphs.weight_names(self.layers)}
+        states = torch.randn(2, self.conditioner.tokenizer.model_max_length, self._context()).to(self.dtype)
+        graph = graphs.ProjectionGraph(self.layers)
+        names = ["encoder_hidden_states", *weights]
+        shapes = (graphs.free(0), dict.fromkeys(weights))
+        outputs = graphs.projected_names(self.layers)
+        folder = self.work / "kv_projection"
+        graphs.write_graph(graph, (states, weights), names, outputs, shapes, folder, defaults=weights)
+        self._check("kv_projection", graph, (states, weights), {"encoder_hidden_states": states})
+
+    def _unet(self, shared: bool) -> None:
+        side = self.unet.config.sample_size
+        sample = torch.randn(2, self.unet.config.in_channels, side, side).to(self.dtype)
+        timestep = torch.tensor(500, dtype=torch.int64)
+        length = self.conditioner.tokenizer.model_max_length
+        with ExitStack() as stack:
+            stack.enter_context(attention_processors(self.unet, graphs.plain_attention(self.unet)))
+            if shared:
+                graph: nn.Module = graphs.SharedUNetGraph(self.unet)
+                given = {
+                    name: torch.randn(2, length, self.unet.get_submodule(name.rpartition(".")[0]).to_k.out_features)
+                    for name in graphs.projected_names(self.layers)
+                }
+                third: Any = {name: value.to(self.dtype) for name, value in given.items()}
+                names = ["sample", "timestep", *third]
+                free: Any = {name: graphs.free(0, 1) for name in third}
+            else:
+                stack.enter_context(replaced_weights(self.unet, self._learned()))
+                graph = graphs.UNetGraph(self.unet)
+                third = torch.randn(2, length, self._context()).to(self.dtype)
+                names, free = ["sample", "timestep", "encoder_hidden_states"], graphs.free(0, 1)
+            arguments = (sample, timestep, third)
+            shapes = (graphs.free(0, 2, 3), None, free)
+            graphs.write_graph(graph, arguments, names, ["out_sample"], shapes, self.work / "unet")
+            fed = {"sample": sample, "timestep": timestep}
+            fed |= third if isinstance(third, dict) else {"encoder_hidden_states": third}
+            self._check("unet", graph, arguments, fed)
+
+    def _autoencoder(self) -> None:
+        side, factor = self.unet.config.sample_size, self.base.pipe.vae_scale_factor
+        latents = torch.randn(2, self.vae.config.latent_channels, side, side).to(self.dtype)
+        picture = torch.rand(2, 3, side * factor, side * factor).to(self.dtype) * 2 - 1
+        for part, graph, name, output, example in (
+            ("vae_decoder", graphs.DecoderGraph(self.vae), "latent_sample", "sample", latents),
+            ("vae_encoder", graphs.EncoderGraph(self.vae), "sample", "latent_parameters", picture),
+        ):
+            shapes = (graphs.free(0, 2, 3),)
+            graphs.write_graph(graph, (example,), [name], [output], shapes, self.work / part)
+            self._check(part, graph, (example,), {name: example})
+
+    def _learned(self) -> dict[str, nn.Parameter]:
+        """The pack's weights of the UNet, by parameter name."""
+        if self.pack is None:
+            return {}
+        weights: dict[str, Tensor] = dict(self.pack.unet)
+        for layer, pair in self.pack.key_value.items():
+            weights |= {f"{layer}.to_{which}.weight": w for which, w in zip("kv", pair, strict=True)}
+        return {name: nn.Parameter(w.to(self.dtype), requires_grad=False) for name, w in weights.items()}
+
+    def _context(self) -> int:
+        return int(self.unet.config.cross_attention_dim)
+
+    def _check(self, part: str, graph: Callable, arguments: tuple, fed: dict[str, Tensor]) -> None:
+        """Run a part in ONNX Runtime and compare; raise if it computes something else."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        path = self.work / part / "model.onnx"
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        got = session.run(None, {name: value.numpy() for name, value in fed.items()})
+        want = graph(*arguments)
+        want = want if isinstance(want, tuple) else (want,)
+        error = 0.0
+        for ours, theirs in zip(want, got, strict=True):
+            expected = ours.float().numpy()
+            difference = np.abs(theirs.astype(np.float32) - expected).max() / max(np.abs(expected).max(), 1e-6)
+            error = max(error, float(difference))
+        self.errors[part] = error
+        if not error <= TOLERANCES[self.dtype]:
+            raise OutputError(
+                f"the exported {part} differs from PyTorch by {error:.1e} of its largest value; nothing was written"
+            )
+
+    def _configurations(self, shared: bool) -> None:
+        """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
+        self.conditioner.tokenizer.save_pretrained(self.work / "tokenizer")
+        _older_tokenizer_files(self.work / "tokenizer")
+        scheduler = self.base.sampling_scheduler()  # what the torch path samples with
+        scheduler.save_pretrained(self.work / "scheduler")
+        parts = {"text_encoder": self.encoder, "unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
+        for part, module in parts.items():
+            config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+            config.pop("_name_or_path", None)  # where the base model lies here concerns nobody
+            text = json.dumps({k: v for k, v in config.items() if _plain(v)}, indent=2)
+            (self.work / part / "config.json").write_text(text + "\n", encoding="utf-8")
+        index: dict[str, Any] = {"_class_name": "ORTStableDiffusionPipeline", "_diffusers_version": _version()}
+        index |= {part: ["optimum.onnxruntime.modeling_diffusion", _CLASSES[part]] for part in parts}
+        index |= {
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "scheduler": ["diffusers", type(scheduler).__name__],
+            "feature_extractor": [None, None],
+            "safety_checker": [None, None],
+        }
+        (self.work / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "kind": "shared" if shared else "merged",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "base_model": self.base.base.to_dict(),
+            "table_size": self.conditioner.table_size,
+            "layers": self.layers,
+            "scaling_factor": float(self.vae.config.scaling_factor),
+            "guidance_scale": self.base.recommended_guidance,
+            "concepts": [] if self.pack is None else [{"token": c.token, "class": c.noun} for c in self.pack.concepts],
+            "largest_error": self.errors,
+            "files": {
+                file.relative_to(self.work).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+                for file in sorted(self.work.rglob("*"))
+                if file.is_file()
+            },
+        }
+        (self.work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+_CLASSES = {
+    "text_encoder": "ORTTextEncoder",
+    "unet": "ORTUnet",
+    "vae_decoder": "ORTVaeDecoder",
+    "vae_encoder": "ORTVaeEncoder",
+}
+
+
+def _check_levels(config: Any) -> None:
+    """Refuse noise levels that the runtimes do not know."""
+    known = config["beta_schedule"] in ("linear", "scaled_linear") and config.get("trained_betas") is None
+    plain = config["prediction_type"] in ("epsilon", "v_prediction") and not config.get("rescale_betas_zero_snr")
+    if not (known and plain):
+        raise InputError(
+            "only linear and scaled_linear noise levels, of models that predict noise or velocity, can be exported; "
+            f"this model has {config['beta_schedule']}, {config['prediction_type']}, or levels of its own"
+        )
+
+
+def _older_tokenizer_files(folder: Path) -> None:
+    """Write what transformers 4, which Optimum runs on, reads instead of ``tokenizer.json``."""
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model, added = definition["model"], {t["content"]: t["id"] for t in definition["added_tokens"]}
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    own = {token: index for token, index in added.items() if token not in model["vocab"]}
+    (folder / "added_tokens.json").write_text(json.dumps(own), encoding="utf-8")
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, list, tuple, dict, type(None)))
+
+
+def _version() -> str:
+    import diffusers
+
+    return diffusers.__version__
+
+
+def _need_packages() -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise InputError(f"exporting to ONNX needs {package}; run: pip install 'personalizer-sdk[onnx]'") from error

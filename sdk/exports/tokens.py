@@ -1,0 +1,15 @@
+"""A pack's tokens as textual inversions, one file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..files import write_bytes
+from ..pack import ConceptPack
+
+
+def export_tokens(pack: ConceptPack, folder: str | Path) -> list[Path]:
+    """Write one textual-inversion file per token, which diffusers' ``load_textual_inversion`` takes."""
+    for name, content in pack.token_files().items():
+        write_bytes(Path(folder) / name, content)
+    return [Path(folder) / name for name in pack.token_files()]

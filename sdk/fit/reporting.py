@@ -1,0 +1,81 @@
+"""Who is told about a fit's steps: callbacks, progress bars, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..drawing_rules import Progress
+from ..errors import InputError
+from ..runtime import Event
+
+REPORTS = ("none", "tensorboard")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a callback learns after each step.
+
+    Attributes:
+        step: steps done, from 1.
+        steps: steps in all.
+        losses: scalars by name.
+        seconds_left: estimate.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    seconds_left: float
+
+
+Report = Callable[[StepReport], Any]
+
+
+def check_report_to(report_to: str | None, output_dir: Path | None) -> None:
+    """Raise :class:`InputError` for an unknown place to report to, or TensorBoard without a folder for its logs."""
+    if report_to not in (None, *REPORTS):
+        raise InputError(f"report_to must be 'tensorboard' or 'none', got {report_to!r}")
+    if report_to == "tensorboard" and output_dir is None:
+        raise InputError("report_to='tensorboard' needs an output_dir to write its logs to")
+
+
+def reporters(
+    callback: Report | None, progress: Progress | None, report_to: str | None, output_dir: Path | None
+) -> Report:
+    """Return one callback for all who want to know.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+    told: list[Report] = []
+    if report_to == "tensorboard":
+        assert output_dir is not None
+        told.append(_tensorboard(output_dir.with_name(output_dir.name + ".tensorboard")))
+    if callback is not None:
+        told.append(callback)
+    if progress is not None:
+        told.append(lambda step: progress(Event("fit", step.step, step.steps, step.losses, step.seconds_left)))
+
+    def report(step: StepReport) -> None:
+        for each in told:
+            each(step)
+
+    return report
+
+
+def _tensorboard(folder: Path) -> Report:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("TensorBoard is not installed; run: pip install tensorboard") from error
+    writer = SummaryWriter(str(folder))
+
+    def report(step: StepReport) -> None:
+        for name, value in step.losses.items():
+            writer.add_scalar(name, value, step.step)
+        writer.flush()  # a fit may end at any step
+
+    return report

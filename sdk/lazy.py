@@ -1,0 +1,39 @@
+"""Public names of a package, loaded when they are asked for (PEP 562)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+# What a smaller installation lacks, and the extra that brings it.
+EXTRAS = dict.fromkeys(("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"), "torch")
+EXTRAS |= {"onnxruntime": "deploy", "tokenizers": "deploy", "onnx": "onnx", "onnxscript": "onnx"}
+
+
+def needed_extra(error: ModuleNotFoundError) -> str | None:
+    """Return what to tell about a package that is missing, or ``None`` if it is none of ours to install."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0])
+    return None if extra is None else f"needs {error.name}; run: pip install 'personalizer-sdk[{extra}]'"
+
+
+def public_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a package.
+
+    Args:
+        package: its name.
+        homes: the module of each public name, relative to the package.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(homes[name], package), name)
+        except ModuleNotFoundError as error:
+            needed = needed_extra(error)
+            if needed is None:
+                raise
+            raise ModuleNotFoundError(f"{package}.{name} {needed}", name=error.name) from error
+
+    return find

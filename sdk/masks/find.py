@@ -1,0 +1,44 @@
+"""Masks of a picture's concepts for a person to look at, edit and hand back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from ..concepts import Concept
+from ..images.image_io import square
+from ..model.base_model import BaseModel
+from ..model.denoise import Denoiser
+from ..model.latents import LatentCache
+from ..model.precision import forward_dtype
+from ..model.text import TextConditioner
+from .attention_maps import AttentionProbe
+from .crops import drawn_mask
+from .options import MaskOptions
+
+
+def masks_of(
+    base: BaseModel, picture: Image.Image, concepts: Sequence[Concept], options: MaskOptions, precision: str
+) -> list[Image.Image]:
+    """Return one mask per concept, white on black, of the picture's size; outside its centre square black.
+
+    Args:
+        base: the base model, whose attention tells.
+        picture: the reference picture.
+        concepts: what to look for.
+        options: how.
+        precision: of the forward pass, see :func:`sdk.model.precision.forward_dtype`.
+    """
+    conditioner = TextConditioner(base.pipe.tokenizer, base.pipe.text_encoder, [c.token for c in concepts])
+    denoiser = Denoiser(base, dtype=forward_dtype(precision, base.device))
+    latents = LatentCache(base.pipe.vae, base.device).mean(square(picture, base.resolution))
+    masks = AttentionProbe(denoiser, conditioner, concepts).find_masks(latents, options)
+    side = min(picture.size)
+    corner = ((picture.width - side) // 2, (picture.height - side) // 2)
+    found = []
+    for mask in masks[:-1]:
+        canvas = Image.new("L", picture.size)
+        canvas.paste(drawn_mask(mask, (side, side)).convert("L"), corner)
+        found.append(canvas)
+    return found

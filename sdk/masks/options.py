@@ -1,0 +1,33 @@
+"""How a base model's attention becomes masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..plain import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """How a base model's attention becomes masks, see :mod:`sdk.masks.segmentation`; defaults are ours."""
+
+    power: int = setting(1, "of the self-attention matrix; 0 leaves self-attention out (AttenCraft: 4)")
+    margin: float = setting(0.05, "by how much a pixel's best map must lead, of 1 (AttenCraft: 0.1)")
+    background: float = setting(
+        0.3,
+        "how strong a concept must be, of 1, not to be background; 0: the start token's map competes with the "
+        "concepts' (AttenCraft)",
+    )
+    draws: int = setting(4, "noises over which maps are averaged (AttenCraft: 1)")
+    noise: int = setting(250, "maps are taken at timesteps below it, of 1000 (AttenCraft: 300)")
+
+    def __post_init__(self) -> None:
+        if self.power < 0 or self.margin < 0:
+            raise InputError(f"masks.power and masks.margin must not be negative, got {self.power}, {self.margin}")
+        if not 0 <= self.background < 1:
+            raise InputError(f"masks.background must lie between 0 and 1, got {self.background}")
+        if self.draws < 1:
+            raise InputError(f"masks.draws must be at least 1, got {self.draws}")
+        if not 1 <= self.noise <= 1000:
+            raise InputError(f"masks.noise must lie between 1 and 1000, got {self.noise}")

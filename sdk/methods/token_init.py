@@ -1,0 +1,118 @@
+"""What a token's embedding starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..concepts import Concept
+from ..errors import InputError
+from ..masks.crops import cut_out, grown, mask_without
+from ..model.denoise import Denoiser
+from ..model.latents import LatentCache
+from ..model.text import TextConditioner
+
+# Rare tokens of CLIP's vocabulary that DisenDiff's released code starts from, as ids, by the number of concepts.
+_CLIP_VOCABULARY = 49408
+_CLIP_INITIALIZERS = {1: (42170,), 2: (47629, 42170), 3: (43514, 47629, 42170)}
+
+_TIMESTEPS = (400, 550, 700, 850)  # colours are decided while there is much noise
+_ROWS = 16  # of one forward pass
+
+
+def initial_embeddings(
+    conditioner: TextConditioner, concepts: Sequence[Concept], initializers: Sequence[str] = ()
+) -> Tensor:
+    """Return the embeddings the tokens start from, float32 ``[S, C]``.
+
+    The means of the ``initializers`` if given, one entry for all concepts or one each; in CLIP's vocabulary the rare
+    tokens of the released code (for three concepts all are set: the code forgets the middle one); elsewhere, and beyond
+    three concepts, the class noun.
+
+    Raises:
+        InputError: another number of initializers.
+    """
+    if initializers:
+        words = list(initializers) * len(concepts) if len(initializers) == 1 else list(initializers)
+        if len(words) != len(concepts):
+            raise InputError(f"initializers needs one entry, or one a concept ({len(concepts)}), got {len(words)}")
+        return torch.stack([conditioner.embedding_of(word) for word in words])
+    rare = rare_words(conditioner, len(concepts))
+    return torch.stack([conditioner.embedding_of(c.noun) for c in concepts]) if rare is None else rare
+
+
+def rare_words(conditioner: TextConditioner, count: int) -> Tensor | None:
+    """Return embeddings ``[count, C]`` of words that CLIP hardly saw; ``None``: another vocabulary, more than three."""
+    rows = _CLIP_INITIALIZERS.get(count)
+    if rows is None or conditioner.table_size != _CLIP_VOCABULARY:
+        return None
+    return conditioner.text_encoder.get_input_embeddings().weight[list(rows)].detach().float().clone()
+
+
+def best_descriptions(
+    denoiser: Denoiser,
+    conditioner: TextConditioner,
+    concepts: Sequence[Concept],
+    candidates: Sequence[str],
+    image: Image.Image,
+    masks: Tensor,
+    latents: LatentCache,
+) -> list[str]:
+    """Return for each concept of a picture the candidate that describes it best, see :func:`best_description`.
+
+    Args:
+        denoiser: of the base model.
+        conditioner: encodes captions.
+        concepts: what the picture shows.
+        candidates: words to choose from, such as ``"striped red"``.
+        image: the reference picture.
+        masks: where the concepts are, ``[S, r, r]``.
+        latents: encodes the windows on single concepts.
+    """
+    found = []
+    regions = grown(masks)
+    for index, concept in enumerate(concepts):
+        window, others = cut_out(image, regions, index)
+        clean = latents.mean(window)
+        counted = mask_without(others, clean.shape[-1])
+        found.append(best_description(denoiser, conditioner, concept.noun, candidates, clean, counted))
+    return found
+
+
+@torch.no_grad()
+def best_description(
+    denoiser: Denoiser,
+    conditioner: TextConditioner,
+    noun: str,
+    candidates: Sequence[str],
+    latents: Tensor,
+    mask: Tensor,
+) -> str:
+    """Return the candidate with the smallest denoising error in ``"photo of a {candidate} {noun}"`` (ours).
+
+    The same noise is used for all, at four of 1000 noise levels.
+
+    Args:
+        denoiser: of the base model.
+        conditioner: encodes captions.
+        noun: the concept's class.
+        candidates: words to choose from.
+        latents: clean latents of a picture of the concept, ``[C, h, w]``.
+        mask: where the error counts, ``[1, h, w]``.
+    """
+    device = denoiser.device
+    states = conditioner.encode(conditioner.tokenize([f"photo of a {words} {noun}" for words in candidates]))
+    latents, mask = latents.to(device), mask.to(device)
+    errors = torch.zeros(len(candidates), device=device)
+    for timestep in _TIMESTEPS:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep)).to(device)
+        t = torch.tensor([timestep], device=device)
+        for rows, part in zip(torch.arange(len(candidates)).split(_ROWS), states.split(_ROWS), strict=True):
+            clean, drawn = (x.expand(len(part), -1, -1, -1) for x in (latents, noise))
+            with denoiser.installed():
+                prediction, target = denoiser(clean, drawn, t, part)
+            errors[rows.to(device)] += ((prediction.float() - target).square() * mask).sum((1, 2, 3))
+    return candidates[int(errors.argmin())]

@@ -1,0 +1,19 @@
+"""Drawing: requests, batches, packs per row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import public_names
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .from_picture import Start, start_from
+
+_HOMES = {
+    "Engine": ".engine",
+    "Start": ".from_picture",
+    "start_from": ".from_picture",
+}
+__all__ = ["Engine", "Start", "start_from"]
+__getattr__ = public_names(__name__, _HOMES)

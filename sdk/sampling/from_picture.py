@@ -1,0 +1,89 @@
+"""Drawings that start from a picture: image to image, and painting over a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor
+
+from ..images.image_io import to_tensor
+from ..model.base_model import BaseModel
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a drawing starts from a picture.
+
+    Attributes:
+        clean: its latents, ``[1, C, h, w]``.
+        strength: share of the sampling steps that are done, the last ones.
+        hole: ``[1, 1, h, w]``, 1 where the picture is redrawn; ``None``: everywhere.
+    """
+
+    clean: Tensor
+    strength: float = 1.0
+    hole: Tensor | None = None
+
+
+@torch.no_grad()
+def start_from(base: BaseModel, image: Image.Image, hole: Image.Image | None = None, strength: float = 1.0) -> Start:
+    """Encode a picture and reduce what is to be redrawn to the latents' size (a cell is, if any of its pixels is)."""
+    vae = base.pipe.vae
+    latents = vae.encode(to_tensor(image)[None].to(base.device, vae.dtype)).latent_dist.mode()
+    cells = None
+    if hole is not None:
+        white = (to_tensor(hole.convert("RGB"))[:1] > 0).float()[None]
+        cells = F.adaptive_max_pool2d(white, latents.shape[-2:]).to(latents)
+    return Start(latents * vae.config.scaling_factor, strength, cells)
+
+
+class LastSteps(DDIMScheduler):
+    """DDIM without the first steps.
+
+    Attributes:
+        skipped: how many are left out.
+    """
+
+    skipped = 0
+
+    def set_timesteps(self, *arguments: Any, **keywords: Any) -> None:
+        """Choose the timesteps as DDIM does, and keep the last ones."""
+        super().set_timesteps(*arguments, **keywords)
+        self.timesteps: Tensor = self.timesteps[self.skipped :]
+
+
+def blending(start: Start, noise: Tensor) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+    """Return a callback that puts the kept part back after each step, at the noise level of the next step.
+
+    This is blended latent diffusion (Avrahami et al., SIGGRAPH 2023): any text-to-image model can paint over a part.
+
+    Args:
+        start: with a hole.
+        noise: of the kept part, ``[B, C, h, w]``.
+    """
+    assert start.hole is not None
+    hole = start.hole
+
+    def blend(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        later = pipe.scheduler.timesteps[step + 1 : step + 2]
+        kept = start.clean.expand_as(values["latents"])
+        if len(later):
+            kept = pipe.scheduler.add_noise(kept, noise, later.expand(len(kept)))
+        mask = hole.to(values["latents"])
+        values["latents"] = mask * values["latents"] + (1 - mask) * kept.to(values["latents"])
+        return values
+
+    return blend
+
+
+def noise_beside(start: Start, generators: list[torch.Generator]) -> Tensor:
+    """Return noise ``[B, C, h, w]`` for the kept part, of the seed next to each generator's own."""
+    shape = start.clean.shape[1:]
+    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(g.initial_seed() + 1)) for g in generators]
+    return torch.stack(drawn).to(start.clean)

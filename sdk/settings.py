@@ -1,0 +1,114 @@
+"""The settings that every method of learning has. Every default is the paper's or the released code's value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import InputError
+from .masks.options import MaskOptions
+from .plain import setting
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """Settings of one method alone; a method that has any derives its own class in its file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """What :class:`sdk.FitConfig` holds; methods, rows and the loop read it.
+
+    The sources named in the fields' help: "paper" is DisenDiff (CVPR 2024), "code" its released repository,
+    "CD" Custom Diffusion (CVPR 2023), which the code builds on.
+    """
+
+    steps: int = setting(250, "optimiser steps (code: 5 epochs of 400 samples, 8 to a step)")
+    learning_rate: float = setting(8e-5, "of K and V (code: 1e-5 x 4 accumulations x batch 2)")
+    token_learning_rate: float | None = setting(None, "of the token embeddings; None: as learning_rate (code)")
+    decay: float = setting(0.0, "share of the steps, at the end, over which learning rates fall to zero (code: none)")
+    weight_decay: float = setting(0.01, "of AdamW (code: torch's default)")
+    batch_size: int = setting(8, "rows in a step (paper)")
+    target_share: float = setting(
+        0.5, "probability that a row shows the reference picture and not a prior (code: 199 of 400)"
+    )
+    target_pool: int = setting(
+        128, "augmented variants of the reference picture, encoded once each (ours; code: one a row)"
+    )
+    loss_scale: float = setting(
+        4.0, "factor on the MSE: the code sums over 4 latent channels and divides by a 1-channel mask"
+    )
+    detach_start_token: bool = setting(True, "no gradient into K and V through the first text position (CD)")
+    swap_order: float = setting(0.5, "probability of naming the concepts in another order (code; not in the paper)")
+    alone: float = setting(
+        0.0,
+        "probability that a row of the reference shows and names one concept alone, cut out by the base model's "
+        "attention; other concepts in the window do not count (ours, after Break-A-Scene's union sampling)",
+    )
+    forget_layout: bool = setting(
+        False,
+        "leave the trained V of the UNet's middle block out of the pack: it memorises the layout of the reference, and "
+        "a prompt for one concept would draw two objects (ours)",
+    )
+    flip: float = setting(0.5, "probability of a horizontal flip (CD)")
+    scale_augmentation: bool = setting(
+        True, "show the picture small on grey, enlarged or as it is, with words for it (CD)"
+    )
+    prior: str = setting(
+        "generate", "'generate': pictures of the base model, made once and cached; 'none'; or a folder of pictures"
+    )
+    prior_prompts: tuple[str, ...] = setting(
+        ("photo of {all}",),
+        "of generated priors, in turn; {all} becomes 'a cat and a dog', {each} every class by itself (code: pictures "
+        "of LAION for {all}, with captions of their own)",
+    )
+    prior_count: int = setting(200, "prior pictures (code: 200)")
+    prior_steps: int = setting(50, "sampling steps of generated priors")
+    prior_guidance: float = setting(6.0, "guidance scale of generated priors")
+    initializers: tuple[str, ...] = setting(
+        (), "words a token starts from (their mean), one entry for all concepts or one each; empty: the method's rule"
+    )
+    initializer_candidates: tuple[str, ...] = setting(
+        (),
+        "without initializers: each token starts from those of these words under which the base model best predicts "
+        "the concept, cut out of the picture (ours)",
+    )
+    precision: str = setting(
+        "fp32",
+        "of the forward pass: 'fp32', 'bf16', 'fp16', or 'auto': bf16 where the hardware computes in it; trained "
+        "weights and losses stay fp32",
+    )
+    masks: MaskOptions = setting(MaskOptions(), "how masks of the concepts come out of attention")
+    method_options: MethodOptions | None = setting(
+        None, "settings of the chosen method alone, written as a group of its name; None: the method's defaults"
+    )
+    backend: str | None = setting(
+        None, "attention backend of the layers whose maps are recorded, see `personalizer doctor`; None: the fastest"
+    )
+    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, about 1.5 times the time")
+    checkpoint_every: int = setting(50, "steps between checkpoints; 0 for none")
+    validate_every: int = setting(
+        0, "steps between validations: a small sheet is drawn and scored, the best weights are kept; 0 for none"
+    )
+    patience: int = setting(0, "validations without a better score after which a fit stops; 0: never")
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("steps", "learning_rate", "batch_size", "target_pool"),
+            *("prior_count", "prior_steps", "loss_scale"),
+        ):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        for name in ("checkpoint_every", "validate_every", "patience"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("decay", "swap_order", "alone", "flip", "target_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):
+            raise InputError("prior_prompts must hold at least one prompt, and no empty one")
+        if not self.prior:
+            raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")

@@ -1,0 +1,138 @@
+"""What a program around a call is told, and how it ends the call."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import sdk
+from sdk import ConceptPack, FitConfig
+from sdk.errors import InputError
+from sdk.runtime import Cancelled, Event
+
+DRAWING = {"seed": 1, "num_inference_steps": 4}
+
+
+def test_a_fit_tells_of_its_phases(personalizer, picture, quick, monkeypatch, tmp_path):
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
+    seen: list[Event] = []
+    personalizer.fit(picture, ["cat"], config=quick.with_changes(prior_count=3), progress=seen.append)
+    assert [(e.phase, e.done, e.total) for e in seen[:1]] == [("priors", 3, 3)]
+    fit = [e for e in seen if e.phase == "fit"]
+    assert [e.done for e in fit] == [1, 2, 3, 4]
+    assert set(fit[0].losses) == {"loss", "denoise", "calibration"}
+    assert fit[-1].seconds_left == 0
+
+
+def test_a_cancelled_fit_goes_on_where_it_stopped(personalizer, picture, tmp_path):
+    config = FitConfig(steps=6, batch_size=2, target_pool=2, prior="none", target_share=1.0, checkpoint_every=0)
+    whole = personalizer.fit(picture, ["cat"], config=config)
+    cancel, steps = threading.Event(), []
+
+    def after(event):
+        steps.append(event.done)
+        if event.done == 4:
+            cancel.set()
+
+    where = {"config": config, "output_dir": tmp_path / "pack"}
+    with pytest.raises(Cancelled):
+        personalizer.fit(picture, ["cat"], progress=after, cancel=cancel, **where)
+    assert steps == [1, 2, 3, 4]
+    assert not (tmp_path / "pack").exists()
+    resumed = personalizer.fit(picture, ["cat"], progress=after, resume=True, **where)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert resumed.content_hash() == whole.content_hash()
+
+
+def test_a_fit_that_is_cancelled_at_once_leaves_nothing_behind(personalizer, picture, quick):
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        personalizer.fit(picture, ["cat"], config=quick, cancel=cancel)
+    assert personalizer.pack is None
+    personalizer.fit(picture, ["cat"], config=quick)
+
+
+def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, quick, tmp_path, monkeypatch):
+    """What goes wrong while looking at a pack costs the look, not the pack; resuming draws the sheets."""
+    from sdk.fit import artifacts
+
+    def broken(*_):
+        raise RuntimeError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "samples", broken)
+        with pytest.raises(RuntimeError, match="no ink"):
+            personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
+    first = ConceptPack.from_pretrained(tmp_path / "pack")
+    assert not (tmp_path / "pack" / "samples.png").exists()
+    again = personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack", resume=True)
+    assert again.content_hash() == first.content_hash()
+    assert (tmp_path / "pack" / "samples.png").is_file()
+    assert {p.name for p in tmp_path.iterdir()} == {"pack"}
+
+
+def test_drawing_tells_of_its_steps_and_can_be_cancelled(personalizer, picture):
+    calls = (
+        ("generate", ("a cat",), 4),
+        ("img2img", (picture, "a cat"), 2),
+        ("inpaint", (picture, picture, "a cat"), 4),
+    )
+    for name, arguments, steps in calls:
+        draw = getattr(personalizer, name)
+        options = DRAWING | ({"strength": 0.5} if name == "img2img" else {})
+        seen = []
+        result = draw(*arguments, progress=lambda e, seen=seen: seen.append((e.phase, e.done, e.total)), **options)
+        assert seen == [("draw", i + 1, steps) for i in range(steps)], name
+        assert result.notes == []
+        cancel, told = threading.Event(), []
+
+        def stop(event, cancel=cancel, told=told):
+            told.append(event.done)
+            cancel.set()
+
+        with pytest.raises(Cancelled):
+            draw(*arguments, progress=stop, cancel=cancel, **options)
+        assert told == [1]
+        assert draw(*arguments, **options).images[0].tobytes() == result.images[0].tobytes()
+
+
+def test_a_picture_drawn_anew_keeps_the_more_the_weaker(personalizer, picture):
+    def distance(strength):
+        small = torch.tensor(list(picture.resize((32, 32)).tobytes())).float()
+        drawn = personalizer.img2img(picture, "a cat", strength=strength, seed=0, num_inference_steps=8).images[0]
+        return (torch.tensor(list(drawn.tobytes())).float() - small).square().mean()
+
+    assert distance(0.125) < distance(0.5) < distance(1.0)
+    plain = personalizer.generate("a cat", **DRAWING).images[0]
+    assert personalizer.img2img(picture, "a cat", strength=1.0, **DRAWING).images[0].tobytes() == plain.tobytes()
+    two = personalizer.img2img(picture, "a cat", num_images=2, strength=0.5, **DRAWING).images
+    other = personalizer.img2img(picture, "a cat", strength=0.5, seed=2, num_inference_steps=4).images
+    assert two[0].tobytes() != two[1].tobytes() == other[0].tobytes()
+    for strength in (0.0, 1.1):
+        with pytest.raises(InputError, match="strength must lie"):
+            personalizer.img2img(picture, "a cat", strength=strength)
+
+
+def test_a_bar_shows_every_phase(capsys):
+    with sdk.progress() as bar:
+        for event in (Event("priors", 2, 4), Event("priors", 4, 4), Event("fit", 1, 3, {"loss": 0.25}, 2.0)):
+            bar(event)
+    shown = capsys.readouterr().err
+    assert "priors" in shown
+    assert "4/4" in shown
+    assert "loss=0.250" in shown
+
+
+def test_looking_for_masks_trains_nothing(personalizer, picture, monkeypatch):
+    """No learner, no copies of weights: a base model and a probe are enough."""
+    from sdk.methods import base
+
+    def refused(*_):
+        raise AssertionError("a trainable copy was made")
+
+    monkeypatch.setattr(base, "_trainable", refused)
+    masks = personalizer.find_masks(picture, ["cat", "dog"])
+    assert [mask.size for mask in masks] == [picture.size] * 2
