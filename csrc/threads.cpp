@@ -1,4 +1,4 @@
-// The runner for callers without threads of their own.
+// Runners: threads for callers without any, and the threads of other libraries.
 #include <thread>
 #include <vector>
 
@@ -21,8 +21,27 @@ void run_on_threads(void *context, int64_t count, pk_task task, void *argument) 
   for (std::thread &helper : helpers) helper.join();
 }
 
+// A task in the order of arguments that loops want.
+struct Turned {
+  pk_task task;
+  void *argument;
+};
+
+void run_turned(int64_t first, int64_t last, void *argument) {
+  const Turned &turned = *static_cast<const Turned *>(argument);
+  turned.task(turned.argument, first, last);
+}
+
+void run_in_loop(void *context, int64_t count, pk_task task, void *argument) {
+  Turned turned = {task, argument};
+  const pk_loop loop = reinterpret_cast<pk_loop>(context);
+  if (loop(0, count, 1, run_turned, &turned) != 0) task(argument, 0, count);
+}
+
 }  // namespace
 
 extern "C" pk_runner pk_threads(int count) {
   return {run_on_threads, reinterpret_cast<void *>(static_cast<intptr_t>(count))};
 }
+
+extern "C" pk_runner pk_threads_of(pk_loop loop) { return {run_in_loop, reinterpret_cast<void *>(loop)}; }

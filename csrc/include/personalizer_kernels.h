@@ -47,6 +47,13 @@ typedef struct {
  * threads of their own pass their own runner instead. */
 PK_API pk_runner pk_threads(int count);
 
+/* A runner on another library's threads, through its loop: loop(first, last, grain, body, argument) runs
+ * body(from, to, argument) over parts of first..last-1 of at least `grain` each, and returns 0, or anything else if it could
+ * not (the calling thread then does all of it). LibTorch's torch_parallel_for is one. */
+typedef void (*pk_body)(int64_t first, int64_t last, void *argument);
+typedef int32_t (*pk_loop)(int64_t first, int64_t last, int64_t grain, pk_body body, void *argument);
+PK_API pk_runner pk_threads_of(pk_loop loop);
+
 /* out = softmax(query key^T * scale) value; maps [batch, tracked, queries]: probability of each token, mean over heads.
  * query and out have `queries` rows, key and value have `keys` rows. */
 PK_API pk_status pk_attention_forward(const pk_attention *shape, pk_array query, pk_array key, pk_array value,

@@ -1,8 +1,25 @@
-"""Attention that returns token maps, and the calibration loss on them. Installed as ``sdk.kernels``."""
+"""Attention that returns token maps, and the calibration loss on them. Installed as ``sdk.kernels``.
 
-from ._backends import available_backends, fastest_backend
-from .attention import attention_with_columns, attention_with_maps
-from .calibration import CalibrationOptions, calibrated_attention, calibration_loss, columns_loss, square_side
+Names load when they are first used, so that ``import sdk.kernels.options`` needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        attention_with_columns,
+        attention_with_maps,
+        calibrated_attention,
+        calibration_loss,
+        columns_loss,
+        square_side,
+    )
+    from .impl.reference import with_first_detached
+    from .impl.registry import available_backends, fastest_backend
+    from .options import CalibrationOptions
 
 __all__ = [
     "CalibrationOptions",
@@ -14,4 +31,20 @@ __all__ = [
     "columns_loss",
     "fastest_backend",
     "square_side",
+    "with_first_detached",
 ]
+
+_ELSEWHERE = {"CalibrationOptions": ".options", "available_backends": ".impl.registry"}
+_ELSEWHERE |= {"fastest_backend": ".impl.registry", "with_first_detached": ".impl.reference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_ELSEWHERE.get(name, ".api"), __name__), name)
+    globals()[name] = value  # next time without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,7 +7,7 @@ The maps are those of the 16x16 layers, averaged over layers and heads; :mod:`sd
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..errors import InputError
-from ..kernels import CalibrationOptions, calibration_loss, columns_loss, square_side
+from ..kernels import calibration_loss, columns_loss, square_side
+from ..kernels.options import CalibrationOptions
 from ..plain import setting
 from ..settings import MethodOptions
 from .base import Method, Variant
@@ -121,4 +122,4 @@ class DisenDiff(Method):
             side = square_side(recorder.columns)
             return columns_loss(recorder.columns, side, side, options, backend=backend)
         maps = self.positions.maps(recorder.mean()).float()
-        return calibration_loss(maps, **asdict(options), backend=backend)
+        return calibration_loss(maps, options, backend=backend)

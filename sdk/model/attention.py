@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
-from ..kernels import attention_with_columns, square_side
+from ..kernels import attention_with_columns, square_side, with_first_detached
 
 
 class MapRecorder:
@@ -113,7 +113,7 @@ class AttentionProcessor:
             self.recorder.columns.append(columns)
         else:
             if detach:
-                key, value = (torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], 2) for x in (key, value))
+                key, value = with_first_detached(key, value)
             out = attend(query, key, value, attn.scale)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))

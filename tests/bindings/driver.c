@@ -64,6 +64,19 @@ static void attention(int64_t batch, int64_t heads, int64_t queries, int64_t key
   free(maps);
 }
 
+/* Another library's loops: one that works, and one that cannot. */
+static int32_t halves(int64_t first, int64_t last, int64_t grain, pk_body body, void *argument) {
+  const int64_t middle = (first + last) / 2;
+  expect(grain == 1, "a task is a head or a row");
+  if (middle > first) body(first, middle, argument);
+  if (last > middle) body(middle, last, argument);
+  return 0;
+}
+static int32_t refuses(int64_t first, int64_t last, int64_t grain, pk_body body, void *argument) {
+  (void)first, (void)last, (void)grain, (void)body, (void)argument;
+  return 1;
+}
+
 static void calibration(int64_t batch, int64_t concepts, int64_t height, int64_t width) {
   const int64_t count = batch * 2 * concepts * height * width;
   const pk_calibration options = {batch, concepts, height, width, 1, 0.7, 1, 1.0, 1.0, 1.0};
@@ -72,6 +85,15 @@ static void calibration(int64_t batch, int64_t concepts, int64_t height, int64_t
   expect(pk_calibration_loss(&options, maps, loss, grad, &runner) == PK_OK, "loss");
   expect(pk_calibration_loss(&options, maps, loss, NULL, NULL) == PK_OK, "loss without gradient");
   for (int64_t i = 0; i < batch; ++i) expect(isfinite(loss[i]), "finite loss");
+  float *again = filled(batch, PK_FLOAT32, 4);
+  const pk_loop loops[] = {halves, refuses};
+  for (int i = 0; i < 2; ++i) {
+    const pk_runner other = pk_threads_of(loops[i]);
+    memset(again, 0, (size_t)batch * sizeof *again);
+    expect(pk_calibration_loss(&options, maps, again, NULL, &other) == PK_OK, "loss on other threads");
+    expect(memcmp(again, loss, (size_t)batch * sizeof *loss) == 0, "the same loss on other threads");
+  }
+  free(again);
   free(maps), free(grad), free(loss);
 }
 

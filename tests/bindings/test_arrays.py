@@ -115,6 +115,8 @@ def test_mistakes_are_named():
         arrays.attention_with_maps(query, key, value, [[4]])
     with pytest.raises(ValueError, match="2S"):
         arrays.calibration_loss(np.zeros((1, 3, 4, 4)))
+    with pytest.raises(TypeError, match="no option 'sigmas'"):
+        arrays.calibration_loss(np.zeros((1, 2, 4, 4)), sigmas=1.0)
     with pytest.raises(ValueError, match="mmx"):
         arrays.use_instruction_set("mmx")
 

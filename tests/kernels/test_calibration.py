@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from sdk.kernels import _backends, attention_with_maps, calibrated_attention, calibration_loss
+from sdk.kernels import attention_with_maps, calibrated_attention, calibration_loss
+from sdk.kernels.impl import registry
 
 # Values of an independent implementation of the released code, float64: loss, and L1 norm and maximum of the
 # gradient of 0.01 x loss with respect to the logits.
@@ -135,7 +136,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_a_backend_that_is_not_ready_is_refused_with_its_reason(monkeypatch):
-    monkeypatch.setitem(_backends._STATUS, "triton", "no GPU here")
+    monkeypatch.setitem(registry.STATUS, "triton", "no GPU here")
     with pytest.raises(ValueError, match="cannot be used here: no GPU here"):
         calibration_loss(torch.rand(1, 2, 4, 4), backend="triton")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from sdk.bindings import capi
 from sdk.kernels import attention_with_maps, available_backends, calibrated_attention, calibration_loss
-from sdk.kernels.attention import _reference
 
 pytestmark = pytest.mark.skipif(
     available_backends()["cpp"] != "ready", reason=f"no compiled CPU library: {available_backends()['cpp']}"
@@ -26,13 +26,12 @@ SHAPES = [
 
 @pytest.fixture(params=["amx", "avx512_bf16", "avx512", "avx2", "portable", "tiles"])
 def instruction_set(request):
-    from sdk.kernels import _C
-
-    library = ctypes.CDLL(_C.__file__)
-    if library.pk_use_instruction_set(request.param.encode()):
+    try:
+        capi.use_instruction_set(request.param)
+    except ValueError:
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    library.pk_use_instruction_set(None)
+    capi.use_instruction_set(None)
 
 
 def inputs(batch, heads, pixels, tokens, width, dtype):
@@ -59,9 +58,8 @@ def run(tensors, indices, implementation):
 def test_error_stays_within_a_small_multiple_of_stock_torch(shape, dtype, instruction_set):
     """The rule of flash-attention's tests: twice plain PyTorch's own error forward, three times backward."""
     tensors, indices = inputs(*shape, dtype)
-    scale = shape[-1] ** -0.5
-    exact = run([x.double() for x in tensors], indices, lambda *a: _reference(*a, scale))
-    plain = run(tensors, indices, lambda *a: _reference(*a, scale))
+    exact = run([x.double() for x in tensors], indices, lambda *a: attention_with_maps(*a, backend="reference"))
+    plain = run(tensors, indices, lambda *a: attention_with_maps(*a, backend="reference"))
     ours = run(tensors, indices, lambda *a: attention_with_maps(*a, backend="cpp"))
     for index, (want, stock, got) in enumerate(zip(exact, plain, ours, strict=True)):
         factor = 2 if index < 2 else 3
@@ -92,6 +90,25 @@ def test_threads_do_not_change_the_answer():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_work_is_spread_over_torchs_threads():
+    """As many ranges as ``torch.set_num_threads`` says; together they cover the work once."""
+    from sdk.kernels.impl import cpp
+
+    task_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    loop_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, task_type, ctypes.c_void_p)
+    runner = cpp.torch_threads()
+    threads = torch.get_num_threads()
+    try:
+        for count, expected in ((1, [(0, 5)]), (2, [(0, 3), (3, 5)]), (3, [(0, 2), (2, 4), (4, 5)])):
+            torch.set_num_threads(count)
+            ranges = []
+            task = task_type(lambda _, first, last, kept=ranges: kept.append((first, last)))
+            loop_type(runner.parallel_for)(runner.context, 5, task, None)
+            assert sorted(ranges) == expected
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_any_strides_will_do():
@@ -130,7 +147,7 @@ def test_compiles_without_a_graph_break():
     indices = torch.tensor([[1, 2, 4, 5], [-1, -1, -1, -1]])
 
     def step(query, key, value):
-        outs, loss = calibrated_attention([query], [key], [value], indices, backend="cpp", reduction="mean")
+        outs, loss = calibrated_attention([query], [key], [value], indices, backend="cpp", reduction="mean", sigma=0.5)
         return outs[0].sum() + loss
 
     want = torch.autograd.grad(step(*tensors), tensors)

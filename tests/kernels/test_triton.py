@@ -74,13 +74,11 @@ def test_same_answer_every_time():
 
 
 def test_first_key_can_be_detached():
-    from sdk.kernels.triton_ops import attention_columns
-
     tensors, indices = inputs(1, 2, 20, 9, 16, torch.float32)
     free = [x.clone().requires_grad_() for x in tensors]
     held = [x.clone().requires_grad_() for x in tensors]
     for leaves, detach in ((free, False), (held, True)):
-        out, columns = attention_columns(*leaves, indices, 0.25, detach_first=detach)
+        out, columns = attention_with_columns(*leaves, indices, detach_first=detach, backend="triton")
         (out.square().sum() + columns.square().sum()).backward()
     assert torch.equal(free[0].grad, held[0].grad)
     for a, b in zip(free[1:], held[1:], strict=True):
@@ -155,7 +153,9 @@ def test_compiles_without_a_graph_break():
     indices = torch.tensor([[1, 2, 4, 5], [-1, -1, -1, -1]], device=DEVICE)
 
     def step(query, key, value):
-        outs, loss = calibrated_attention([query], [key], [value], indices, backend="triton", reduction="mean")
+        outs, loss = calibrated_attention(
+            [query], [key], [value], indices, backend="triton", reduction="mean", sigma=0.5
+        )
         return outs[0].sum() + loss
 
     want = torch.autograd.grad(step(*tensors), tensors)

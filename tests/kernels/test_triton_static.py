@@ -19,7 +19,7 @@ SMALL_SHARED = 99 * 1024  # of sm_86 and sm_89
 def compiled(*capabilities: int) -> dict[str, dict]:
     """Return the table of these GPUs, from a process in which Triton compiles instead of interpreting."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_DEFAULT_FP_FUSION": "1"}
-    command = [sys.executable, "-m", "sdk.kernels.triton_static", *map(str, capabilities)]
+    command = [sys.executable, "-m", "sdk.kernels.impl.triton_static", *map(str, capabilities)]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 

@@ -26,6 +26,15 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_options_of_the_loss_need_no_torch():
+    done = python(
+        "import sys, sdk.kernels.options; print([m for m in ('torch', 'numpy', 'triton') if m in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+    done = python("import sys, sdk.kernels as k; k.CalibrationOptions(); print('torch' in sys.modules, dir(k) == sorted(k.__all__))")
+    assert done.stdout.split() == ["False", "True"], done.stderr
+
+
 def test_public_names():
     import sdk
 
@@ -33,6 +42,12 @@ def test_public_names():
         assert getattr(sdk, name) is not None
     with pytest.raises(AttributeError):
         _ = sdk.nothing
+    import sdk.kernels
+
+    for name in sdk.kernels.__all__:
+        assert callable(getattr(sdk.kernels, name))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = sdk.kernels.nothing
 
 
 def test_help_and_doctor_need_no_model():

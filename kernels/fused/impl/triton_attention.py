@@ -24,7 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_KEYS, MAX_TRACKED = 256, 16
+from ..ops import rows_like
+
 WARPS = 8  # with 4, the first backward kernel spills registers
 _BLOCK = 64  # queries per program
 _LOG2_E = 1.4426950408889634
@@ -183,16 +184,10 @@ def sizes(width: int, keys: int, tracked: int) -> dict[str, int]:
     return {"WIDTH": width, "CHUNK": chunk_of(width), "KEYS": key_block, "TRACKED": tracked, "BLOCK": _BLOCK}
 
 
-def _empty_rows(like: Tensor, rows: int) -> Tensor:
-    """Empty ``[B, H, rows, D]`` in memory order ``[B, rows, H, D]``, as attention layers want it back."""
-    batch, heads, _, width = like.shape
-    return like.new_empty(batch, rows, heads, width).transpose(1, 2)
-
-
 def launch_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return out ``[B, H, N, D]`` and columns ``[B, H, K, N]`` float32; the last dimension of inputs is contiguous."""
     batch, heads, queries, width = query.shape
-    out = _empty_rows(query, queries)
+    out = rows_like(query)
     columns = query.new_empty(batch, heads, tokens.shape[1], queries, dtype=torch.float32)
     constants = sizes(width, key.shape[2], tokens.shape[1])
     forward_kernel[(triton.cdiv(queries, _BLOCK), heads, batch)](
@@ -217,7 +212,7 @@ def launch_backward(
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     constants = sizes(width, keys, tokens.shape[1])
-    grad_query, grad_key, grad_value = _empty_rows(query, queries), _empty_rows(key, keys), _empty_rows(value, keys)
+    grad_query, grad_key, grad_value = rows_like(query), rows_like(key), rows_like(value)
     weights, grad_scores = (query.new_empty(batch, heads, queries, constants["KEYS"]) for _ in range(2))
     backward_rows_kernel[(triton.cdiv(queries, _BLOCK), heads, batch)](
         query, key, value, tokens, grad_out, grad_columns, grad_query, weights, grad_scores,

@@ -1,7 +1,7 @@
 """DisenDiff's calibration loss in Triton: one launch for a whole batch, loss and gradient at once.
 
 One program per row of the batch: mean over layers and heads, min-max, Gaussian, squared class maps, soft IoU (see
-calibration.py, the definition), then all of it backwards by hand. The gradient with respect to the mean maps is
+reference.py, the definition), then all of it backwards by hand. The gradient with respect to the mean maps is
 ready when the loss is, so the loss's own backward is one multiplication. The 3x3 Gaussian with reflected borders is
 ``A X A^T`` with a banded matrix A: no neighbour has to be looked up in memory, and its adjoint is ``A^T X A``.
 """
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_SIDE = 64
+from ..options import CalibrationOptions
 
 
 @triton.jit
@@ -134,33 +134,25 @@ def calibration_kernel(
 
 
 def launch_calibration(
-    columns: Sequence[Tensor],
-    height: int,
-    width: int,
-    normalize: bool,
-    sigma: float,
-    suppress: int,
-    smooth: float,
-    bind: float,
-    separate: float,
+    columns: Sequence[Tensor], height: int, width: int, options: CalibrationOptions
 ) -> tuple[Tensor, Tensor]:
     """Return the loss ``[B]`` and its gradient with respect to the mean maps ``[B, 2S, height, width]``.
 
     Args:
         columns: ``[B, H, 2S, height * width]`` float32, contiguous, one of each layer.
-        height: of the maps, 2 to 64.
+        height: of the maps, 2 to 64 cells.
         width: likewise.
-        normalize: see :func:`sdk.kernels.calibration_loss`, as are the rest.
+        options: what is computed.
     """
     batch, heads, count, cells = columns[0].shape
     loss = columns[0].new_empty(batch)
     grad, blurred = (columns[0].new_empty(batch, count, height, width) for _ in range(2))
-    side = math.exp(-0.5 / sigma**2) if sigma > 0 else 0.0
+    edge = math.exp(-0.5 / options.sigma**2) if options.sigma > 0 else 0.0  # beside a centre of 1; then normalised
     calibration_kernel[(batch,)](
         tuple(columns), loss, grad, blurred,
         heads * count * cells, count * cells, heads, height, width,
-        1 / (1 + 2 * side), side / (1 + 2 * side), smooth, bind, separate,
-        CONCEPTS=count // 2, SUPPRESS=suppress, NORMALIZE=normalize, BLUR=sigma > 0,
+        1 / (1 + 2 * edge), edge / (1 + 2 * edge), options.smooth, options.bind, options.separate,
+        CONCEPTS=count // 2, SUPPRESS=options.suppress, NORMALIZE=options.normalize, BLUR=options.sigma > 0,
         ROWS=max(16, triton.next_power_of_2(height)), COLUMNS=max(16, triton.next_power_of_2(width)),
         num_warps=4 if cells <= 256 else 8,
     )  # fmt: skip

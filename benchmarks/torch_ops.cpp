@@ -1,6 +1,5 @@
-// The C interface of csrc/ as torch operators for CPU tensors, through LibTorch's stable ABI: one build serves every
-// torch from TORCH_TARGET_VERSION on. The schemas belong to kernels/fused/cpp.py; here are only the implementations.
-#include <Python.h>
+// A yardstick: the operators of kernels/fused/impl/cpp.py as a C++ extension of torch, through LibTorch's stable ABI, over
+// the same compiled library. call_overhead.py compiles it, defines the schemas and compares.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -103,14 +102,8 @@ std::tuple<Tensor, Tensor> calibration_loss(const Tensor &maps_any, bool normali
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(personalizer, CPU, library) {
-  library.impl("cpp_attention", TORCH_BOX(&attention_forward));
-  library.impl("cpp_attention_backward", TORCH_BOX(&attention_backward));
-  library.impl("cpp_calibration", TORCH_BOX(&calibration_loss));
-}
-
-// Importing the module runs the registrations above; it holds nothing else.
-PyMODINIT_FUNC PyInit__C(void) {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&module);
+STABLE_TORCH_LIBRARY_IMPL(personalizer_extension, CPU, library) {
+  library.impl("attention", TORCH_BOX(&attention_forward));
+  library.impl("attention_backward", TORCH_BOX(&attention_backward));
+  library.impl("calibration", TORCH_BOX(&calibration_loss));
 }

@@ -1,0 +1,1 @@
+"""The implementations, one file each, and their registry. What they compute is defined by reference.py."""

@@ -1,0 +1,122 @@
+"""The Triton kernels as torch operators: fake kernels, autograd and the autocast rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ops import AUTOCAST_TYPES, NO_GRADIENTS, OPTIONS_SCHEMA, option_values, rows_like, with_dense_rows
+from ..options import CalibrationOptions
+from .triton_attention import launch_backward, launch_forward
+from .triton_calibration import launch_calibration
+
+
+@torch.library.custom_op("personalizer::triton_attention", mutates_args=())
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float, first_key: int
+) -> tuple[Tensor, Tensor]:
+    if query.dtype == torch.bfloat16 and not query.is_cuda:  # autocast's doing: the caller's type was another
+        raise ValueError("Triton's interpreter computes bfloat16 products wrongly: leave autocast on the CPU")
+    query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
+    return launch_forward(query, key, value, tokens.contiguous(), scale)
+
+
+@_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float, first_key: int):
+    columns = query.new_empty(*query.shape[:2], tokens.shape[1], query.shape[2], dtype=torch.float32)
+    return rows_like(query), columns
+
+
+@torch.library.custom_op("personalizer::triton_attention_backward", mutates_args=())
+def _attention_backward(
+    grad_out: Tensor,
+    grad_columns: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tokens: Tensor,
+    scale: float,
+    first_key: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
+    grad_out, tokens = with_dense_rows(grad_out), tokens.contiguous()
+    return launch_backward(grad_out, grad_columns, query, key, value, tokens, scale, first_key)
+
+
+@_attention_backward.register_fake
+def _(grad_out, grad_columns, query: Tensor, key: Tensor, value: Tensor, tokens, scale, first_key):
+    return rows_like(query), rows_like(key), rows_like(value)
+
+
+def _calibration_kernel(columns: list[Tensor], height: int, width: int, *options):
+    return launch_calibration([x.contiguous() for x in columns], height, width, CalibrationOptions(*options))
+
+
+_calibration = torch.library.custom_op(
+    "personalizer::triton_calibration",
+    _calibration_kernel,
+    mutates_args=(),
+    schema=f"(Tensor[] columns, int height, int width, {OPTIONS_SCHEMA}) -> (Tensor, Tensor)",
+)
+
+
+@_calibration.register_fake
+def _(columns: list[Tensor], height: int, width: int, *options):
+    batch, _, count, _ = columns[0].shape
+    return columns[0].new_empty(batch), columns[0].new_empty(batch, count, height, width)
+
+
+def _keep_attention(ctx, inputs, output) -> None:
+    query, key, value, tokens, ctx.scale, ctx.first_key = inputs
+    ctx.save_for_backward(query, key, value, tokens)
+
+
+def _attention_gradient(ctx, grad_out: Tensor, grad_columns: Tensor):
+    query, key, value, tokens = ctx.saved_tensors
+    grads = _attention_backward(
+        grad_out.to(query.dtype), grad_columns, query, key, value, tokens, ctx.scale, ctx.first_key
+    )
+    return (*grads, None, None, None)
+
+
+def _keep_calibration(ctx, inputs, output) -> None:
+    columns = inputs[0]
+    ctx.layers, ctx.shape = len(columns), columns[0].shape
+    ctx.save_for_backward(output[1])
+
+
+def _calibration_gradient(ctx, grad_loss: Tensor, grad_of_grad: Tensor):
+    (grad,) = ctx.saved_tensors
+    _, heads, count, cells = ctx.shape
+    # The mean over layers and heads gives each of them the same share: one tensor, repeated by strides of zero.
+    share = grad * (grad_loss / (heads * ctx.layers))[:, None, None, None]
+    spread = share.flatten(2)[:, None].expand(-1, heads, count, cells)
+    return ([spread] * ctx.layers, None, None, *NO_GRADIENTS)
+
+
+_attention.register_autograd(_attention_gradient, setup_context=_keep_attention)
+_calibration.register_autograd(_calibration_gradient, setup_context=_keep_calibration)
+for _device, _low in AUTOCAST_TYPES.items():
+    _attention.register_autocast(_device, _low)
+    _calibration.register_autocast(_device, torch.float32)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float, first_key: int
+) -> tuple[Tensor, Tensor]:
+    """Attend; return out ``[B, H, N, D]`` and the tracked columns of every head, float32 ``[B, H, K, N]``.
+
+    Args:
+        query: ``[B, H, N, D]``, float32, float16 or bfloat16.
+        key: ``[B, H, T, D]`` with T <= 256.
+        value: ``[B, H, T, D]``.
+        tokens: int64 ``[B, K]`` with K <= 16, -1 for none.
+        scale: factor on the logits.
+        first_key: keys before this one get no gradient, 1 for Custom Diffusion's rule and 0 for none.
+    """
+    return _attention(query, key, value, tokens, scale, first_key)
+
+
+def calibration(columns: list[Tensor], height: int, width: int, options: CalibrationOptions) -> Tensor:
+    """Return the loss of each row ``[B]`` from the columns float32 ``[B, H, 2S, height * width]`` of several layers."""
+    return _calibration(columns, height, width, *option_values(options))[0]

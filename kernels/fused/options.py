@@ -1,0 +1,63 @@
+"""What the calibration loss computes: its options, defined once. No torch here.
+
+Everything else is derived from the fields of :class:`CalibrationOptions`: the keywords of
+:func:`sdk.kernels.calibration_loss`, the schemas of the operators, the C structure of the compiled library (whose order
+in csrc/include/personalizer_kernels.h a test compares). A new option is a field here, and its meaning in the reference
+and in each kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Options of the calibration loss, DisenDiff (CVPR 2024), section 3.3.
+
+    The sources named in the fields' help: "paper" is DisenDiff, "code" its released repository.
+
+    Raises:
+        ValueError: a negative ``sigma``, ``suppress`` or ``smooth``.
+    """
+
+    normalize: bool = _field(
+        True,
+        "min-max each map to [0, 1] first (code; not in the paper, but without it the loss saturates)",
+    )
+    sigma: float = _field(
+        0.5**0.5, "standard deviation of the 3x3 Gaussian in map cells; 0 leaves it out (code: its '0.5' means 0.707)"
+    )
+    suppress: int = _field(1, "how many times class maps are squared; 0 leaves it out (paper: once)")
+    smooth: float = _field(1.0, "added to both sides of the soft IoU's fraction (code; 0 in the paper's equations)")
+    bind: float = _field(1.0, "weight of the bind terms, which are summed over concepts (paper, eq. 3)")
+    separate: float = _field(
+        1.0, "weight of the separate-and-strengthen terms, the mean over pairs; none for one concept (paper, eq. 5)"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("sigma", "suppress", "smooth"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def with_changes(self, **changes: Any) -> CalibrationOptions:
+        """Return a copy with some fields changed.
+
+        Raises:
+            TypeError: a name that is no option.
+            ValueError: a value that makes no sense.
+        """
+        values = {name: getattr(self, name) for name in OPTION_NAMES}
+        for name in changes:
+            if name not in values:
+                raise TypeError(f"the calibration loss has no option {name!r}; known options: {', '.join(values)}")
+        return CalibrationOptions(**(values | changes))
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(CalibrationOptions))
+"""Names of the options, in the order in which operators take them."""
