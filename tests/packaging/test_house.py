@@ -34,14 +34,21 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports() -> dict[str, set[str]]:
-    """What each module imports of the package, anywhere in its file: at the top, in functions, for types alone."""
+    """What each module imports of the package: at the top, in functions, for types alone, by name from a registry."""
     return {name: imported(file, name) & modules().keys() for name, file in modules().items()}
 
 
 def imported(file: Path, name: str) -> set[str]:
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    text = file.read_text(encoding="utf-8")
+    # Where names are looked up strings name modules, too; those of lazy.py name packages that may be missing.
+    by_name = name != "sdk.lazy" and ("import_module(" in text or "public_names(" in text)
+    for node in ast.walk(ast.parse(text)):
+        if by_name and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            dots = len(node.value) - len(node.value.lstrip("."))
+            base = package[: len(package) - max(dots - 1, 0)]
+            found.add(".".join([*base, node.value.lstrip(".")]))
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

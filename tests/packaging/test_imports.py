@@ -31,7 +31,9 @@ def test_the_options_of_the_loss_need_no_torch():
         "import sys, sdk.kernels.options; print([m for m in ('torch', 'numpy', 'triton') if m in sys.modules])"
     )
     assert done.stdout.strip() == "[]", done.stderr
-    done = python("import sys, sdk.kernels as k; k.CalibrationOptions(); print('torch' in sys.modules, dir(k) == sorted(k.__all__))")
+    done = python(
+        "import sys, sdk.kernels as k; k.CalibrationOptions(); print('torch' in sys.modules, dir(k) == sorted(k.__all__))"
+    )
     assert done.stdout.split() == ["False", "True"], done.stderr
 
 
