@@ -32,7 +32,8 @@ def test_the_options_of_the_loss_need_no_torch():
     )
     assert done.stdout.strip() == "[]", done.stderr
     done = python(
-        "import sys, sdk.kernels as k; k.CalibrationOptions(); print('torch' in sys.modules, dir(k) == sorted(k.__all__))"
+        "import sys, sdk.kernels as k; k.CalibrationOptions(); "
+        "print('torch' in sys.modules, dir(k) == sorted(k.__all__))"
     )
     assert done.stdout.split() == ["False", "True"], done.stderr
 
