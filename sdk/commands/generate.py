@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..runtime import progress
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = 'personalizer generate my-pets --prompt "a <new1> cat on the beach" --output pictures'
@@ -29,15 +30,17 @@ def run(arguments: argparse.Namespace) -> None:
     pack = ConceptPack.from_pretrained(arguments.pack)
     output = prepare_output_folder(Path(arguments.output))
     personalizer = load_personalizer(arguments, pack.base.name)
-    result = personalizer.generate(
-        arguments.prompt,
-        num_images=arguments.num_images,
-        seed=arguments.seed,
-        concepts=[pack] * len(arguments.prompt),
-        num_inference_steps=arguments.steps,
-        guidance_scale=arguments.guidance,
-        negative_prompt=arguments.negative_prompt,
-    )
+    with progress() as bar:
+        result = personalizer.generate(
+            arguments.prompt,
+            num_images=arguments.num_images,
+            seed=arguments.seed,
+            concepts=pack,
+            num_inference_steps=arguments.steps,
+            guidance_scale=arguments.guidance,
+            negative_prompt=arguments.negative_prompt,
+            progress=bar,
+        )
     with reporting_full_disk(output):
         for index, image in enumerate(result.images):
             path = output / f"{index // arguments.num_images:02d}-{index % arguments.num_images:02d}.png"
