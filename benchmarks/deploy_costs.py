@@ -37,8 +37,10 @@ def main() -> None:
     arguments = parser.parse_args()
     from sdk import ConceptPack, Personalizer, quiet
     from sdk.deploy import OnnxPersonalizer
+    from sdk.runtime import keep_memory
 
     quiet()
+    keep_memory()
     pack = ConceptPack.from_pretrained(arguments.pack)
     personalizer = Personalizer.from_pretrained(pack.base.name, device="cpu")
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,9 +25,10 @@ def measure(method: str, threads: int) -> dict[str, float]:
     from sdk import Concept, Personalizer, quiet
     from sdk.fit import priors_for
     from sdk.miniworld import demo_picture
-    from sdk.runtime import peak_memory
+    from sdk.runtime import keep_memory, peak_memory
 
     quiet()
+    keep_memory()
     torch.set_num_threads(threads)
     personalizer = Personalizer.from_pretrained("bundled")
     config = personalizer.default_config("reference", method)

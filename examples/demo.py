@@ -14,10 +14,12 @@ import sdk
 from sdk import Personalizer, evaluate
 from sdk.eval import save_report
 from sdk.miniworld import demo_picture
+from sdk.runtime import keep_memory
 
 
 def main(folder: Path) -> None:
     sdk.quiet()
+    keep_memory()
     begin = time.monotonic()
     shutil.rmtree(folder / "pack", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

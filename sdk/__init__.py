@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from .eval.evaluation import EvaluationReport, evaluate
     from .pack import ConceptPack
     from .personalizer import Personalizer
-    from .runtime import progress, quiet
+    from .runtime import Cancelled, Event, progress, quiet
 
 __all__ = [
+    "Cancelled",
     "Comparison",
     "Concept",
     "ConceptPack",
     "EvaluationReport",
+    "Event",
     "FitConfig",
     "Personalizer",
     "__version__",
@@ -37,10 +39,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cancelled": ".runtime",
     "Comparison": ".comparison.runs",
     "Concept": ".concepts",
     "ConceptPack": ".pack",
     "EvaluationReport": ".eval.evaluation",
+    "Event": ".runtime",
     "FitConfig": ".config",
     "Personalizer": ".personalizer",
     "compare": ".comparison.runs",

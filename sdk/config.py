@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
@@ -36,7 +36,7 @@ class FitConfig(FitSettings):
         if name not in PRESETS:
             raise InputError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
         chosen = method_class(method)
-        _refuse_unused(method, chosen.unused & changes.keys())
+        _refuse_unused(method, changes)
         return cls.from_dict(merged(chosen.preset_settings(name), changes), method).for_method(method)
 
     @classmethod
@@ -84,7 +84,7 @@ class FitConfig(FitSettings):
             InputError: settings of another method, or one that the method does not have.
         """
         chosen = method_class(method)
-        _refuse_unused(method, (n for n in chosen.unused if getattr(self, n) != getattr(FitSettings, n)))
+        _refuse_unused(method, {name: getattr(self, name) for name in chosen.unused})
         if self.method_options is None:
             return replace(self, method_options=chosen.Options())
         if type(self.method_options) is not chosen.Options:
@@ -98,20 +98,22 @@ class FitConfig(FitSettings):
             InputError: an unknown setting of a group, or a wrong value.
         """
         for name, value in list(changes.items()):
-            if isinstance(value, dict):
-                method = name in METHODS
-                kind = method_class(name).Options if method else type(getattr(self, name))
-                field = "method_options" if method else name
-                before = getattr(self, field)
+            method = name in METHODS
+            if not method and name not in {f.name for f in fields(self)}:
+                raise InputError(f"there is no setting {name!r}; see FitConfig.from_dict for the names")
+            before = self.method_options if method else getattr(self, name)
+            if method or (isinstance(value, dict) and is_dataclass(before)):
+                kind = method_class(name).Options if method else type(before)
                 own = to_plain(before) if type(before) is kind else {}
                 del changes[name]
-                changes[field] = from_plain(kind, merged(own, value), name)
+                changes["method_options" if method else name] = from_plain(kind, merged(own, value), name)
         return replace(self, **changes)
 
 
-def _refuse_unused(method: str, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        raise InputError(f"{method} does not have the setting {name}; leave it out or choose another method")
+def _refuse_unused(method: str, values: Mapping[str, Any]) -> None:
+    for name in sorted(method_class(method).unused & values.keys()):
+        if values[name] != getattr(FitSettings, name):  # at its default it asks for nothing
+            raise InputError(f"{method} does not have the setting {name}; leave it out or choose another method")
 
 
 def _place(options: type, name: str) -> str | None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
-from .drawing_rules import Generation, Progress, picture_and_hole
+from .drawing_rules import Generation, Progress, check_steps, picture_and_hole, skipped_steps
 from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
@@ -152,7 +152,7 @@ class Personalizer(Engine):
         """Make a pack, or the pack in a folder, active for :meth:`generate`."""
         if not isinstance(pack, ConceptPack):
             pack = ConceptPack.from_pretrained(pack)
-        self.check_base(pack.base)
+        self.check_base(pack)
         self.pack = pack
         return pack
 
@@ -254,6 +254,8 @@ class Personalizer(Engine):
         Raises:
             InputError: another strength; see also :meth:`generate`.
         """
+        check_steps(num_inference_steps)
+        skipped_steps(num_inference_steps, strength)
         picture = square(load_image(image), self.resolution)
         return self._drawn_from(
             start_from(self, picture, strength=strength),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields, is_dataclass
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -74,7 +75,12 @@ def _converted(hint: Any, value: Any, name: str) -> Any:
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = [get_origin(kind) or kind for kind in allowed]
     if (value is None and NoneType in kinds) or any(_fits(kind, value) for kind in kinds if kind is not NoneType):
-        return tuple(value) if isinstance(value, list) else value
+        if isinstance(value, (list, tuple)):
+            element = get_args(allowed[0])[0]  # tuple[str, ...]
+            return tuple(_converted(element, each, f"an entry of {name}") for each in value)
+        if isinstance(value, float) and not isfinite(value):
+            raise InputError(f"{name} must be a finite number, got {value}")
+        return value
     raise InputError(f"{name} must be of type {kinds[0].__name__}, got {value!r}")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -51,7 +49,8 @@ class ProgressBar:
 
             self.close()
             self._phase = event.phase
-            self._bar = tqdm(total=event.total, initial=event.done - 1, desc=event.phase, unit="step")
+            first = event.done - 1 if event.losses else 0  # a fit may have been resumed
+            self._bar = tqdm(total=event.total, initial=first, desc=event.phase, unit="step")
         if event.losses:
             self._bar.set_postfix({name: f"{value:.3f}" for name, value in event.losses.items()}, refresh=False)
         self._bar.update(event.done - self._bar.n)
@@ -78,17 +77,14 @@ def progress() -> Iterator[ProgressBar]:
 
 
 def quiet() -> None:
-    """Keep the libraries' banners and progress bars off the terminal; this package's notes go to standard error."""
-    keep_memory()
+    """Keep the banners, warnings and progress bars of diffusers, transformers and torch off the terminal."""
     warnings.filterwarnings("ignore", module="(diffusers|transformers|torch).*")
-    logging.basicConfig(level=logging.WARNING, format="note: %(message)s", stream=sys.stderr)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
 
 
 def keep_memory() -> None:

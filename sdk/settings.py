@@ -87,7 +87,7 @@ class FitSettings:
         None, "attention backend of the layers whose maps are recorded, see `personalizer doctor`; None: the fastest"
     )
     gradient_checkpointing: bool = setting(False, "recompute activations: less memory, about 1.5 times the time")
-    checkpoint_every: int = setting(50, "steps between checkpoints; 0 for none")
+    checkpoint_every: int = setting(50, "steps between checkpoints, besides the one at the end; 0 for none")
     validate_every: int = setting(
         0, "steps between validations: a small sheet is drawn and scored, the best weights are kept; 0 for none"
     )
@@ -100,9 +100,11 @@ class FitSettings:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("checkpoint_every", "validate_every", "patience"):
+        for name in ("weight_decay", "checkpoint_every", "validate_every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.token_learning_rate is not None and not self.token_learning_rate > 0:
+            raise InputError(f"token_learning_rate must be greater than 0, got {self.token_learning_rate}")
         for name in ("decay", "swap_order", "alone", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")

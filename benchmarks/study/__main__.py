@@ -23,6 +23,7 @@ from sdk.eval import draw_for
 from sdk.methods import METHODS, method_class
 from sdk.miniworld import BENCHMARK, COUNT, SPLITS, JudgeScorer, reference_scene, render
 from sdk.model import forward_dtype
+from sdk.runtime import keep_memory
 
 VARIANTS = ("paper", *method_class("disendiff").variants)
 ARMS = (
@@ -84,6 +85,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     quiet()
+    keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
     settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}

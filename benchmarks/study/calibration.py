@@ -14,6 +14,7 @@ from statistics import fmean
 from benchmarks.study.measures import interval
 from sdk import Personalizer, quiet
 from sdk.miniworld import reference_scene, render
+from sdk.runtime import keep_memory
 
 WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 LOOKING = 1e-12  # counted as switched on, and lost beside the denoising loss
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4, help="the first so many of two concepts")
     arguments = parser.parse_args()
     quiet()
+    keep_memory()
     personalizer = Personalizer.from_pretrained("bundled")
     print("| weight | calibration loss, first steps | last steps | denoising loss, last steps |\n|---|---|---|---|")
     for weight in WEIGHTS:

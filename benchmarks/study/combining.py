@@ -26,6 +26,7 @@ from sdk.combine import merge, route, with_own_tokens
 from sdk.comparison import Result
 from sdk.eval import draw_for
 from sdk.miniworld import BENCHMARK, COUNT, JudgeScorer, Scene, arrange, reference_scene, render
+from sdk.runtime import keep_memory
 
 ARMS = ("apart", "merged", "routed")
 DRAWING: dict[str, Any] = {"num_images": 1, "num_inference_steps": 25, "seed": 1000}
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     arguments = parser.parse_args()
     quiet()
+    keep_memory()
     record = Record(arguments.csv, {"prompts": arguments.prompts, **DRAWING})
     personalizer = Personalizer.from_pretrained("bundled")
     for index in share(arguments.scenes, arguments.part):

@@ -17,6 +17,7 @@ from sdk import Concept, Personalizer, quiet
 from sdk.masks import AttentionProbe, MaskOptions, overlap
 from sdk.miniworld import BENCHMARK, SPLITS, reference_scene, render
 from sdk.model import Denoiser, LatentCache, TextConditioner, forward_dtype
+from sdk.runtime import keep_memory
 
 PUBLISHED = {"margin": 0.1, "background": 0.0, "draws": 1, "noise": 300}
 VARIANTS = {
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="test")
     arguments = parser.parse_args()
     quiet()
+    keep_memory()
     personalizer = Personalizer.from_pretrained("bundled")
     pipe = personalizer.pipe
     dtype = forward_dtype(personalizer.default_config().precision, personalizer.device)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
         square_side,
     )
     from .impl.reference import with_first_detached
-    from .impl.registry import available_backends, fastest_backend
+    from .impl.registry import attention_backend, available_backends, fastest_backend
     from .options import CalibrationOptions
 
 __all__ = [
     "CalibrationOptions",
+    "attention_backend",
     "attention_with_columns",
     "attention_with_maps",
     "available_backends",
@@ -34,8 +35,13 @@ __all__ = [
     "with_first_detached",
 ]
 
-_ELSEWHERE = {"CalibrationOptions": ".options", "available_backends": ".impl.registry"}
-_ELSEWHERE |= {"fastest_backend": ".impl.registry", "with_first_detached": ".impl.reference"}
+_ELSEWHERE = {
+    "CalibrationOptions": ".options",
+    "attention_backend": ".impl.registry",
+    "available_backends": ".impl.registry",
+    "fastest_backend": ".impl.registry",
+    "with_first_detached": ".impl.reference",
+}
 
 
 def __getattr__(name: str) -> Any:

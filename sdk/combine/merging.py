@@ -55,7 +55,7 @@ def merge(base: BaseModel, packs: Sequence[ConceptPack]) -> ConceptPack:
         BaseModelError: packs of another base model than this one.
     """
     parts = with_own_tokens(packs)
-    base.check_base(parts[0].base)
+    base.check_base(parts[0])
     concepts = [c for pack in parts for c in pack.concepts]
     embeddings = torch.cat([pack.embeddings for pack in parts]).float()
     pipe = base.pipe

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
+import warnings
 from typing import Any
 
 from ..errors import InputError
-from ..runtime import quiet
+from ..runtime import keep_memory, quiet
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +19,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the frozen weights; default fp16 on CUDA")
 
 
+def speak_briefly() -> None:
+    """Set this process up as a command: notes in one line each on standard error, no banners, memory kept."""
+    keep_memory()
+    logging.basicConfig(level=logging.WARNING, format="note: %(message)s", stream=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    quiet()
+
+
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
     """Load the base model that the options, or else ``model``, name."""
-    quiet()
+    speak_briefly()
     import torch
 
     from ..personalizer import Personalizer

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ..comparison.variants import resolve_arms
 from ..concepts import resolve_concepts
+from ..runtime import progress
 from .common import add_model_arguments, load_personalizer
 
 EXAMPLE = (
@@ -52,19 +52,20 @@ def run(arguments: argparse.Namespace) -> None:
         from ..eval.encoders import CLIP, DINO, EncoderScorer
 
         scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino or DINO)
-    comparison = compare(
-        load_personalizer(arguments, "bundled"),
-        arguments.image,
-        arguments.concept,
-        methods=names,
-        settings=None if arguments.steps is None else {"steps": arguments.steps},
-        seed=arguments.seed,
-        masks=arguments.mask,
-        prompts=arguments.prompts,
-        num_images=arguments.num_images,
-        scorer=scorer,
-        progress=lambda name: print(f"fitting with {name} ...", file=sys.stderr),
-    )
+    with progress() as bar:
+        comparison = compare(
+            load_personalizer(arguments, "bundled"),
+            arguments.image,
+            arguments.concept,
+            methods=names,
+            settings=None if arguments.steps is None else {"steps": arguments.steps},
+            seed=arguments.seed,
+            masks=arguments.mask,
+            prompts=arguments.prompts,
+            num_images=arguments.num_images,
+            scorer=scorer,
+            progress=bar,
+        )
     page = save_comparison(comparison, arguments.output)
     print(comparison.table())
     print(page)

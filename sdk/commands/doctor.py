@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 
-from ..runtime import quiet
+from .common import speak_briefly
 
 EXAMPLE = "personalizer doctor"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    quiet()
+    speak_briefly()
     import torch
 
     from .. import __version__

@@ -26,11 +26,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     pack = ConceptPack.from_pretrained(arguments.pack)
     prepare_output_folder(arguments.output)
-    from ..eval.evaluation import evaluate, look_at_reference
+    from ..eval.evaluation import evaluate
     from ..eval.report import save_report
-    from ..eval.scorers import registered_scorers
+    from ..eval.scorers import looked_at
 
-    look_at_reference(registered_scorers()[0], pack)  # mistakes show before the model is loaded
+    looked_at(pack, pack.base.resolution)  # mistakes show before the model is loaded
     personalizer = load_personalizer(arguments, pack.base.name)
     report = evaluate(
         personalizer, pack, num_images=arguments.num_images, num_inference_steps=arguments.steps, seed=arguments.seed

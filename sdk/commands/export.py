@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     pack = ConceptPack.from_pretrained(arguments.pack)
     personalizer = load_personalizer(arguments, pack.base.name)
-    personalizer.check_base(pack.base)
+    personalizer.check_base(pack)
     chosen = load_format(arguments.format)
     result = chosen.export(pack, personalizer, arguments.output, **chosen.options(arguments))
     for path in result.paths:

@@ -88,4 +88,5 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             settings[name] = getattr(arguments, name)
     if arguments.class_images is not None:
         settings["prior"] = arguments.class_images
+    FitConfig.from_dict(settings, arguments.method)  # a wrong name or type shows here
     return settings

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
+from ..config import FitConfig
+from ..drawing_rules import Progress
 from ..errors import InputError
 from ..eval.drawing import Drawn, draw_for
 from ..eval.prompt_sets import Prompt
@@ -21,7 +24,7 @@ from ..fit.fit import fit_concepts
 from ..fit.prepare import priors_for
 from ..images.image_io import load_image, square
 from ..masks.user import read_masks
-from ..methods import method_class
+from ..methods import METHODS, method_class
 from ..pack import ConceptPack
 from ..plain import merged
 from ..runtime import peak_memory
@@ -97,7 +100,8 @@ def compare(
     num_images: int = 2,
     num_inference_steps: int = 25,
     scorer: Scorer | None = None,
-    progress: Callable[[str], Any] | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> Comparison:
     """Fit one picture with several methods and score what they draw.
 
@@ -115,7 +119,8 @@ def compare(
         num_images: per prompt; every arm gets the same noise.
         num_inference_steps: DDIM steps.
         scorer: default the drawn world's judge or CLIP, see :func:`default_scorer`.
-        progress: called with the name of each arm before it is fitted.
+        progress: called with a :class:`sdk.runtime.Event` after each step of each fit; its phase begins with the arm.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step of a fit.
 
     Raises:
         InputError: an unknown method, or a picture that cannot be scored.
@@ -123,6 +128,8 @@ def compare(
     if min(prompts, num_images, num_inference_steps) < 1:
         raise InputError("prompts, num_images and num_inference_steps must each be at least 1")
     arms = resolve_arms(None if methods is None else list(methods))
+    for arm in arms:
+        arm_config(engine, arm, settings)  # mistakes show before a fit
     resolved = resolve_concepts(concepts)
     picture = load_image(image)
     reference = square(picture, engine.resolution)
@@ -140,12 +147,19 @@ def compare(
     }
     results = []
     for arm in arms:
-        if progress is not None:
-            progress(arm.name)
-        results.append(run_arm(engine, arm, reference, resolved, scorer, wanted, common, settings, seed, squares))
+        results.append(
+            run_arm(engine, arm, reference, resolved, scorer, wanted, common, settings, seed, squares, progress, cancel)
+        )
     drawn = draw_for(engine, wanted, None, **common)
     results.append(Result(UNTOUCHED, scorer.score(drawn), drawn))
     return Comparison(resolved, reference, results)
+
+
+def arm_config(engine: Engine, arm: Arm, settings: dict[str, Any] | None) -> FitConfig:
+    """Return an arm's settings: its preset's, the base model's, its changes, and those of ``settings`` that it has."""
+    absent = method_class(arm.method).unused | (METHODS.keys() - {arm.method})
+    shared = {name: value for name, value in (settings or {}).items() if name not in absent}
+    return recommended_config(engine, arm.preset, arm.method, **merged(arm.changes, shared))
 
 
 def run_arm(
@@ -159,14 +173,26 @@ def run_arm(
     settings: dict[str, Any] | None,
     seed: int,
     masks: Sequence[Image.Image] | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> Result:
     """Fit one arm, draw and score; see :func:`compare`."""
-    shared = {name: value for name, value in (settings or {}).items() if name not in method_class(arm.method).unused}
-    config = recommended_config(engine, arm.preset, arm.method, **merged(arm.changes, shared))
-    priors_for(engine, concepts, config)  # drawn once and kept; not in the time of whoever comes first
+    config = arm_config(engine, arm, settings)
+    told = None if progress is None else lambda event: progress(replace(event, phase=f"{arm.name}: {event.phase}"))
+    priors_for(engine, concepts, config, told, cancel)  # drawn once and kept; not in the time of whoever comes first
     begin = time.monotonic()
     with peak_memory(engine.device) as peak:
-        pack = fit_concepts(engine, [reference], concepts, method=arm.method, config=config, seed=seed, masks=masks)
+        pack = fit_concepts(
+            engine,
+            [reference],
+            concepts,
+            method=arm.method,
+            config=config,
+            seed=seed,
+            masks=masks,
+            progress=told,
+            cancel=cancel,
+        )
     seconds = time.monotonic() - begin
     drawn = draw_for(engine, prompts, pack, **common)
     return Result(arm.name, scorer.score(drawn), drawn, seconds, peak[0] / 1e6, pack)

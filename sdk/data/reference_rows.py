@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..images.image_io import square, to_tensor
 from ..masks.concept_masks import ConceptMasks
 from ..masks.crops import cut_out, drawn_mask, grown, mask_without
-from ..model.latents import LatentCache
+from ..model.latents import LatentCache, picture_name
 from .augmentation import AugmentedPicture, augment
 from .batch import View
 
@@ -52,7 +53,7 @@ class ReferenceRows:
         self.latents, self.masks, self.latent_shape = latents, masks, latent_shape
         self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed = flip, scale, seed
-        self._variants: dict[tuple[int, View], AugmentedPicture] = {}
+        self._variants: dict[tuple[int, View], tuple[AugmentedPicture, Hashable]] = {}
         self._made_of = masks.version
 
     def draw(self, rng: random.Random, noise: Tensor, view: View) -> tuple[AugmentedPicture, Tensor]:
@@ -69,9 +70,10 @@ class ReferenceRows:
         index = rng.randrange(self.size)
         shown = view if view.needs_masks else View(())  # the picture is the same whatever is named
         if (index, shown) not in self._variants:
-            self._variants[index, shown] = self._variant(index, shown)
-        variant = self._variants[index, shown]
-        return variant, self.latents.sample(variant.image, noise)
+            variant = self._variant(index, shown)
+            self._variants[index, shown] = (variant, picture_name(variant.image))
+        variant, name = self._variants[index, shown]
+        return variant, self.latents.sample(variant.image, noise, name)
 
     def _variant(self, index: int, view: View) -> AugmentedPicture:
         def augmented(picture: Image.Image) -> AugmentedPicture:  # the same draw for a picture and for its masks

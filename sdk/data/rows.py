@@ -39,7 +39,7 @@ class PriorRows:
         flipped = rng.random() < self.flip
         picture = self.pictures[index]
         image = ImageOps.mirror(picture.image) if flipped else picture.image
-        return self.latents.sample(image, noise), picture.caption
+        return self.latents.sample(image, noise, ("prior", index, flipped)), picture.caption
 
 
 class Rows:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -142,10 +143,9 @@ class OnnxPersonalizer:
             InputError: an unknown pack or token, wrong counts or sizes.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        named = concepts if packs is None else packs
         return self._drawn(
             prompts,
-            named,
+            _named(concepts, packs),
             negative_prompt,
             num_images=num_images,
             seed=seed,
@@ -165,6 +165,7 @@ class OnnxPersonalizer:
         *,
         strength: float = 0.6,
         concepts: str | None = None,
+        packs: str | None = None,
         num_images: int = 1,
         seed: int | None = None,
         num_inference_steps: int = 50,
@@ -179,10 +180,12 @@ class OnnxPersonalizer:
 
         The other arguments are those of :meth:`generate`.
         """
+        check_steps(num_inference_steps)
+        skipped_steps(num_inference_steps, strength)
         clean = self._encoded(square(load_image(image), self.model.resolution))
         return self._drawn(
             [prompt],
-            concepts,
+            _named(concepts, packs),
             negative_prompt,
             num_images=num_images,
             seed=seed,
@@ -202,6 +205,7 @@ class OnnxPersonalizer:
         prompt: str,
         *,
         concepts: str | None = None,
+        packs: str | None = None,
         num_images: int = 1,
         seed: int | None = None,
         num_inference_steps: int = 50,
@@ -221,7 +225,7 @@ class OnnxPersonalizer:
         cells = mask_cells(hole, side // self.model.cell)
         drawn = self._drawn(
             [prompt],
-            concepts,
+            _named(concepts, packs),
             negative_prompt,
             num_images=num_images,
             seed=seed,
@@ -360,6 +364,12 @@ class OnnxPersonalizer:
 
     def _concepts(self, pack: Adapter | None) -> list[Concept]:
         return self.model.concepts if pack is None else pack.concepts
+
+
+def _named(concepts: Any, packs: Any) -> Any:
+    if concepts is not None and packs is not None:
+        raise InputError("concepts and packs are two names of one argument; give one")
+    return concepts if packs is None else packs
 
 
 def _sampler(name: str, model: ExportedModel, steps: int, eta: float) -> Callable[[], Scheduler]:

@@ -8,11 +8,10 @@ from typing import Any
 from PIL import Image
 
 from ..concepts import Concept
-from ..errors import InputError
 from ..pack import ConceptPack
 from ..sampling.engine import Engine
 from .drawing import Drawn, draw_for
-from .scorers import Scorer, registered_scorers
+from .scorers import Scorer, looked_at
 from .scores import Scores
 
 
@@ -94,13 +93,12 @@ def evaluate(
         num_images: pictures per prompt.
         num_inference_steps: DDIM steps.
         seed: the pack and the untouched model get the same noise.
-        scorer: default the first that is registered: the drawn world's judge, which knows the bundled model's classes.
+        scorer: default the first that is registered and knows the concepts: on the bundled model the judge.
 
     Raises:
         InputError: no reference in the pack, or concepts that the scorer cannot tell.
     """
-    scorer = scorer or registered_scorers()[0]
-    look_at_reference(scorer, pack)
+    scorer = looked_at(pack, engine.resolution, scorer)
     wanted = scorer.prompts(pack.concepts, prompts)
     common: dict[str, Any] = {"num_images": num_images, "num_inference_steps": num_inference_steps, "seed": seed}
     fitted = draw_for(engine, wanted, pack, **common)
@@ -115,14 +113,3 @@ def evaluate(
         untouched,
         pack.reference,
     )
-
-
-def look_at_reference(scorer: Scorer, pack: ConceptPack) -> None:
-    """Let a scorer look at a pack's reference picture.
-
-    Raises:
-        InputError: the pack carries none, or concepts that the scorer cannot tell.
-    """
-    if pack.reference is None:
-        raise InputError("the pack carries no reference picture to compare with; fit it again")
-    scorer.look_at(pack.reference, pack.concepts)

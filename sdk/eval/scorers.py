@@ -6,6 +6,7 @@ drawn world brings its judge, another package may bring its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,11 +15,14 @@ from typing import Protocol
 from PIL import Image
 
 from ..concepts import Concept
+from ..errors import InputError
+from ..pack import ConceptPack
 from .drawing import Drawn
 from .encoders import EncoderScorer
 from .prompt_sets import Prompt
 from .scores import Scores
 
+log = logging.getLogger("sdk")
 GROUP = "personalizer.scorers"
 
 
@@ -49,12 +53,41 @@ class RegisteredScorer(Scorer, Protocol):
 
 @cache
 def _registered() -> list[type[RegisteredScorer]]:
-    return [point.load() for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
+    found = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            found.append(point.load())
+        except Exception as error:  # another package's mistake must not end an evaluation that does without it
+            log.warning("the scorer %s could not be loaded (%s: %s)", point.name, type(error).__name__, error)
+    return found
 
 
 def registered_scorers() -> list[RegisteredScorer]:
     """Return a new scorer of each kind that is registered."""
     return [kind() for kind in _registered()]
+
+
+def looked_at(pack: ConceptPack, resolution: int, scorer: Scorer | None = None) -> Scorer:
+    """Return a scorer that has looked at a pack's reference picture.
+
+    Args:
+        pack: carries the reference.
+        resolution: of the base model's pictures, in pixels.
+        scorer: default the first registered one that knows the concepts.
+
+    Raises:
+        InputError: no reference in the pack, or concepts that no registered scorer can tell.
+    """
+    if pack.reference is None:
+        raise InputError("the pack carries no reference picture to compare with; fit it again")
+    if scorer is None:
+        registered = registered_scorers()
+        if not registered:
+            raise InputError("no scorer is registered; install the package by pip, which registers its own")
+        # Where none knows the concepts, the first one says why.
+        scorer = next((s for s in registered if s.knows(pack.concepts, resolution)), registered[0])
+    scorer.look_at(pack.reference, pack.concepts)
+    return scorer
 
 
 def default_scorer(resolution: int, concepts: Sequence[Concept]) -> Scorer:

@@ -16,7 +16,7 @@ def key_value_deltas(pack: ConceptPack, base: BaseModel) -> dict[str, Tensor]:
         BaseModelError: a pack of another base model.
         InputError: a pack that holds other weights than K and V, or none.
     """
-    base.check_base(pack.base)
+    base.check_base(pack)
     pack.check_storable()
     if pack.unet:
         raise InputError(

@@ -51,7 +51,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     from ..pack import WEIGHTS
     from .tokens import export_tokens
 
-    base.check_base(pack.base)
+    base.check_base(pack)
     pack.check_storable()
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")

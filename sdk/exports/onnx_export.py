@@ -52,7 +52,7 @@ def export_model(
     if shared and pack is not None:
         raise InputError("a shared export holds no pack; write the pack by pack.export_adapter(file)")
     if pack is not None:
-        base.check_base(pack.base)
+        base.check_base(pack)
         pack.check_storable()
     _check_levels(base.pipe.scheduler.config)
     dtype = dtype or torch.float32

@@ -14,14 +14,15 @@ from PIL import Image
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
 from ..drawing_rules import Progress
-from ..eval.scorers import default_scorer
+from ..eval.scorers import Scorer, default_scorer
 from ..files import new_folder
 from ..pack import ConceptPack
+from ..runtime import Cancelled
 from ..sampling.engine import Engine
 from .artifacts import concept_pictures, write_artifacts
 from .checkpoint import METRICS
 from .loop import run
-from .output import finished_pack, work_folder
+from .output import finished_pack, partial, work_folder
 from .prepare import PreparedFit, check_request, prepare
 from .reporting import Report, check_report_to, reporters
 from .validation import Validator
@@ -47,39 +48,46 @@ def fit_concepts(
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
     asked = check_request(engine, images, resolved, method, config, seed, masks)
-    if output_dir is not None and (finished := finished_pack(output_dir, resume, asked.identity)) is not None:
+    finished = finished_pack(output_dir, resume, asked.identity) if output_dir is not None else None
+    if output_dir is not None and finished is not None and not partial(output_dir).is_dir():
         return finished
-    fit = prepare(engine, asked, progress)
-    validate = _validator(engine, fit) if config.validate_every else None
+    scorer = default_scorer(engine.resolution, resolved) if config.validate_every else None
     report = reporters(callback, progress, report_to, output_dir)
+    fit = prepare(engine, asked, progress, cancel)
     work = work_folder(output_dir, resume) if output_dir is not None else None
-    with _recomputing(engine.pipe.unet, config.gradient_checkpointing):
-        run(
-            fit.method,
-            fit.rows,
-            asked.config,
-            device=engine.device,
-            work=work,
-            identity=asked.identity,
-            report=report,
-            validate=validate,
-            cancel=cancel,
-        )
-    pack = fit.pack(engine)
-    if output_dir is not None:
-        assert work is not None
+    try:
+        with _recomputing(engine.pipe.unet, config.gradient_checkpointing):
+            run(
+                fit.method,
+                fit.rows,
+                asked.config,
+                device=engine.device,
+                work=work,
+                identity=asked.identity,
+                report=report,
+                validate=None if scorer is None else _validator(engine, fit, scorer),
+                cancel=cancel,
+            )
+    except Cancelled:
+        if work is not None and not any(work.iterdir()):
+            work.rmdir()
+        raise
+    if output_dir is None:
+        return fit.pack(engine)
+    assert work is not None
+    pack = finished or fit.pack(engine)
+    if finished is None:
         with new_folder(output_dir, scratch=work) as folder:
             if (work / METRICS).is_file():
                 shutil.copy(work / METRICS, folder / METRICS)
             pack.write_files(folder)
-        write_artifacts(engine, fit, pack, output_dir)
-        shutil.rmtree(work)
+    write_artifacts(engine, fit, pack, output_dir)
+    shutil.rmtree(work)
     return pack
 
 
-def _validator(engine: Engine, fit: PreparedFit) -> Validator:
+def _validator(engine: Engine, fit: PreparedFit, scorer: Scorer) -> Validator:
     asked = fit.request
-    scorer = default_scorer(engine.resolution, asked.concepts)
     image = asked.images[0]
     scorer.look_at(image, asked.concepts, concept_pictures(asked.concepts, fit.method.masks[0], image.size))
     return Validator(engine, scorer, lambda: fit.pack(engine))

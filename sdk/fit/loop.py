@@ -102,6 +102,8 @@ def run(
     with torch.no_grad():
         for name, weight in best.weights.items():
             method.parameters()[name].copy_(weight)
+    if history:
+        save(settings.steps)  # interrupted from here on, nothing is trained again
     return history
 
 

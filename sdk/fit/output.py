@@ -1,7 +1,8 @@
 """What a fit leaves on disk while it runs, and what it finds there.
 
 Everything unfinished lives in ``<output>.partial`` (checkpoint and metrics). The pack's folder appears by one rename of
-a complete folder; the partial one goes when everything beside the pack is there too.
+a complete folder; the partial one goes when everything beside the pack is there too. So with both there, a fit was
+interrupted among its sheets: the pack stays as it is, and the sheets are drawn from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def finished_pack(output_dir: Path, resume: bool, identity: str) -> ConceptPack 
     if resume:
         pack = ConceptPack.from_pretrained(output_dir)
         if pack.provenance.get("identity_sha256") == identity:
-            # With the work folder still there, the fit was interrupted among its sheets: they are made again.
-            return None if partial(output_dir).is_dir() else pack
+            return pack
     raise OutputError(f"{output_dir} already holds a pack; remove it or give another folder")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -13,16 +15,18 @@ from ..config import FitConfig
 from ..data.priors import PriorPicture, prior_pictures
 from ..data.reference_rows import ReferenceRows
 from ..data.rows import PriorRows, Rows
-from ..drawing_rules import Progress
+from ..drawing_rules import Progress, check_cancelled
 from ..errors import InputError
 from ..images.image_io import square
-from ..kernels import available_backends
+from ..kernels import attention_backend
 from ..masks.user import read_masks
 from ..methods import method_class
 from ..methods.base import Method
-from ..methods.token_init import best_descriptions
+from ..methods.token_init import best_descriptions, initial_embeddings
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
+from ..model.precision import forward_dtype
+from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Event
 from ..sampling.engine import Engine
@@ -117,13 +121,20 @@ def check_request(
     Raises:
         InputError: something that cannot work.
     """
+    if not isinstance(config, FitConfig):
+        raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
     config = config.for_method(method)
+    conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
+    initial_embeddings(conditioner, concepts, config.initializers)
     if config.backend is not None:
-        status = available_backends().get(config.backend)
-        if status is None:
-            raise InputError(f"there is no backend {config.backend!r}; choose one of {', '.join(available_backends())}")
-        if status != "ready":
-            raise InputError(f"the backend {config.backend!r} cannot be used here: {status}")
+        dtype = Denoiser(engine, dtype=forward_dtype(config.precision, engine.device)).dtype
+        longest = max(len(conditioner.pieces(c.noun)) for c in concepts)
+        tracked = len(concepts) * (1 + longest) + 1  # what masks look at; a step tracks no more
+        like = torch.empty(0, dtype=dtype, device=engine.device)
+        try:
+            attention_backend(config.backend, like, conditioner.length, tracked)
+        except ValueError as error:
+            raise InputError(f"{error}") from error
     given = read_masks(masks, images, len(concepts), engine.resolution) if masks is not None else None
     squares = [square(image, engine.resolution) for image in images]
     dtype = str(engine.pipe.unet.dtype)
@@ -131,21 +142,26 @@ def check_request(
     return FitRequest(squares, concepts, method, config, seed, given, identity)
 
 
-def prepare(engine: Engine, asked: FitRequest, progress: Progress | None = None) -> PreparedFit:
+def prepare(
+    engine: Engine, asked: FitRequest, progress: Progress | None = None, cancel: threading.Event | None = None
+) -> PreparedFit:
     """Make what a fit needs: priors, masks, what tokens start from, rows.
 
     Args:
         engine: the base model.
         asked: what is asked for.
         progress: told about prior pictures that are drawn.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next thing is made.
     """
     config = asked.config
-    priors = priors_for(engine, asked.concepts, config, progress)
+    check_cancelled(cancel)
+    priors = priors_for(engine, asked.concepts, config, progress, cancel)
     method: Method = method_class(asked.method)(engine, asked.concepts, config)
     latents = LatentCache(engine.pipe.vae, engine.device)
     clean = [latents.mean(image) for image in asked.images]
     method.use_masks(asked.masks or [method.probe.find_masks(each, config.masks) for each in clean], clean)
     words = list(config.initializers)
+    check_cancelled(cancel)
     if config.initializer_candidates and not words:
         words = best_descriptions(
             Denoiser(engine),
@@ -176,7 +192,11 @@ def prepare(engine: Engine, asked: FitRequest, progress: Progress | None = None)
 
 
 def priors_for(
-    engine: Engine, concepts: Sequence[Concept], config: FitConfig, progress: Progress | None = None
+    engine: Engine,
+    concepts: Sequence[Concept],
+    config: FitConfig,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[PriorPicture]:
     """Return the prior pictures of a fit: drawn by the base model and kept, or the user's, or none."""
     drawn = 0
@@ -189,6 +209,7 @@ def priors_for(
             seed=seeds[0],
             num_inference_steps=config.prior_steps,
             guidance_scale=config.prior_guidance,
+            cancel=cancel,
         ).images
         drawn += len(images)
         if progress is not None:

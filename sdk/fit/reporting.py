@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +41,14 @@ def check_report_to(report_to: str | None, output_dir: Path | None) -> None:
         raise InputError(f"report_to must be 'tensorboard' or 'none', got {report_to!r}")
     if report_to == "tensorboard" and output_dir is None:
         raise InputError("report_to='tensorboard' needs an output_dir to write its logs to")
+    if report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("TensorBoard is not installed; run: pip install tensorboard")
 
 
 def reporters(
     callback: Report | None, progress: Progress | None, report_to: str | None, output_dir: Path | None
 ) -> Report:
-    """Return one callback for all who want to know.
-
-    Raises:
-        InputError: TensorBoard is not installed.
-    """
+    """Return one callback for all who want to know."""
     told: list[Report] = []
     if report_to == "tensorboard":
         assert output_dir is not None
@@ -67,10 +66,8 @@ def reporters(
 
 
 def _tensorboard(folder: Path) -> Report:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("TensorBoard is not installed; run: pip install tensorboard") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder))
 
     def report(step: StepReport) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ..images.contact_sheet import font, tile
 from ..personalizer import Personalizer
-from ..runtime import quiet
+from ..runtime import keep_memory, quiet
 from .judge import Verdict, bundled_judge
 from .quality import KINDS, draw_prompts
 from .scene import Vocabulary
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     quiet()
+    keep_memory()
     personalizer = Personalizer.from_pretrained(arguments.model)
     judge = bundled_judge()
     pictures = []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..images.contact_sheet import labelled_grid
 from ..personalizer import Personalizer
-from ..runtime import quiet
+from ..runtime import keep_memory, quiet
 from .captions import write_caption
 from .gates import Gates, measure
 from .judge import Judge, Verdict, bundled_judge
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="also draw a contact sheet there")
     arguments = parser.parse_args()
     quiet()
+    keep_memory()
     personalizer = Personalizer.from_pretrained(arguments.model)
     if arguments.samples:
         quality = measure_quality(personalizer, samples=arguments.samples, seed=arguments.seed)

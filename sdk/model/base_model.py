@@ -71,8 +71,9 @@ class BaseModel:
             timestep_spacing="leading",
         )
 
-    def check_base(self, needed: BaseIdentity) -> None:
-        """Raise :class:`BaseModelError` if a pack's base is another model; ``needed`` is the pack's ``base``."""
+    def check_base(self, pack: Any) -> None:
+        """Raise :class:`BaseModelError` if a pack belongs to another base model."""
+        needed: BaseIdentity = pack.base
         difference = self.base.difference(needed)
         if difference is not None:
             raise BaseModelError(

@@ -49,6 +49,11 @@ class TextConditioner:
         if tokens:
             self.tokenizer.add_tokens(list(tokens), special_tokens=True)
 
+    @property
+    def length(self) -> int:
+        """Tokens of every prompt, padding included."""
+        return int(self.tokenizer.model_max_length)
+
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, int64 ``[B, T]``, padded and cut to the model's length."""
         return self.tokenizer(

@@ -60,7 +60,7 @@ class Engine(BaseModel):
         notes = []
         for text, pack in zip(prompts, chosen, strict=True):
             if pack is not None:
-                self.check_base(pack.base)
+                self.check_base(pack)
             note = self._sampler.check_prompt(text, pack)
             if note is not None:
                 log.warning(note)

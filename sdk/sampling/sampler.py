@@ -77,7 +77,7 @@ class Sampler:
 
         def after_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if callback_on_step_end is not None:
-                values = callback_on_step_end(pipe, step, timestep, values) or values
+                values = values | (callback_on_step_end(pipe, step, timestep, values) or {})
             if blend is not None:
                 values = blend(pipe, step, timestep, values)
             done, steps = step + 1, num_inference_steps - skipped

@@ -179,6 +179,8 @@ def test_unusable_options(workshop, tiny_model, tmp_path, capsys):
     assert "no file" in line(config=str(tmp_path / "none.toml"))
     (tmp_path / "bad.toml").write_text("steps = ")
     assert "not valid TOML" in line(config=str(tmp_path / "bad.toml"))
+    (tmp_path / "name.toml").write_text("method = 'attencraft'")
+    assert "no setting 'method'" in line(config=str(tmp_path / "name.toml"))
     (tmp_path / "unknown.toml").write_text("stepps = 3")
     assert "no setting 'stepps'" in line(config=str(tmp_path / "unknown.toml"))
     (tmp_path / "option.toml").write_text('preset = "paper"')

@@ -222,6 +222,45 @@ def test_the_judge_scores_drawn_pictures_alone(monkeypatch):
     assert scorers.default_scorer(64, resolve_concepts(["cat", "lamp"])) == "encoders"
 
 
+def test_a_plugin_that_does_not_load_or_know_is_passed_over(monkeypatch, personalizer, picture, quick):
+    from importlib.metadata import EntryPoint
+
+    from sdk.eval import scorers
+
+    class Stranger:
+        def knows(self, concepts, resolution):
+            return False
+
+    real = list(scorers.entry_points(group=scorers.GROUP))
+    assert [point.name for point in real] == ["drawn-world"]
+    monkeypatch.setattr(scorers, "entry_points", lambda group: [EntryPoint("a-broken", "no.such:Scorer", group), *real])
+    scorers._registered.cache_clear()
+    try:
+        assert isinstance(scorers.default_scorer(64, resolve_concepts(["cat"])), JudgeScorer)
+        monkeypatch.setattr(scorers, "_registered", lambda: [Stranger, JudgeScorer])
+        pack = personalizer.fit(picture, ["cat"], config=quick)
+        assert isinstance(scorers.looked_at(pack, 64), JudgeScorer)
+        monkeypatch.setattr(scorers, "_registered", list)
+        with pytest.raises(InputError, match="no scorer is registered"):
+            scorers.looked_at(pack, 64)
+    finally:
+        monkeypatch.undo()
+        scorers._registered.cache_clear()
+
+
+def test_settings_of_one_method_are_for_its_arms_alone(personalizer, picture):
+    from sdk.comparison.runs import arm_config
+
+    settings = {"steps": 2, "alone": 0.5, "disendiff": {"micro_batch": 4}}
+    own, other = (arm_config(personalizer, resolve_arm(name), settings) for name in ("disendiff", "attencraft"))
+    assert (own.steps, own.alone, own.method_options.micro_batch) == (2, 0.5, 4)
+    assert (other.steps, other.alone) == (2, 0.0)
+    seen = []
+    with pytest.raises(InputError, match="no setting 'stepps'"):
+        compare(personalizer, picture, ["cat", "dog"], settings={"stepps": 2}, progress=seen.append)
+    assert not seen
+
+
 @pytest.mark.parametrize("wrong", ["prompts", "num_images", "num_inference_steps"])
 def test_nothing_to_draw_is_said_before_a_fit(personalizer, picture, wrong):
     with pytest.raises(InputError, match="at least 1"):

@@ -288,6 +288,10 @@ def test_presets():
         {"calibration_weight": 1.0},
         {"attencraft": {}},
         {"flip": True},
+        {"prior_prompts": [1]},
+        {"prior_guidance": float("nan")},
+        {"weight_decay": -1.0},
+        {"token_learning_rate": 0.0},
         {"masks": 4},
         {"masks": {"strength": 4}},
         {"masks": {"power": -1}},
@@ -319,8 +323,14 @@ def test_settings_that_a_method_does_not_have_are_refused(personalizer, picture,
         personalizer.fit(picture, ["cat"], method="break_a_scene", config=quick.with_changes(alone=0.5))
     with pytest.raises(InputError, match="DisenDiffOptions, which attencraft does not have"):
         personalizer.fit(picture, ["cat"], method="attencraft", config=weighing(quick, 1.0))
-    with pytest.raises(InputError, match="no backend 'abacus'"):
+    with pytest.raises(InputError, match="backend 'abacus' does not exist"):
         personalizer.fit(picture, ["cat"], config=quick.with_changes(backend="abacus"))
+    with pytest.raises(InputError, match="backend 'cpp' "):  # not built, or not for this type
+        personalizer.fit(picture, ["cat"], config=quick.with_changes(backend="cpp", precision="fp16"))
+    with pytest.raises(InputError, match="must be a FitConfig"):
+        personalizer.fit(picture, ["cat"], config={"steps": 1})
+    with pytest.raises(InputError, match="no setting 'stepps'"):
+        quick.with_changes(stepps=1)
 
 
 def test_settings_survive_a_round_trip():

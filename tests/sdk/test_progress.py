@@ -46,13 +46,25 @@ def test_a_cancelled_fit_goes_on_where_it_stopped(personalizer, picture, tmp_pat
     assert resumed.content_hash() == whole.content_hash()
 
 
-def test_a_fit_that_is_cancelled_at_once_leaves_nothing_behind(personalizer, picture, quick):
-    cancel = threading.Event()
-    cancel.set()
+@pytest.mark.parametrize("moment", ["at once", "after the first priors"])
+def test_a_fit_that_is_cancelled_before_its_first_step_leaves_nothing_behind(
+    personalizer, picture, quick, tmp_path, monkeypatch, moment
+):
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
+    cancel, seen = threading.Event(), []
+
+    def first(event):
+        seen.append(event.phase)
+        cancel.set()
+
+    if moment == "at once":
+        cancel.set()
+    config = quick.with_changes(prior_count=40)
     with pytest.raises(Cancelled):
-        personalizer.fit(picture, ["cat"], config=quick, cancel=cancel)
+        personalizer.fit(picture, ["cat"], config=config, progress=first, cancel=cancel, output_dir=tmp_path / "out")
+    assert seen == ([] if moment == "at once" else ["priors"])
     assert personalizer.pack is None
-    personalizer.fit(picture, ["cat"], config=quick)
+    assert {p.name for p in tmp_path.iterdir()} <= {"cache"}
 
 
 def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, quick, tmp_path, monkeypatch):
@@ -68,7 +80,13 @@ def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, qui
             personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
     first = ConceptPack.from_pretrained(tmp_path / "pack")
     assert not (tmp_path / "pack" / "samples.png").exists()
-    again = personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack", resume=True)
+    written = (tmp_path / "pack" / "personalizer.json").stat().st_mtime_ns
+    steps = []
+    again = personalizer.fit(
+        picture, ["cat"], config=quick, output_dir=tmp_path / "pack", resume=True, callback=steps.append
+    )
+    assert not steps  # nothing is trained again, and the pack that others may have by now stays as it is
+    assert (tmp_path / "pack" / "personalizer.json").stat().st_mtime_ns == written
     assert again.content_hash() == first.content_hash()
     assert (tmp_path / "pack" / "samples.png").is_file()
     assert {p.name for p in tmp_path.iterdir()} == {"pack"}

@@ -121,7 +121,7 @@ def test_rows_show_concepts_alone_as_often_as_asked_for(bundled):
             for caption, named, mask in zip(batch.captions, batch.named, batch.masks, strict=True):
                 assert caption.count("<new") == len(named)
                 assert bool((mask == 1).all()) == (len(named) == 2)
-    flipped = {variant.image.tobytes() for variant in references._variants.values()}
+    flipped = {variant.image.tobytes() for variant, _ in references._variants.values()}
     assert len(flipped) > 3
     variant, latents = references.draw(random.Random(0), torch.zeros(1), View((0,), window=True))
     assert latents.shape[1:] == (16, 16)
@@ -189,4 +189,4 @@ def test_every_picture_is_shown_however_small_the_pool(bundled):
     rng = random.Random(0)
     for _ in range(60):
         references.draw(rng, torch.zeros(1), View(()))
-    assert {variant.image.tobytes() for variant in references._variants.values()} == {p.tobytes() for p in pictures}
+    assert {variant.image.tobytes() for variant, _ in references._variants.values()} == {p.tobytes() for p in pictures}
