@@ -3,7 +3,7 @@
 * ``add_arguments(group)``: its options on the command line.
 * ``options(arguments)``: these options as keywords of ``export``.
 * ``export(pack, base, folder, **options)``: writes, and returns an :class:`sdk.exports.result.Export`.
-* ``loads_in(pack, export, name)``: for ``personalizer verify``, what loads it after which command.
+* ``loads_in(pack, command, name)``: for ``personalizer verify``, what loads it after which command.
 
 A format's file loads nothing heavy before it writes: the command line reads all of them for their options.
 """
