@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo test test-slow lint bench gpu study clean
+.PHONY: install demo docs test test-slow lint bench gpu study clean
 
 install: $(INSTALLED)
 
@@ -18,13 +19,24 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/inc
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	touch $@
 
+# The package is there already: this adds what its extra `docs` names.
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "personalizer-sdk[docs]"
+	touch $@
+
 demo: install
 	$(BIN)/python examples/demo.py out/demo
+
+# Into out/site; a broken link, anchor or reference and a page that is nowhere in the menu are errors.
+docs: $(DOCS)
+	$(BIN)/python docs/_build/prepare.py out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo out/site/index.html
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: install
+test-slow: install $(DOCS)
 	$(BIN)/python -m pytest -m slow -s
 
 lint: install
