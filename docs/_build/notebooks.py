@@ -15,7 +15,10 @@ def to_page(script: str, name: str) -> str:
     parts = []
     for cell in jupytext.reads(script, "py:percent").cells:
         parts.append(cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```")
-    download = f"[Download the notebook]({name}.ipynb), or the [script]({name}.py) that it is made from."
+    download = (
+        f"*The page shows the cells alone. Run them to see what they give: [notebook]({name}.ipynb), "
+        f"[script]({name}.py).*"
+    )
     return "\n\n".join([parts[0], download, *parts[1:]]) + "\n"
 
 

@@ -22,6 +22,7 @@ ROOMS = (
     *("sdk", "sdk.fit", "sdk.sampling", "sdk.masks", "sdk.combine", "sdk.eval", "sdk.comparison", "sdk.exports"),
     *("sdk.deploy", "sdk.model", "sdk.kernels", "sdk.errors", "sdk.runtime"),
 )
+FIRST = ("Personalizer", "OnnxPersonalizer")  # what a reader of a page wants to see before the rest
 PRESETS = ("best", "reference", "paper")  # "code" is "reference" by another name
 _TYPES = {int: "integer", float: "number", bool: "true or false", str: "text"}
 
@@ -107,7 +108,7 @@ def presets_tables() -> str:
         defaults = {s.name: s.default for kind, prefix in kinds for s in settings_of(kind, prefix)}
         presets = {name: dict(_flat(FitConfig.preset(name, method).to_dict())) for name in PRESETS}
         names = [n for n, default in defaults.items() if any(toml(p[n]) != default for p in presets.values())]
-        parts.append(f"### {_title(method)}{{ #presets-{method} }}")
+        parts.append(f"### {_title(method)} {{ #presets-{method} }}")
         if not names:
             parts.append("The defaults.")
             continue
@@ -170,7 +171,7 @@ def public_names(room: str) -> list[tuple[str, str]]:
         name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == room
     ]
     found = []
-    for name in names:
+    for name in sorted(names, key=lambda name: name not in FIRST):
         if name in homes:
             found.append((name, f"{resolve_name(homes[name], room)}.{name}"))
         elif not name.startswith("__"):
@@ -250,7 +251,7 @@ def _options_table(actions: Iterable[argparse.Action]) -> str:
 
 def _usage(parser: argparse.ArgumentParser) -> str:
     """The usage line, the same whatever terminal the build runs in."""
-    formatter = argparse.HelpFormatter(parser.prog, width=100)
+    formatter = argparse.HelpFormatter(parser.prog, width=88)
     actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
     formatter.add_usage(parser.usage, actions, parser._mutually_exclusive_groups, prefix="")
     return formatter.format_help().strip()
