@@ -27,10 +27,10 @@ $(DOCS): $(INSTALLED)
 demo: install
 	$(BIN)/python examples/demo.py out/demo
 
-# Into out/site; a broken link, anchor or reference and a page that is nowhere in the menu are errors.
+# Into out/site; a broken link, anchor or reference and a page that is nowhere in the menu are errors (with --quiet not).
 docs: $(DOCS)
 	$(BIN)/python docs/_build/prepare.py out/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo out/site/index.html
 
 test: install

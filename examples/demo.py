@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import sdk
-from sdk import Personalizer, evaluate
-from sdk.eval import save_report
-from sdk.miniworld import demo_picture
+
+sdk.quiet()  # before the rest is imported: none of the libraries' banners
+from sdk import Personalizer, evaluate  # noqa: E402
+from sdk.eval import save_report  # noqa: E402
+from sdk.miniworld import demo_picture  # noqa: E402
 
 
 def main(folder: Path) -> None:
-    sdk.quiet()
     begin = time.monotonic()
     shutil.rmtree(folder / "pack", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,17 @@
 # pictures, so that it takes minutes on two CPU cores. The page about the study has the figures that count.
 
 # %%
+import sdk
+
+sdk.quiet()  # before the rest is imported: none of the libraries' banners
+
+# %%
 from PIL import Image
 
-import sdk
 from sdk import Personalizer, compare
 from sdk.comparison import resolve_arms
 from sdk.miniworld import demo_picture
 
-sdk.quiet()
 picture = demo_picture()
 personalizer = Personalizer.from_pretrained("bundled", device="cpu")
 picture.resize((256, 256), 0)

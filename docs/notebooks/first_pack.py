@@ -17,16 +17,19 @@
 # the bundled model, a small Stable Diffusion of a drawn world: no download, some minutes on two CPU cores.
 
 # %%
+import sdk
+
+sdk.quiet()  # before the rest is imported: none of the libraries' banners
+
+# %%
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-import sdk
 from sdk import ConceptPack, FitConfig, Personalizer, evaluate
 from sdk.miniworld import demo_picture
 
-sdk.quiet()
 folder = Path(tempfile.mkdtemp())
 demo_picture().save(folder / "photo.png")
 demo_picture().resize((256, 256), 0)
