@@ -79,7 +79,7 @@ side = 128
 sheet = Image.new("RGB", (side * len(rows[0]), side * len(rows)))
 for line, drawn in enumerate(rows):
     for column, each in enumerate(drawn):
-        sheet.paste(each.image.resize((side, side), 0), (side * column, side * line))
+        sheet.paste(each.images[0].resize((side, side), 0), (side * column, side * line))
 print("\n".join(f"row {line + 1}: {result.name}" for line, result in enumerate(comparison.results)))
 sheet
 
