@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo test test-slow mutants lint bench gpu study wheel clean
+.PHONY: install demo docs test test-slow mutants lint bench gpu study wheel clean
 
 install: $(INSTALLED)
 
@@ -20,13 +21,24 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/* csrc/inc
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	touch $@
 
+# The package is there already: this adds what its extra `docs` names.
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "personalizer-sdk[docs]"
+	touch $@
+
 demo: install
 	$(BIN)/python examples/demo.py out/demo
+
+# Into out/site; a broken link, anchor or reference and a page that is nowhere in the menu are errors (with --quiet not).
+docs: $(DOCS)
+	$(BIN)/python docs/_build/prepare.py out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo out/site/index.html
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: install
+test-slow: install $(DOCS)
 	$(BIN)/python -m pytest -m slow -s
 
 # Does a test fail when a line is wrong? About an hour; repeat it after an interruption. MUTANTS passes options on.

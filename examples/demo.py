@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 
 import sdk
-from sdk import Personalizer, evaluate
-from sdk.eval import save_report
-from sdk.miniworld import demo_picture
-from sdk.runtime import keep_memory
+
+sdk.quiet()  # before the rest is imported: none of the libraries' banners
+from sdk import Personalizer, evaluate  # noqa: E402
+from sdk.eval import save_report  # noqa: E402
+from sdk.miniworld import demo_picture  # noqa: E402
+from sdk.runtime import keep_memory  # noqa: E402
 
 
 def main(folder: Path) -> None:
-    sdk.quiet()
     keep_memory()
     begin = time.monotonic()
     shutil.rmtree(folder / "pack", ignore_errors=True)

@@ -78,8 +78,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a number for every fit")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a number; or GROUP.NAME=VALUE"
+    )
     return parser.parse_args()
+
+
+def number(text: str) -> int | float:
+    """Read a number."""
+    return float(text) if "." in text or "e" in text else int(text)
+
+
+def in_groups(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings whose names have dots, such as ``disendiff.calibration_weight``, as groups of settings."""
+    grouped: dict[str, Any] = {}
+    for name, value in settings.items():
+        *groups, last = name.split(".")
+        place = grouped
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return grouped
 
 
 def main() -> None:
@@ -88,7 +107,7 @@ def main() -> None:
     keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
-    settings = {k: float(v) if "." in v or "e" in v else int(v) for k, v in (s.split("=") for s in arguments.set)}
+    settings = in_groups({k: number(v) for k, v in (s.split("=") for s in arguments.set)})
     common = {
         "num_images": arguments.images,
         "num_inference_steps": 25,

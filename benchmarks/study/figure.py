@@ -1,6 +1,6 @@
 """Picture alignment against text alignment, for all concepts together and each alone: the study as a figure.
 
-After DisenDiff's figure 6, with one panel more: whether a concept asked for alone is recognised, and comes once. Rows:
+After DisenDiff's figure 6, with one panel more: whether a concept asked for alone is recognised, and once. Rows:
 methods and their presets, DisenDiff's ablations, our preset without its parts. A dot is an arm's mean over scenes, its
 cross the 95 % interval; arms that were not run on every scene are left out.
 
@@ -39,7 +39,7 @@ def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
             spread = {"xerr": [[mx - lx], [hx - mx]], "yerr": [[my - ly], [hy - my]]}
             axis.errorbar(mx, my, **spread, fmt="o", color=COLOURS[number], lw=0.8, ms=5, label=arm)
         axis.set_title(title)
-        axis.set_xlabel("comes once" if across == "once" else "text alignment")
+        axis.set_xlabel("once" if across == "once" else "text alignment")
         axis.set_ylabel("recognised" if up == "recognised" else "picture alignment")
         axis.grid(alpha=0.3)
 

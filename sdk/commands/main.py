@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -52,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 when done, 2 for bad input, 1 for anything else."""
     parsed = build_parser().parse_args(arguments)
+    # Commands import diffusers before they come to `quiet`; transformers would tell which of its classes it replaces.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         parsed.run(parsed)
     except SdkError as error:
