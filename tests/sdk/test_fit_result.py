@@ -132,6 +132,7 @@ def test_given_masks_are_shown_as_given(personalizer, picture, quick, tmp_path):
         with Image.open(tmp_path / "pack" / f"{name}.png") as shown:
             assert shown.size == (personalizer.base.resolution,) * 2
             assert shares(shown) == pytest.approx(wanted, abs=0.02)
+            assert set(np.unique(np.asarray(shown))) == {0, 255}
 
 
 def test_sheets_have_a_row_a_prompt_and_a_map_a_word(personalizer, picture, quick, tmp_path):
