@@ -43,7 +43,6 @@ test-slow: install $(DOCS)
 
 # Does a test fail when a line is wrong? About an hour; repeat it after an interruption. MUTANTS passes options on.
 mutants: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[mutation]" --no-build-isolation
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants --report out/mutants.csv $(MUTANTS)
 
 lint: install
