@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from ..concepts import resolve_concepts
@@ -34,5 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         mask.save(file)
         files.append(file)
         print(f"{file}: {concept.phrase}")
-    given = " ".join(f"--concept {c.noun!r} --mask {f}" for c, f in zip(resolved, files, strict=True))
-    print(f"try: personalizer fit {arguments.image} {given} --output my-pack")
+    command = ["personalizer", "fit", arguments.image]
+    for concept, file in zip(resolved, files, strict=True):
+        command += ["--concept", concept.noun, "--mask", str(file)]
+    command += ["--model", arguments.model] if arguments.model else []
+    print(f"try: {shlex.join([*command, '--output', 'my-pack'])}")
