@@ -95,6 +95,7 @@ def test_custom_diffusion_is_disendiff_without_calibration(personalizer):
     without = step(learner_on(personalizer, "disendiff", disendiff={"calibration_weight": 0.0}), batch)
     with_it = step(learner_on(personalizer, "disendiff"), batch)
     assert torch.equal(plain["loss"], without["loss"])
+    assert set(plain) == set(without) == {"loss", "denoise"}
     assert with_it["loss"] > plain["loss"]
 
 
