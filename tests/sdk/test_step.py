@@ -271,3 +271,23 @@ def test_dreambooths_identifiers_elsewhere_are_as_long_as_words_and_like_none(pe
     given = learner_on(personalizer, "dreambooth", nouns=("cat", "dog"), initializers=("car", "house"))
     ids = [given.conditioner.pieces(word)[0] for word in ("car", "house")]
     assert torch.equal(given.embeddings.detach(), personalizer.pipe.text_encoder.get_input_embeddings().weight[ids])
+
+
+def test_the_backend_that_is_asked_for_computes_attention_and_loss(personalizer, monkeypatch):
+    from sdk.methods import disendiff
+    from sdk.model import attention
+
+    asked = []
+    for module, name in ((attention, "attention_with_columns"), (disendiff, "columns_loss")):
+        real = getattr(module, name)
+
+        def noting(*arguments, real=real, **keywords):
+            asked.append(keywords["backend"])
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, noting)
+    for backend in ("reference", None):
+        asked.clear()
+        step(learner_on(personalizer, backend=backend), batch_of([BOTH], [(0, 1)]))
+        assert len(asked) > 1
+        assert set(asked) == {backend}
