@@ -57,8 +57,9 @@ def _registered() -> list[type[RegisteredScorer]]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             found.append(point.load())
-        except Exception as error:  # another package's mistake must not end an evaluation that does without it
-            log.warning("the scorer %s could not be loaded (%s: %s)", point.name, type(error).__name__, error)
+        except (ImportError, AttributeError) as error:  # another package's scorer, gone or of another version
+            package = point.dist.name if point.dist is not None else point.module
+            log.warning("the scorer %s cannot be loaded (%s); update or uninstall %s", point.name, error, package)
     return found
 
 

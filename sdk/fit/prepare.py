@@ -25,7 +25,7 @@ from ..methods.base import Method
 from ..methods.token_init import best_descriptions, initial_embeddings
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
-from ..model.precision import forward_dtype
+from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Event
@@ -127,10 +127,10 @@ def check_request(
     conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
     initial_embeddings(conditioner, concepts, config.initializers)
     if config.backend is not None:
-        dtype = Denoiser(engine, dtype=forward_dtype(config.precision, engine.device)).dtype
+        computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))
         longest = max(len(conditioner.pieces(c.noun)) for c in concepts)
         tracked = len(concepts) * (1 + longest) + 1  # what masks look at; a step tracks no more
-        like = torch.empty(0, dtype=dtype, device=engine.device)
+        like = torch.empty(0, dtype=computing, device=engine.device)
         try:
             attention_backend(config.backend, like, conditioner.length, tracked)
         except ValueError as error:

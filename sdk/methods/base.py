@@ -7,6 +7,7 @@ the denoising loss.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-class Method:
+class Method(ABC):
     """The trainable tensors of one fit, and the losses.
 
     Args:
@@ -139,12 +140,12 @@ class Method:
         self.pictures = pictures
         self.masks = ConceptMasks(masks, len(self.concepts), pictures[0].shape[-1])
 
-    def before_step(self, step: int) -> None:
+    def before_step(self, step: int) -> None:  # noqa: B027  most methods have nothing to do
         """Do what is to be done before a step's rows are drawn."""
 
+    @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return scalars by name, of which ``"loss"`` is minimised; inside :meth:`installed`."""
-        raise NotImplementedError
 
     # What the training loop and the pack need.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
 from .base_model import BaseModel
 from .layers import cross_attention_layers, map_layers
+from .precision import computing_dtype
 from .weights import replaced_weights
 
 
@@ -43,7 +44,7 @@ class Denoiser:
         backend: str | None = None,
     ):
         self.unet, self.scheduler, self.device = base.pipe.unet, base.training_scheduler(), base.device
-        self.dtype = self.unet.dtype if dtype in (None, torch.float32) else dtype
+        self.dtype = computing_dtype(self.unet.dtype, dtype)
         self.weights = weights
         self.recorder = MapRecorder()
         self.layers = cross_attention_layers(self.unet)

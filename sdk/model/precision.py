@@ -14,6 +14,11 @@ def forward_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _computes_bf16(device) else torch.float32
 
 
+def computing_dtype(weights: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
+    """Return the dtype in which frozen weights of a dtype compute: the one asked for if it is lower than float32."""
+    return weights if asked in (None, torch.float32) else asked
+
+
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -13,6 +13,7 @@ import pytest
 from sdk.bindings import arrays, capi
 
 HEADER = Path(__file__).parents[2] / "csrc" / "include" / "personalizer_kernels.h"
+BUILT = bool(list(Path(capi.__file__).parent.glob("_core.*")))
 C_NAMES = {"int64_t": ctypes.c_int64, "int": ctypes.c_int, "double": ctypes.c_double, "float": ctypes.c_float}
 
 
@@ -46,13 +47,11 @@ LOOP = ctypes.CFUNCTYPE(
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 
+@pytest.mark.skipif(not BUILT, reason="the compiled CPU library is not here: it is built where g++ is found")
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_loop_of_another_library_runs_the_work(status):
     """A loop that splits the work over two threads; one that fails leaves all of it to the caller."""
-    try:
-        library = capi.library()
-    except ImportError as error:
-        pytest.skip(str(error))
+    library = capi.library()
     ranges = []
 
     @LOOP
