@@ -31,7 +31,7 @@ demo: install
 
 # Into out/site; a broken link, anchor or reference and a page that is nowhere in the menu are errors (with --quiet not).
 docs: $(DOCS)
-	$(BIN)/python docs/_build/prepare.py out/docs
+	$(BIN)/python docs/_tools/prepare.py out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo out/site/index.html
 

@@ -28,8 +28,8 @@ def prepared(tmp_path_factory):
     pytest.importorskip("mkdocs", reason="needs the extra docs; `make test-slow` installs it")
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "mkdocs.yml", folder)
-    shutil.copytree(ROOT / "docs" / "_build", folder / "docs" / "_build")
-    prepare = [sys.executable, ROOT / "docs" / "_build" / "prepare.py", folder / "out" / "docs"]
+    shutil.copytree(ROOT / "docs" / "_tools", folder / "docs" / "_tools")
+    prepare = [sys.executable, ROOT / "docs" / "_tools" / "prepare.py", folder / "out" / "docs"]
     subprocess.run(prepare, check=True)
     return folder
 

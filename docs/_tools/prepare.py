@@ -1,6 +1,6 @@
-"""Lay out what the site is built from: pages of docs/, pages made from code, pages that live elsewhere, and their links.
+"""Lay out what the site is built from: pages of docs/, pages made from code or from elsewhere, and their links.
 
-Usage: python docs/_build/prepare.py FOLDER     writes FOLDER/pages, and FOLDER/code for the API reference
+Usage: python docs/_tools/prepare.py FOLDER     writes FOLDER/pages, and FOLDER/code for the API reference
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prepare(folder: Path) -> None:
     """Write the pages and the code that the site is built from."""
     pages, code = folder / "pages", folder / "code"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("_tools", "__pycache__"))
     for page in pages.rglob("*.md"):
         text = _PLACE.sub(lambda match: reference.GENERATED[match[1]](), page.read_text(encoding="utf-8"))
         page.write_text(moved_links(text, f"docs/{page.relative_to(pages).as_posix()}"), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Reference text made from the code: settings, presets, the command line, the public names of each room.
 
-Usage: python docs/_build/reference.py [settings|presets|bundled|commands]     prints Markdown
+Usage: python docs/_tools/reference.py [settings|presets|bundled|commands]     prints Markdown
 """
 
 from __future__ import annotations
@@ -59,18 +59,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
         if isinstance(hint, type) and is_dataclass(hint):
             yield from settings_of(hint, f"{name}.")
             continue
-        yield Setting(name, _words_for(hint), toml(_default_of(field)), help_of(kind, field))
-
-
-def help_of(kind: type, field: dataclasses.Field) -> str:
-    """Return what a field is for: its own help text, else its line under ``Attributes:``, else its class's summary."""
-    own = field.metadata.get("help")
-    if own:
-        return str(own)
-    text = inspect.getdoc(kind) or ""
-    _, _, attributes = text.partition("Attributes:\n")
-    found = re.search(rf"^ +{field.name}: (.+(?:\n {{6,}}.+)*)", attributes, re.MULTILINE)
-    return " ".join((found[1] if found else text.split("\n\n")[0]).split())
+        yield Setting(name, _words_for(hint), toml(_default_of(field)), field.metadata["help"])
 
 
 def settings_tables() -> str:
@@ -80,7 +69,12 @@ def settings_tables() -> str:
     from sdk.settings import FitSettings
 
     shared = [s for s in settings_of(FitSettings) if not s.name.startswith("masks.")]
-    parts = ["### Of every method", _settings_table(shared), "### Masks", _settings_table(settings_of(MaskOptions, "masks."))]
+    parts = [
+        "### Of every method",
+        _settings_table(shared),
+        "### Masks",
+        _settings_table(settings_of(MaskOptions, "masks.")),
+    ]
     for method in METHODS:
         own = list(settings_of(method_class(method).Options, f"{method}."))
         if own:
@@ -280,8 +274,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _title(method: str) -> str:
     from sdk.methods import METHODS
 
-    names = {"DisenDiff": "DisenDiff", "AttenCraft": "AttenCraft", "DreamBooth": "DreamBooth", "BreakAScene": "Break-A-Scene"}
-    return names.get(METHODS[method], re.sub(r"(?<=[a-z])(?=[A-Z])", " ", METHODS[method]))
+    written = {"CustomDiffusion": "Custom Diffusion", "TextualInversion": "Textual Inversion"}
+    written |= {"BreakAScene": "Break-A-Scene"}
+    return written.get(METHODS[method], METHODS[method])
 
 
 def _short(text: str) -> str:
