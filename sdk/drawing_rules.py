@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from PIL import Image
 from .concepts import Concept
 from .errors import InputError
 from .images.image_io import load_image, square
-from .runtime import Cancelled, Event
-
-Progress = Callable[[Event], Any]
 
 
 @dataclass(frozen=True)
@@ -116,9 +112,3 @@ def prompt_note(concepts: Sequence[Concept], written: Sequence[str], longest: in
         names = " or ".join(c.phrase for c in concepts)
         return f"the prompt names no learned token; write {names} to draw what was learned"
     return None
-
-
-def check_cancelled(cancel: threading.Event | None) -> None:
-    """Raise :class:`Cancelled` if the event is set."""
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("cancelled")

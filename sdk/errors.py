@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from .printable import printable
+
 
 class SdkError(Exception):
-    """Base of all errors below; the command line turns it into exit code 2 and one line."""
+    """Base of all errors below; the command line turns it into exit code 2 and one line.
+
+    Messages may hold words of a user or of a file: they are made printable, in one line of bounded length.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
 
 
 class InputError(SdkError, ValueError):
@@ -35,3 +43,7 @@ class OutputError(SdkError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class NotFiniteError(SdkError, ArithmeticError):
+    """A value that is NaN or infinite where a number is needed: a fit that diverged, a model that overflows."""

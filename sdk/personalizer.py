@@ -13,7 +13,7 @@ from PIL import Image
 
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
-from .drawing_rules import Generation, Progress, check_steps, picture_and_hole, skipped_steps
+from .drawing_rules import Generation, check_steps, picture_and_hole, skipped_steps
 from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
@@ -24,6 +24,7 @@ from .masks.find import masks_of
 from .model.base_model import best_device
 from .model.loading import load_pipeline
 from .pack import ConceptPack
+from .runtime import Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
 

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cancelled", "Event", "ProgressBar", "keep_memory", "peak_memory", "progress", "quiet"]
+__all__ = [
+    "Cancelled",
+    "Event",
+    "Phase",
+    "Progress",
+    "ProgressBar",
+    "check_cancelled",
+    "keep_memory",
+    "peak_memory",
+    "progress",
+    "quiet",
+]
+
+
+PHASES = ("priors", "masks", "words", "fit", "validate", "sheets", "draw", "score", "export", "merge")
+"""What long work consists of: prior pictures, masks, the search for initial words, training steps, validation,
+pictures to look at, drawing, scoring, the parts of an export, the layers of a merge."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +35,8 @@ class Event:
     """What a ``progress`` callback is told.
 
     Attributes:
-        phase: what is being done: ``"priors"``, ``"fit"`` or ``"draw"``.
-        done: steps done.
+        phase: what is being done, one of :data:`PHASES`; in a comparison after the arm's name and a colon.
+        done: steps done; 0 when the phase begins.
         total: steps in all.
         losses: of a fit's step, by name.
         seconds_left: estimate, where there is one.
@@ -32,8 +49,54 @@ class Event:
     seconds_left: float | None = None
 
 
+Progress = Callable[[Event], Any]
+
+
 class Cancelled(Exception):
     """Raised by a call whose ``cancel`` event was set."""
+
+
+def check_cancelled(cancel: threading.Event | None) -> None:
+    """Raise :class:`Cancelled` if the event is set."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("cancelled")
+
+
+class Phase:
+    """One phase of long work: whoever wants to know is told, and it ends when it is cancelled.
+
+    Args:
+        name: one of :data:`PHASES`.
+        total: steps in all.
+        progress: told at the beginning (``done=0``) and after each step.
+        cancel: looked at before each step.
+        first: steps that were done before, by an interrupted run.
+
+    Raises:
+        Cancelled: ``cancel`` was set.
+    """
+
+    def __init__(
+        self, name: str, total: int, progress: Progress | None, cancel: threading.Event | None, first: int = 0
+    ) -> None:
+        self.name, self.total, self.progress, self.cancel = name, total, progress, cancel
+        self.first, self.count = first, first
+        self._begin = time.monotonic()
+        self.step(0)
+
+    def step(self, steps: int = 1, losses: dict[str, float] | None = None) -> None:
+        """Note that so many further steps are done; raise :class:`Cancelled` if no more are wanted."""
+        self.count += steps
+        if self.progress is not None:
+            self.progress(Event(self.name, self.count, self.total, losses or {}, self.seconds_left))
+        if self.count < self.total:
+            check_cancelled(self.cancel)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the steps so far; ``None`` before the first."""
+        done = self.count - self.first
+        return (time.monotonic() - self._begin) / done * (self.total - self.count) if done > 0 else None
 
 
 class ProgressBar:

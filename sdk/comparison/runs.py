@@ -13,7 +13,6 @@ from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..drawing_rules import Progress
 from ..errors import InputError
 from ..eval.drawing import Drawn, draw_for
 from ..eval.prompt_sets import Prompt
@@ -27,7 +26,7 @@ from ..masks.user import read_masks
 from ..methods import METHODS, method_class
 from ..pack import ConceptPack
 from ..plain import merged
-from ..runtime import peak_memory
+from ..runtime import Progress, peak_memory
 from ..sampling.engine import Engine
 from .variants import Arm, resolve_arms
 

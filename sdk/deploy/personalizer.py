@@ -15,8 +15,6 @@ from PIL import Image
 from ..concepts import Concept
 from ..drawing_rules import (
     Generation,
-    Progress,
-    check_cancelled,
     check_counts,
     check_size,
     check_steps,
@@ -26,7 +24,7 @@ from ..drawing_rules import (
 )
 from ..errors import BaseModelError, InputError
 from ..images.image_io import load_image, square
-from ..runtime import Event
+from ..runtime import Event, Progress, check_cancelled
 from .adapters import ROWS, Adapter, read_adapter
 from .model import ExportedModel
 from .noise import Noise

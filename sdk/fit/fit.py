@@ -13,11 +13,10 @@ from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..drawing_rules import Progress
 from ..eval.scorers import Scorer, default_scorer
 from ..files import new_folder
 from ..pack import ConceptPack
-from ..runtime import Cancelled
+from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
 from .artifacts import concept_pictures, write_artifacts
 from .checkpoint import METRICS

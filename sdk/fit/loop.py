@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from ..data.rows import Rows
-from ..drawing_rules import check_cancelled
 from ..files import reporting_full_disk
 from ..methods.base import Method
-from ..runtime import Cancelled
+from ..runtime import Cancelled, check_cancelled
 from ..settings import FitSettings
 from .checkpoint import METRICS, Checkpoints
 from .early_stopping import Best

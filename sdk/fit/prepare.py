@@ -15,7 +15,6 @@ from ..config import FitConfig
 from ..data.priors import PriorPicture, prior_pictures
 from ..data.reference_rows import ReferenceRows
 from ..data.rows import PriorRows, Rows
-from ..drawing_rules import Progress, check_cancelled
 from ..errors import InputError
 from ..images.image_io import square
 from ..kernels import attention_backend
@@ -28,7 +27,7 @@ from ..model.latents import LatentCache
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
-from ..runtime import Event
+from ..runtime import Event, Progress, check_cancelled
 from ..sampling.engine import Engine
 from .output import fit_identity, library_versions
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..drawing_rules import Progress
 from ..errors import InputError
-from ..runtime import Event
+from ..runtime import Event, Progress
 
 REPORTS = ("none", "tensorboard")
 

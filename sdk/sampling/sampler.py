@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ..combine.routing import RoutedPack, token_owners
 from ..concepts import check_tokens, find_positions
-from ..drawing_rules import Progress, check_cancelled, prompt_note, skipped_steps
+from ..drawing_rules import prompt_note, skipped_steps
 from ..model.attention import CachedKeyValueProcessor, attention_processors, plain_processors
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
 from ..model.weights import replaced_weights
 from ..pack import ConceptPack
-from ..runtime import Event
+from ..runtime import Event, Progress, check_cancelled
 from .from_picture import LastSteps, Start, blending, noise_beside
 from .requests import Request
 
