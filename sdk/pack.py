@@ -21,7 +21,8 @@ from torch import Tensor
 
 from .concepts import Concept
 from .errors import InputError, MissingFileError, OutputError, PackError
-from .files import new_folder, prepare_output_folder, sha256_file
+from .files import prepare_output_folder, sha256_file
+from .folders import new_folder
 from .model.fingerprint import BaseIdentity
 
 FORMAT_VERSION = 1

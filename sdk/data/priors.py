@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..concepts import Concept, class_prompts
-from ..files import new_folder, reporting_full_disk
+from ..files import reporting_full_disk
+from ..folders import new_folder
 from ..images.image_io import list_images, load_image, square
 from ..model.fingerprint import BaseIdentity
 from ..settings import FitSettings

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST
 from ..errors import InputError, OutputError
-from ..files import new_folder, sha256_file
+from ..files import sha256_file
+from ..folders import new_folder
 from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers

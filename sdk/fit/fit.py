@@ -14,7 +14,7 @@ from PIL import Image
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
 from ..eval.scorers import Scorer, default_scorer
-from ..files import new_folder
+from ..folders import new_folder
 from ..pack import ConceptPack
 from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
