@@ -63,7 +63,7 @@ def export_model(
     taken = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
-    with new_folder(destination) as work:
+    with new_folder(destination, manifest=MANIFEST) as work:
         return _Exporter(base, pack, work, dtype).run(shared)
 
 

@@ -1,85 +1,151 @@
-"""What a fit leaves on disk while it runs, and what it finds there.
+"""Where a fit writes: the pack's folder, and until it is whole the folder of unfinished work beside it.
 
-Everything unfinished lives in ``<output>.partial`` (checkpoint and metrics). The pack's folder appears by one rename of
-a complete folder; the partial one goes when everything beside the pack is there too. So with both there, a fit was
-interrupted among its sheets: the pack stays as it is, and the sheets are drawn from the last checkpoint.
+Everything that can be wrong with a folder is found out before the first step: whether the pack can be put there in the
+end, whether there is room, whether another fit is at it, whether what is there goes together with what is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-from torch import Tensor
-
-from ..concepts import Concept
-from ..config import FitConfig
 from ..errors import OutputError
-from ..files import prepare_output_folder
-from ..model.fingerprint import BaseIdentity
-from ..pack import MANIFEST, ConceptPack
-from .checkpoint import CHECKPOINT
+from ..files import as_path, check_space, reporting_full_disk
+from ..folders import exclusive, new_folder, recover
+from ..pack import BY_PRODUCTS, MANIFEST, ConceptPack
+from .checkpoint import CHECKPOINT, read_about
+from .identity import changes
+from .metrics import METRICS
+from .request import FitRequest
+
+_INSIDE = ".partial"  # the name of unfinished work in a folder beside which nothing may be written
+_LATER = ("steps",)  # may be more than before when a fit goes on
 
 
-def fit_identity(
-    base: BaseIdentity,
-    concepts: Sequence[Concept],
-    method: str,
-    config: FitConfig,
-    seed: int,
-    dtype: str,
-    images: Sequence[Image.Image],
-    masks: Sequence[Tensor] | None,
-) -> str:
-    """Return a hash of everything the result depends on; tells whether a checkpoint or a pack is this very fit's."""
-    settings = config.to_dict() | {"checkpoint_every": 0}  # how often to save changes nothing
-    parts = [base.to_dict()["fingerprint"], [(c.token, c.noun) for c in concepts], method, settings, seed, dtype]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for image in images:
-        digest.update(image.tobytes())
-    for mask in masks or []:
-        digest.update(mask.numpy().tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class FitOutput:
+    """An output folder that a fit has to itself.
+
+    Attributes:
+        folder: the pack's, links followed.
+        work: of unfinished work.
+        finished: the pack, if this very fit already ended.
+    """
+
+    folder: Path
+    work: Path
+    finished: ConceptPack | None
+
+    def check_room(self, count: int) -> None:
+        """Raise :class:`OutputError` if so many bytes have no room beside the pack."""
+        with reporting_full_disk(self.work):
+            check_space(self.work, count)
+
+    def put(self, pack: ConceptPack) -> None:
+        """Let the pack appear, whole, with the log of its losses."""
+        with new_folder(self.folder, self.work, manifest=MANIFEST, by_products=BY_PRODUCTS) as folder:
+            if (self.work / METRICS).is_file():
+                shutil.copy(self.work / METRICS, folder / METRICS)
+            pack.write_files(folder)
+
+    def clear(self) -> None:
+        """Remove the unfinished work: nothing of it is needed any more."""
+        shutil.rmtree(self.work, ignore_errors=True)
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that a fit's result depends on."""
-    return {
-        name: importlib.metadata.version(name) for name in ("personalizer-sdk", "torch", "diffusers", "transformers")
-    }
+@contextmanager
+def opened(folder: str | Path, asked: FitRequest, resume: bool) -> Iterator[FitOutput]:
+    """Have an output folder for the length of a fit.
 
-
-def finished_pack(output_dir: Path, resume: bool, identity: str) -> ConceptPack | None:
-    """Return the pack if this very fit already ended; refuse a folder that holds anything else.
+    Args:
+        folder: for the pack.
+        asked: what is asked for.
+        resume: go on from a checkpoint of this fit, or return its pack; else an earlier checkpoint goes.
 
     Raises:
-        OutputError: a file, another pack, or other files are there.
+        OutputError: it is a file, holds a pack or other files, cannot be written, or another fit is at it; or what it
+            holds was made of something else than what is asked for, which is named.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise OutputError(f"{output_dir} is a file; give a folder for the pack")
-    if not output_dir.is_dir() or not any(output_dir.iterdir()):
+    shown = as_path(folder)
+    target = Path(os.path.realpath(shown))
+    with reporting_full_disk(shown, target.parent):
+        finished = _finished(target, shown, asked, resume)
+        work = _work_folder(target, shown)
+    busy = f"another fit is writing to {shown}; wait until it is done, or give another folder"
+    with exclusive(work, busy):
+        try:
+            with reporting_full_disk(shown):
+                check_space(work, 1 << 20)
+                if finished is None:
+                    _check_checkpoint(work, shown, asked, resume)
+            yield FitOutput(target, work, finished)
+        finally:
+            if work.is_dir() and not any(work.iterdir()):
+                work.rmdir()
+
+
+def _finished(target: Path, shown: Path, asked: FitRequest, resume: bool) -> ConceptPack | None:
+    """The pack if this very fit already ended; a folder that holds anything else is refused."""
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{shown} is a file; give a folder for the pack")
+    recover(target, MANIFEST)
+    there = {entry.name for entry in target.iterdir()} - {_INSIDE} if target.is_dir() else set()
+    if not there:
         return None
-    if not (output_dir / MANIFEST).is_file():
-        raise OutputError(f"{output_dir} holds other files; give an empty or a new folder for the pack")
-    if resume:
-        pack = ConceptPack.from_pretrained(output_dir)
-        if pack.provenance.get("identity_sha256") == identity:
-            return pack
-    raise OutputError(f"{output_dir} already holds a pack; remove it or give another folder")
-
-
-def partial(output_dir: Path) -> Path:
-    """Return the folder of unfinished work."""
-    return output_dir.with_name(output_dir.name + ".partial")
-
-
-def work_folder(output_dir: Path, resume: bool) -> Path:
-    """Create the folder of unfinished work; without ``resume`` an earlier checkpoint in it goes."""
-    work = prepare_output_folder(partial(output_dir))
+    if MANIFEST not in there:
+        raise OutputError(f"{shown} holds other files; give an empty or a new folder for the pack")
     if not resume:
-        (work / CHECKPOINT).unlink(missing_ok=True)
-    return work
+        raise OutputError(f"{shown} already holds a pack; remove it or give another folder")
+    pack = ConceptPack.from_pretrained(target)
+    if pack.provenance.get("identity_sha256") == asked.identity:
+        return pack
+    before = pack.provenance.get("depends_on")
+    found = changes(before, asked.depends_on) if isinstance(before, dict) else []
+    what = f" that differs in {', '.join(found)}" if found else " of another fit"
+    raise OutputError(f"{shown} already holds a pack{what}; remove it or give another folder")
+
+
+def _work_folder(target: Path, shown: Path) -> Path:
+    """Create the folder of unfinished work: beside the pack's, or in it where nothing may be written beside it."""
+    beside = target.with_name(f"{target.name}.partial") if target.name else target / _INSIDE
+    for work in (beside, target / _INSIDE) if target.is_dir() else (beside,):
+        if work.is_symlink():
+            raise OutputError(f"{work} is a link, and unfinished work goes there; remove the link")
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            check_space(work, 1)
+            return work
+        except PermissionError:
+            continue
+        except FileExistsError as error:
+            raise OutputError(f"{work} is a file, and unfinished work goes there; move it away") from error
+        except OSError as error:
+            if error.errno is None or work is not beside or not target.is_dir():
+                raise
+    raise OutputError(f"cannot write to {shown} or beside it; choose a folder that you may write to")
+
+
+def _check_checkpoint(work: Path, shown: Path, asked: FitRequest, resume: bool) -> None:
+    """Refuse to go on from a checkpoint of something else; without ``resume`` it goes."""
+    if not resume:
+        for name in (CHECKPOINT, METRICS):
+            (work / name).unlink(missing_ok=True)
+        return
+    about = read_about(work)
+    if about is None:
+        return
+    anew = "give what was given then, or start anew without --resume (resume=True)"
+    if about.depends_on is None:
+        raise OutputError(f"the unfinished fit in {work} is of an earlier version; start anew without --resume")
+    found = changes(about.depends_on, asked.depends_on, _LATER)
+    if found:
+        raise OutputError(f"the unfinished fit in {work} differs in {', '.join(found)}; {anew}")
+    if about.step > asked.config.steps:
+        raise OutputError(
+            f"the unfinished fit in {work} already did {about.step} steps, more than the {asked.config.steps} that are "
+            f"asked for; {anew}"
+        )
