@@ -20,9 +20,9 @@ from ..pack import ConceptPack
 from ..printable import printable
 from ..runtime import Progress
 from ..sampling.engine import Engine
-from .artifacts import concept_pictures, write_artifacts
+from .kept.artifacts import concept_pictures, write_artifacts
+from .kept.output import opened
 from .loop import run
-from .output import opened
 from .prepare import PreparedFit, prepare
 from .reporting import Report, check_report_to, reporters
 from .request import FitRequest, check_request

@@ -18,9 +18,9 @@ from ..interrupts import deferred_interrupt
 from ..methods.base import Method
 from ..runtime import Phase, Progress, check_cancelled
 from ..settings import FitSettings
-from .checkpoint import CHECKPOINT, Checkpoints
 from .early_stopping import Best
-from .metrics import MetricsLog
+from .kept.checkpoint import CHECKPOINT, Checkpoints
+from .kept.metrics import MetricsLog
 from .reporting import Report, StepReport
 from .request import FitRequest
 

@@ -20,7 +20,7 @@ from sdk.concepts import resolve_concepts
 from sdk.data.prior_cache import PriorCache
 from sdk.errors import InputError, MissingFileError, NotFiniteError, OutputError
 from sdk.fit import priors_for
-from sdk.fit.checkpoint import read_about
+from sdk.fit.kept.checkpoint import read_about
 from sdk.runtime import Cancelled
 
 
@@ -146,7 +146,7 @@ def test_outputs_that_do_not_are_refused_before_the_first_step(personalizer, pic
 def test_no_room_is_said_before_the_first_step(personalizer, picture, tmp_path, monkeypatch):
     import errno
 
-    from sdk.fit import output
+    from sdk.fit.kept import output
 
     def full(folder, count):
         if count > 1 << 20:

@@ -79,7 +79,7 @@ def test_a_fit_that_is_cancelled_before_its_first_step_leaves_nothing_behind(
 
 
 def test_sheets_that_cannot_be_drawn_are_a_note(personalizer, picture, quick, tmp_path, monkeypatch, caplog):
-    from sdk.fit import artifacts
+    from sdk.fit.kept import artifacts
 
     def broken(*_):
         raise RuntimeError("no ink")
@@ -95,7 +95,7 @@ def test_sheets_that_cannot_be_drawn_are_a_note(personalizer, picture, quick, tm
 
 def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, quick, tmp_path, monkeypatch):
     """An interruption while looking at a pack costs the look, not the pack; resuming draws the sheets."""
-    from sdk.fit import artifacts
+    from sdk.fit.kept import artifacts
 
     def broken(*_):
         raise KeyboardInterrupt

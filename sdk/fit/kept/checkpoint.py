@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from ..files import write_bytes
-from ..methods.base import Method
-from .early_stopping import Best
+from ...files import write_bytes
+from ...methods.base import Method
+from ..early_stopping import Best
+from ..request import FitRequest
 from .metrics import METRICS
-from .request import FitRequest
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from ..concepts import Concept
-from ..files import write_bytes
-from ..images.contact_sheet import attention_sheet, labelled_grid, mask_sheet
-from ..images.image_io import png
-from ..masks.crops import drawn_mask
-from ..pack import ConceptPack
-from ..runtime import Phase, Progress
-from ..sampling.engine import Engine
-from .prepare import PreparedFit
+from ...concepts import Concept
+from ...files import write_bytes
+from ...images.contact_sheet import attention_sheet, labelled_grid, mask_sheet
+from ...images.image_io import png
+from ...masks.crops import drawn_mask
+from ...pack import ConceptPack
+from ...runtime import Phase, Progress
+from ...sampling.engine import Engine
+from ..prepare import PreparedFit
 
 _SAMPLE_STEPS = 25
 

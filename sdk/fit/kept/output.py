@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError
-from ..files import as_path, check_space, reporting_full_disk
-from ..folders import exclusive, new_folder, recover
-from ..pack import BY_PRODUCTS, MANIFEST, ConceptPack
+from ...errors import OutputError
+from ...files import as_path, check_space, reporting_full_disk
+from ...folders import exclusive, new_folder, recover
+from ...pack import BY_PRODUCTS, MANIFEST, ConceptPack
+from ..identity import changes
+from ..request import FitRequest
 from .checkpoint import CHECKPOINT, read_about
-from .identity import changes
 from .metrics import METRICS
-from .request import FitRequest
 
 _INSIDE = ".partial"  # the name of unfinished work in a folder beside which nothing may be written
 _LATER = ("steps",)  # may be more than before when a fit goes on
