@@ -110,23 +110,30 @@ def _related(name: str | bytes | int, folder: Path) -> bool:
     return Path(path).is_relative_to(place) or Path(place).is_relative_to(path)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: afterwards it is the old or the new one, never a part.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file that takes the place of ``path`` when the block ends well, and vanishes otherwise.
 
     What a killed writer left is taken over by the next one of the same file.
     """
     with reporting_full_disk(path.parent):
         handle, temporary = _temporary(path)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.truncate()
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, path)
+            os.ftruncate(handle, 0)
+            yield temporary
+            os.fsync(handle)
+            os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: afterwards it is the old or the new one, never a part."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_next(folder: Path, name: Callable[[int], str], data: bytes, first: int = 0) -> tuple[Path, int]:
@@ -144,21 +151,20 @@ def write_next(folder: Path, name: Callable[[int], str], data: bytes, first: int
     with reporting_full_disk(folder):
         handle, temporary = _temporary(folder / "next")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.truncate()
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                number = first
-                while True:
-                    path = folder / name(number)
-                    try:
-                        os.link(temporary, path)  # unlike a renaming it fails where something is
-                        return path, number
-                    except FileExistsError:
-                        number += 1
+            os.ftruncate(handle, 0)
+            temporary.write_bytes(data)
+            os.fsync(handle)
+            number = first
+            while True:
+                path = folder / name(number)
+                try:
+                    os.link(temporary, path)  # unlike a renaming it fails where something is
+                    return path, number
+                except FileExistsError:
+                    number += 1
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
