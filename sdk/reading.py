@@ -165,14 +165,14 @@ def parse_json(content: bytes, name: object, *, kind: type[InputError] = InputEr
     return value
 
 
-def read_toml(source: object, what: str = "file", advice: str = "check the path of the configuration") -> dict[str, Any]:
+def read_toml(source: object, *, advice: str = "check the path of the configuration") -> dict[str, Any]:
     """Return the table of a TOML file that a person wrote.
 
     Raises:
         MissingFileError: nothing there.
         InputError: no regular file, a large one, or no valid TOML.
     """
-    text = read_text(source, what=what, advice=advice)
+    text = read_text(source, advice=advice)
     try:
         value = tomllib.loads(text)
         _check_nesting(value)

@@ -216,7 +216,8 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder) -> None:
 
 def _tokenizer(folder: Folder) -> PromptTokenizer:
     settings = folder.read_table("tokenizer/tokenizer_config.json")
-    padding = settings.table("pad_token").text("content") if settings.is_table("pad_token") else settings.text("pad_token")
+    nested = settings.is_table("pad_token")
+    padding = settings.table("pad_token").text("content") if nested else settings.text("pad_token")
     definition = folder.root / "tokenizer" / "tokenizer.json"
     return PromptTokenizer(
         read_text(definition, limit=TABLE_LIMIT, kind=BaseModelError, advice="export the model again"),

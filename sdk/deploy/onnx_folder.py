@@ -1,4 +1,4 @@
-"""What exporting and deploying agree on, the manifest of an ONNX folder, and reading such folders without running them."""
+"""What exporting and deploying agree on, the manifest of an ONNX folder, and reading it without running anything."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Folder:
         try:
             about: dict[str, Any] = read_json(self.root / MANIFEST, kind=BaseModelError, advice=_AGAIN)
         except MissingFileError as error:
-            raise MissingFileError(f"{self.root} holds no {MANIFEST}; give the folder that export_onnx wrote") from error
+            advice = "give the folder that export_onnx wrote"
+            raise MissingFileError(f"{self.root} holds no {MANIFEST}; {advice}") from error
         table = Table(about, self.fail)
         version = table.whole("format_version", 0, 1 << 31)
         if version != FORMAT_VERSION:
@@ -80,6 +81,11 @@ class Folder:
     def parts(self) -> tuple[str, ...]:
         """Its graphs."""
         return SHARED_PARTS if self.kind == "shared" else PARTS
+
+    @property
+    def count(self) -> int:
+        """How many files are listed."""
+        return len(self._files)
 
     def fail(self, reason: str) -> BaseModelError:
         """Return the error for something in the folder that is not as it was written."""

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
+from torch import Tensor
 
+from ..checked import shown
+from ..errors import PackError
 from ..files import write_bytes
+from ..finite import first_not_finite
 from ..methods.base import Method
+from ..reading import open_regular
 from .early_stopping import Best
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
+_LARGEST = 64 << 30  # bytes
+_STATE = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter that was updated
 
 
 class Checkpoints:
@@ -44,28 +54,121 @@ class Checkpoints:
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
     def load(self, method: Method, optimizer: torch.optim.Optimizer, best: Best) -> int:
-        """Restore the checkpoint if there is one of this very fit; return the steps done."""
-        if self.folder is None or not (self.folder / CHECKPOINT).is_file():
+        """Restore the checkpoint if there is one of this very fit; return the steps done.
+
+        Everything is checked before anything is restored.
+
+        Raises:
+            PackError: a damaged checkpoint.
+        """
+        if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return 0
-        with safe_open(self.folder / CHECKPOINT, "pt") as opened:
-            about = opened.metadata()
-        if about["identity"] != self.identity:
+        found = _read(self.folder / CHECKPOINT, self.identity, method)
+        if found is None:
             return 0
-        tensors = load_file(self.folder / CHECKPOINT)
         for name, parameter in method.parameters().items():
             with torch.no_grad():
-                parameter.copy_(tensors[f"parameter/{name}"])
+                parameter.copy_(found.tensors[f"parameter/{name}"])
             optimizer.state[parameter] = {
-                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}/{name}" in tensors
+                key: found.tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
+                for key in _STATE
+                if f"{key}/{name}" in found.tensors
             }
-        best.score, best.step, best.waited = json.loads(about["best"])
-        best.weights = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
+        best.score, best.step, best.waited = found.best
+        best.weights = {name[5:]: tensor for name, tensor in found.tensors.items() if name.startswith("best/")}
         for index in range(len(method.masks)):
-            method.masks[index] = tensors[f"masks/{index}"]
+            method.masks[index] = found.tensors[f"masks/{index}"]
         metrics = self.folder / METRICS
         if metrics.is_file():
-            kept = metrics.read_bytes()[: int(about["metrics_bytes"])]
+            kept = metrics.read_bytes()[: found.metrics_bytes]
             write_bytes(metrics, kept)
-        return int(about["step"])
+        return found.step
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A checkpoint that fits.
+
+    Attributes:
+        step: steps done.
+        metrics_bytes: how long the metrics file was.
+        best: score, step, and validations since.
+        tensors: by name, each of the shape that is wanted.
+    """
+
+    step: int
+    metrics_bytes: int
+    best: tuple[float, int, int]
+    tensors: dict[str, Tensor]
+
+
+def _read(file: Path, identity: str, method: Method) -> _Found | None:
+    """Read and check a checkpoint; ``None``: it is one of another fit."""
+
+    def fail(reason: str) -> PackError:
+        return PackError(f"the checkpoint {file} is damaged ({reason}); remove it, or start without resume")
+
+    open_regular(file, limit=_LARGEST, what="checkpoint", kind=PackError, advice="start without resume").close()
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
+            if about.get("identity", identity) != identity:
+                return None
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dictionary
+    except Exception as error:  # the library's own, and KeyError of a type that torch does not have
+        raise fail("it is no safetensors file, or a part of one") from error
+    if "identity" not in about:
+        raise fail("it does not say of which fit it is")
+    step, metrics_bytes = _whole(about, "step"), _whole(about, "metrics_bytes")
+    if step is None or metrics_bytes is None:
+        raise fail("its step or the length of its metrics is no number")
+    if step > method.settings.steps:
+        raise fail(f"it is at step {step} of a fit of {method.settings.steps}")
+    best = _best(about.get("best", ""), step)
+    if best is None:
+        raise fail("its best score is none")
+    wrong = _wrong_tensors(tensors, method, step)
+    if wrong is not None:
+        raise fail(f"{shown(wrong)} is missing, of another shape or type, or no number")
+    return _Found(step, metrics_bytes, best, tensors)
+
+
+def _whole(about: Mapping[str, str], name: str) -> int | None:
+    text = about.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _best(text: str, step: int) -> tuple[float, int, int] | None:
+    """Score, step and validations since; before the first validation the score is minus infinity."""
+    try:
+        score, reached, waited = json.loads(text[:200])
+    except (ValueError, TypeError, RecursionError):
+        return None
+    counted = all(type(each) is int and 0 <= each <= step for each in (reached, waited))
+    scored = type(score) in (int, float) and (isfinite(score) or (score == float("-inf") and reached == 0))
+    return (float(score), reached, waited) if counted and scored else None
+
+
+def _wrong_tensors(tensors: Mapping[str, Tensor], method: Method, step: int) -> str | None:
+    """The name of a tensor that is missing, unknown, of another shape or type than the method's, or not finite."""
+    needed: dict[str, Tensor] = {f"masks/{index}": mask for index, mask in enumerate(method.masks)}
+    allowed: dict[str, Tensor] = {}
+    for name, parameter in method.parameters().items():
+        needed[f"parameter/{name}"] = parameter
+        allowed[f"best/{name}"] = parameter
+        state = {f"{key}/{name}": torch.zeros(()) if key == "step" else parameter for key in _STATE}
+        (needed if any(each in tensors for each in state) else allowed).update(state)
+    kept = [name for name in tensors if name.startswith("best/")]
+    if kept:  # all of them or none
+        needed |= {name: tensor for name, tensor in allowed.items() if name.startswith("best/")}
+    known = allowed | needed
+    for name in [*needed, *tensors]:
+        found, like = tensors.get(name), known.get(name)
+        if found is None or like is None or found.shape != like.shape:
+            return name
+        if found.dtype != like.dtype and not (name.startswith("masks/") and found.is_floating_point()):
+            return name
+    updates = [float(tensor) for name, tensor in tensors.items() if name.startswith("step/")]
+    if any(not 0 <= count <= step for count in updates):
+        return "step/"
+    return first_not_finite(tensors.items())

@@ -162,9 +162,8 @@ def _finished(image: Image.Image, name: str, smallest: int = MIN_SIDE) -> Image.
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them
-        raise ImageError(
-            f"{name} cannot be read: it is damaged or of an unusual kind ({type(error).__name__}); open and save it again"
-        ) from error
+        why = f"damaged or of an unusual kind ({type(error).__name__})"
+        raise ImageError(f"{name} cannot be read: it is {why}; open and save it again") from error
 
 
 def _tile_pixels(image: Image.Image) -> int:

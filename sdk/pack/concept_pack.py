@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..concepts import Concept, resolve_concepts
 from ..errors import InputError, OutputError
@@ -127,6 +127,19 @@ class ConceptPack:
             name: what messages call the pack.
         """
         check_finite(name, self._named())
+
+    def misfit(self, unet: nn.Module) -> str | None:
+        """Return why the weights have no place in a UNet, or ``None`` if they have."""
+        there = {name: tuple(weight.shape) for name, weight in unet.named_parameters()}
+        weights = dict(self.unet)
+        for layer, pair in self.key_value.items():
+            weights |= {f"{layer}.to_{which}.weight": weight for which, weight in zip("kv", pair, strict=True)}
+        for name, weight in weights.items():
+            inner = name if name in there else name.removesuffix(".weight") + ".base_layer.weight"  # beneath a LoRA
+            if there.get(inner) != tuple(weight.shape):
+                wanted = list(there[inner]) if inner in there else "none"
+                return f"{name} is {list(weight.shape)} instead of {wanted}"
+        return None
 
     def check_storable(self) -> None:
         """Check that the pack can be written to a file and read again.
