@@ -114,7 +114,8 @@ def _read(file: Path, identity: str, method: Method) -> _Found | None:
             about = opened.metadata() or {}
             if about.get("identity", identity) != identity:
                 return None
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dictionary
+            # Copied: they are views of the file, and the next one to change it would change them.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except Exception as error:  # the library's own, and KeyError of a type that torch does not have
         raise fail("it is no safetensors file, or a part of one") from error
     if "identity" not in about:

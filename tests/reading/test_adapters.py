@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+import onnxruntime as ort
 
 from sdk import Concept, ConceptPack
 from sdk.deploy.adapters import ABOUT, ROWS, VERSION, _digest, read_adapter
