@@ -99,11 +99,18 @@ class Fit:
                 work=work,
                 asked=self.asked,
                 report=self.report,
-                validate=None if scorer is None else _validator(engine, fit, scorer),
+                validate=None if scorer is None else self._validator(fit, scorer),
                 progress=self.progress,
                 cancel=self.cancel,
             )
         return fit
+
+    def _validator(self, fit: PreparedFit, scorer: Scorer) -> Validator:
+        image = self.asked.images[0]
+        scorer.look_at(
+            image, self.asked.concepts, concept_pictures(self.asked.concepts, fit.method.masks[0], image.size)
+        )
+        return Validator(self.engine, scorer, lambda: fit.pack(self.engine), self.progress, self.cancel)
 
 
 def _look(engine: Engine, asked: FitRequest) -> None:
@@ -119,13 +126,6 @@ def _room(fit: PreparedFit) -> int:
     """Bytes that a fit will write: a checkpoint and its successor, the best weights so far, the pack, pictures."""
     trained = sum(weight.numel() for weight in fit.method.parameters().values())
     return trained * 4 * (2 * (3 + bool(fit.request.config.validate_every)) + 1) + (8 << 20)
-
-
-def _validator(engine: Engine, fit: PreparedFit, scorer: Scorer) -> Validator:
-    asked = fit.request
-    image = asked.images[0]
-    scorer.look_at(image, asked.concepts, concept_pictures(asked.concepts, fit.method.masks[0], image.size))
-    return Validator(engine, scorer, lambda: fit.pack(engine))
 
 
 @contextmanager
