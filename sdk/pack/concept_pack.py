@@ -28,6 +28,7 @@ from ..learned import check_finite, check_key_value, check_row
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..reading import parse_json
+from .card import CARD, card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
 from .manifest import read_parts
 
@@ -243,6 +244,7 @@ class ConceptPack:
             "settings": self.settings,
             "provenance": self.provenance,
         }
+        (folder / CARD).write_text(card(self), encoding="utf-8")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -9,7 +9,14 @@ MANIFEST = "personalizer.json"
 WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
 UNET = "unet.safetensors"
 REFERENCE = "reference.png"
-BY_PRODUCTS = ("attention.png", "masks.png", "mask-*.png", "samples.png", "metrics.jsonl")  # patterns, not read again
+BY_PRODUCTS = (
+    "README.md",
+    "attention.png",
+    "masks.png",
+    "mask-*.png",
+    "samples.png",
+    "metrics.jsonl",
+)  # patterns, not read again
 KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
 KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
 MOST_FILES = 64
