@@ -26,8 +26,8 @@ def card(pack: ConceptPack) -> str:
         "",
     ]
     lines += [
-        f"A concept pack: {names}, learned with the Personalizer SDK from one picture by the method {_code(pack.method)} "
-        f"for the base model {_code(pack.base.name)}.",
+        f"A concept pack: {names}, learned with the Personalizer SDK from one picture by the method "
+        f"{_code(pack.method)} for the base model {_code(pack.base.name)}.",
         "",
         "## Use",
         "",
