@@ -1,7 +1,7 @@
 """What attention and loss take, whatever the backend: the public functions and every operator ask here.
 
-Operators can be called directly (``torch.ops.personalizer``), and what they compute on is memory without bounds. A check
-is a few comparisons; only :func:`check_token_values` reads the tensors, and only where that waits for nothing.
+Operators can be called directly (``torch.ops.personalizer``), and what they compute on is memory without bounds. A
+check is a few comparisons; only :func:`check_token_values` reads a tensor, and only where that waits for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from .options import CalibrationOptions
 
 _LARGEST = 3.4028234663852886e38  # of float32, in which backends multiply logits
-_SMALLEST = 1.1754943508222875e-38  # its least normal number
+_SMALLEST = 1.401298464324817e-45
 
 
 def check_attention(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:

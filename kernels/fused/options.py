@@ -28,8 +28,8 @@ class CalibrationOptions:
 
     Raises:
         TypeError: a value that is no number, or no whole number or no ``bool`` where that is wanted.
-        ValueError: a value that is not finite, a negative ``sigma``, ``suppress`` or ``smooth``, or a ``suppress`` above
-            16.
+        ValueError: a value that is not finite, a negative ``sigma``, ``suppress`` or ``smooth``, or a ``suppress``
+            above 16.
     """
 
     normalize: bool = _field(

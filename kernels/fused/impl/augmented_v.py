@@ -4,8 +4,9 @@ No probability matrix is stored, and autograd delivers the gradient of the maps.
 values on their way. The trick is one of attention: the loss has no product to hide anything in, and is the reference's
 plain PyTorch.
 
-It is one for finite numbers as well (finite.py): stock attention gives zeros where no probability is defined and may lose
-a NaN, and a zero of ``E`` times an infinite gradient is a NaN beside the tracked token. The rest is the reference's.
+It is one for finite numbers as well (finite.py): stock attention gives zeros where no probability is defined and may
+lose a NaN, and a zero of ``E`` times an infinite gradient is a NaN beside the tracked token. The rest is the
+reference's.
 """
 
 from __future__ import annotations

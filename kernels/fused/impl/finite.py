@@ -21,7 +21,7 @@ def all_finite(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or (tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()):
         return True
     ends = [end * 0 for x in tensors if x.numel() for end in x.detach().aminmax()]  # 0, or NaN
-    return not ends or sum(ends).item() == 0  # read once
+    return float(sum(ends)) == 0  # read once
 
 
 class _FiniteGradients(torch.autograd.Function):

@@ -21,12 +21,11 @@ from .triton import refuses_attention, refuses_loss
 from .triton_attention import launch_backward, launch_forward
 from .triton_calibration import launch_calibration
 
-
 _REACH = 2**31  # elements of a row of the batch: inside it the kernels count in 32 bits
 
 
 def _check_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float) -> None:
-    """Check all that the kernels take on trust but the values of the tokens, of which one out of range matches no key."""
+    """Check all that the kernels take on trust but the tokens: one out of range matches no key."""
     check_attention(query, key, value, tokens)
     check_scale(scale)
     refused = refuses_attention(query, key.shape[2], tokens.shape[1])
