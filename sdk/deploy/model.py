@@ -173,16 +173,16 @@ class ExportedModel:
         opened = check_folder(folder)
         chosen = _known(providers)
         unet = opened.read_table("unet/config.json")
-        side = unet.whole("sample_size", 1, opened.base.resolution)
-        cell, rest = divmod(opened.base.resolution, side)
-        if rest:
-            raise opened.fail(f"the resolution {opened.base.resolution} is no multiple of {side} latents")
-        multiple = cell * 2 ** (len(unet.entries("block_out_channels", _MOST_LEVELS) or [0]) - 1)
+        vae = opened.read_table("vae_decoder/config.json")
+        cell = 2 ** max(len(vae.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
+        if unet.whole("sample_size", 1, opened.base.resolution) * cell != opened.base.resolution:
+            raise opened.fail(f"the resolution {opened.base.resolution} is not that of the parts")
+        multiple = cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
         channels = unet.whole("in_channels", 1, _MOST_CHANNELS)
         levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
         tokenizer = _tokenizer(opened)
         graphs = {part: Graph(opened.root / part / "model.onnx", chosen) for part in opened.parts}
-        _check_graphs(graphs, opened)
+        _check_graphs(graphs, opened, channels)
         return cls(graphs, opened, tokenizer, levels, channels, cell, multiple)
 
 
@@ -199,7 +199,7 @@ def _known(providers: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _check_graphs(graphs: Mapping[str, Graph], folder: Folder) -> None:
+def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) -> None:
     weights = [f"{layer}.to_{which}.weight" for layer in folder.layers for which in "kv"]
     projected = [f"{layer}.{which}" for layer in folder.layers for which in ("key", "value")]
     states = ["encoder_hidden_states"]
@@ -212,16 +212,22 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder) -> None:
     graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
     if shared:
         graphs["kv_projection"].check("kv_projection", states, weights, projected)
+    taken = {graphs["unet"].inputs["sample"].shape[1], graphs["vae_decoder"].inputs["latent_sample"].shape[1]}
+    if taken != {channels}:
+        raise folder.fail(f"the graphs take latents of {taken} channels instead of {channels}")
+    if graphs["kv_projection" if shared else "unet"].inputs[states[0]].shape[-1] != folder.base.context:
+        raise folder.fail("the graphs take text states of another width")
 
 
 def _tokenizer(folder: Folder) -> PromptTokenizer:
     settings = folder.read_table("tokenizer/tokenizer_config.json")
+    longest = folder.read_table("text_encoder/config.json").whole("max_position_embeddings", 2, _LONGEST_PROMPT)
     nested = settings.is_table("pad_token")
     padding = settings.table("pad_token").text("content") if nested else settings.text("pad_token")
     definition = folder.root / "tokenizer" / "tokenizer.json"
     return PromptTokenizer(
         read_text(definition, limit=TABLE_LIMIT, kind=BaseModelError, advice="export the model again"),
-        settings.whole("model_max_length", 2, _LONGEST_PROMPT),
+        settings.whole("model_max_length", 2, longest),
         padding,
         folder.table_size,
     )

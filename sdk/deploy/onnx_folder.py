@@ -20,6 +20,8 @@ SHARED_PARTS = (*PARTS, "kv_projection")
 KINDS = ("merged", "shared")
 _CONFIGURATIONS = (
     "unet/config.json",
+    "text_encoder/config.json",
+    "vae_decoder/config.json",
     "scheduler/scheduler_config.json",
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",

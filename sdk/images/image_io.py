@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,6 +72,28 @@ def load_image(source: PictureSource) -> Image.Image:
         with file:
             return _decoded(file, str(path))
     return _decoded(io.BytesIO(_content(source)), "the picture")
+
+
+def load_images(given: PictureSource | Iterable[PictureSource], what: str = "picture") -> list[Image.Image]:
+    """Return upright RGB pictures out of one source or several; see :func:`load_image`.
+
+    Args:
+        given: a source, or a list of them; an array is one picture.
+        what: how messages call them.
+
+    Raises:
+        ImageError: none, or nothing that holds pictures; see also :func:`load_image`.
+    """
+    single = (str, os.PathLike, Image.Image, np.ndarray, bytes, bytearray)
+    if isinstance(given, single) or callable(getattr(given, "read", None)):
+        return [load_image(given)]  # type: ignore[arg-type]
+    try:
+        sources = list(given)
+    except TypeError as error:
+        raise ImageError(f"give a {what} by a path, a PIL image, an array or bytes, got {shown(given)}") from error
+    if not sources:
+        raise ImageError(f"give at least one {what}")
+    return [load_image(source) for source in sources]
 
 
 def read_reference(content: bytes, name: str) -> Image.Image:

@@ -85,6 +85,7 @@ def test_json_that_is_no_manifest(folder, text):
         ConceptPack.from_pretrained(folder)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such pipes")
 def test_what_is_no_regular_file(folder):
     for name in (MANIFEST, WEIGHTS):
         (folder / name).rename(folder / "kept")
