@@ -55,7 +55,7 @@ def fit_concepts(
     fit = prepare(engine, asked, progress, cancel)
     work = work_folder(output_dir, resume) if output_dir is not None else None
     try:
-        with _recomputing(engine.pipe.unet, config.gradient_checkpointing):
+        with _recomputing(fit.method.unet, config.gradient_checkpointing):
             run(
                 fit.method,
                 fit.rows,
@@ -94,13 +94,11 @@ def _validator(engine: Engine, fit: PreparedFit, scorer: Scorer) -> Validator:
 
 @contextmanager
 def _recomputing(unet: Any, wanted: bool) -> Iterator[None]:
-    """Let the UNet recompute activations in a block, if that is wanted."""
+    """Let a fit's UNet recompute activations in a block, if that is wanted; it stays in evaluation mode."""
     if wanted:
         unet.enable_gradient_checkpointing()
-        unet.train()
     try:
         yield
     finally:
         if wanted:
             unet.disable_gradient_checkpointing()
-            unet.eval()
