@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,12 +24,21 @@ _making_locks = threading.Lock()
 
 
 def lock_of(module: nn.Module) -> Any:
-    """Return the reentrant lock of a module: held by whoever changes it, or copies its structure.
+    """Return the reentrant lock of a module: held by whoever changes it, or reads what others may be changing.
 
-    Locks of several modules are taken in one order: the UNet's, then the text encoder's.
+    Locks of several modules are taken in one order: the UNet's, then the text encoder's. Nobody waits for a view's.
     """
     with _making_locks:
         return _locks.setdefault(module, threading.RLock())
+
+
+@contextmanager
+def undisturbed(*modules: Any) -> Iterator[None]:
+    """Hold the locks of several modules, given in their order."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(lock_of(module))
+        yield
 
 
 def private_view(module: M) -> M:
@@ -38,8 +48,8 @@ def private_view(module: M) -> M:
     Submodules are new objects: processors, modes, layers put in and weights exchanged belong to the view alone. Hooks
     are shared, so those that a user adds later are called, too.
 
-    A module whose calls are redirected (offloaded by accelerate, compiled) is returned itself, because a view would be
-    called in its place; who changes it holds its lock as long as the change lasts, so that calls take turns.
+    A module whose calls are redirected (offloaded by accelerate, compiled) is returned itself, because it would be
+    called in the view's place. Who changes it holds its lock as long as the change lasts, so that calls take turns.
     """
     with lock_of(module):
         if any(map(_redirected, module.modules())):
@@ -49,9 +59,7 @@ def private_view(module: M) -> M:
 
 def private_views(*modules: Any) -> list[Any]:
     """Return views of several modules at one moment: none of them changes between the first and the last."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(lock_of(module))
+    with undisturbed(*modules):
         return [private_view(module) for module in modules]
 
 

@@ -26,6 +26,7 @@ from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Phase, Progress
+from ..views import lock_of
 from .routing import with_own_tokens
 
 _DAMPING = 1e-4  # of G, relative to its mean eigenvalue: captions alone need not span the text states
@@ -97,7 +98,8 @@ def merge(
         module = pipe.unet.get_submodule(layer)
         pair = []
         for which, projection in enumerate((module.to_k, module.to_v)):
-            own_weight = projection.weight.detach().double().cpu()
+            with lock_of(pipe.unet):
+                own_weight = projection.weight.detach().double().cpu()
             wanted = torch.stack(
                 [parts[o].key_value[layer][which].double() @ c for o, c in zip(owners, own, strict=True)]
             )

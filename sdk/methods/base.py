@@ -28,7 +28,7 @@ from ..model.precision import forward_dtype
 from ..model.text import TextConditioner
 from ..plain import merged
 from ..settings import FitSettings, MethodOptions
-from ..views import private_view
+from ..views import lock_of, private_view
 from .token_init import initial_embeddings
 
 # The picture as it is, a plain squared error: what the methods beside Custom Diffusion's family share.
@@ -84,7 +84,9 @@ class Method(ABC):
         self.concepts = list(concepts)
         self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
         self.layers = cross_attention_layers(self.unet)
-        self.weights = {name: _trainable(self.unet.get_parameter(name), base.device) for name in self.trained_weights()}
+        with lock_of(self.unet):
+            own = {name: self.unet.get_parameter(name) for name in self.trained_weights()}
+            self.weights = {name: _trainable(weight, base.device) for name, weight in own.items()}
         start = initial_embeddings(self.conditioner, self.concepts, settings.initializers)
         self.embeddings = nn.Parameter(start.to(base.device))
         self.denoiser = Denoiser(
@@ -177,7 +179,8 @@ class Method(ABC):
         if self.settings.forget_layout:
             for name in learned:
                 if name.startswith("mid_block."):
-                    learned[name] = (learned[name][0], self.layers[name].to_v.weight)
+                    with lock_of(self.unet):
+                        learned[name] = (learned[name][0], self.layers[name].to_v.weight)
         return learned
 
     def other_weights(self) -> dict[str, Tensor]:

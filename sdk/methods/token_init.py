@@ -52,7 +52,7 @@ def rare_words(conditioner: TextConditioner, count: int) -> Tensor | None:
     rows = _CLIP_INITIALIZERS.get(count)
     if rows is None or conditioner.vocabulary.own_words != _CLIP_VOCABULARY:  # words that were added do not matter
         return None
-    return conditioner.text_encoder.get_input_embeddings().weight[list(rows)].detach().float().clone()
+    return conditioner.base_rows(rows)
 
 
 def best_descriptions(

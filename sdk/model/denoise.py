@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..views import private_view
+from ..views import lock_of, private_view
 from .attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
 from .base_model import BaseModel
 from .layers import cross_attention_layers, map_layers
@@ -55,7 +55,9 @@ class Denoiser:
         self.recorder = MapRecorder()
         self.layers = cross_attention_layers(self.unet)
         recorded: Sequence[str] = list(self.layers) if all_layers else map_layers(self.unet)
-        self._processors = plain_processors(self.unet) | {
+        with lock_of(self.unet):
+            plain = plain_processors(self.unet)
+        self._processors = plain | {
             name: AttentionProcessor(
                 self.recorder if name in recorded else None,
                 key_value=self.key_value(name),

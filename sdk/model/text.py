@@ -49,7 +49,8 @@ class TextConditioner:
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: Sequence[str] = ()):
         self.text_encoder = private_view(text_encoder)
-        self.table_size = self.text_encoder.get_input_embeddings().num_embeddings
+        with lock_of(self.text_encoder):
+            self.table_size = self.text_encoder.get_input_embeddings().num_embeddings
         self.vocabulary = vocabulary_of(tokenizer, self.table_size, tokens)
 
     @cached_property
@@ -83,8 +84,12 @@ class TextConditioner:
         pieces = self.pieces(word)
         if not pieces or max(pieces) >= self.table_size:
             raise InputError(f"{word!r} is no word of the base model; give plain words")
-        weight = self.text_encoder.get_input_embeddings().weight
-        return weight[pieces].detach().float().mean(0)
+        return self.base_rows(pieces).mean(0)
+
+    def base_rows(self, ids: Sequence[int]) -> Tensor:
+        """Return rows of the base model's embedding table, float32 ``[N, C]``, a copy."""
+        with lock_of(self.text_encoder):
+            return self.text_encoder.get_input_embeddings().weight[list(ids)].detach().float()
 
     def encode(self, token_ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the last hidden states ``[B, T, C]``.

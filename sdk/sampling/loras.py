@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ..errors import InputError, NotFiniteError
 from ..finite import first_not_finite
-from ..views import lock_of
+from ..views import undisturbed
 
 
 def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
@@ -18,7 +17,7 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
         InputError: a file that cannot be read, or one for another model.
         NotFiniteError: a LoRA that holds NaN or infinite values.
     """
-    with _alone(pipe):
+    with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
         before = _adapters(pipe)
         try:
             pipe.load_lora_weights(*arguments, **keywords)
@@ -38,15 +37,8 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
 
 def unload_loras(pipe: Any) -> None:
     """Remove all LoRAs."""
-    with _alone(pipe):
+    with undisturbed(pipe.unet, pipe.text_encoder):
         pipe.unload_lora_weights()
-
-
-@contextmanager
-def _alone(pipe: Any) -> Iterator[None]:
-    """While no call takes a view of the model; calls that have theirs go on without noticing."""
-    with lock_of(pipe.unet), lock_of(pipe.text_encoder):
-        yield
 
 
 def _adapters(pipe: Any) -> set[tuple[str, str]]:

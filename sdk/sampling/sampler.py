@@ -30,7 +30,7 @@ from ..model.weights import replaced_weights
 from ..pack import ConceptPack
 from ..prompt_rules import check_negative, negative_note, word_notes
 from ..runtime import Phase
-from ..views import private_views
+from ..views import private_views, undisturbed
 from .from_picture import Start, blending, noise_beside
 from .requests import Request
 from .schedulers import LastSteps, noised
@@ -66,7 +66,12 @@ class Sampler:
         scheduler.set_timesteps(num_inference_steps)
         return len(scheduler.timesteps)
 
-    def draw(
+    def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:
+        """Draw one picture per request, in one batch; see :meth:`_draw`, whose arguments it takes."""
+        with undisturbed(self.unet, self.text_encoder):
+            return self._draw(requests, **arguments)
+
+    def _draw(
         self,
         requests: Sequence[Request],
         *,

@@ -258,7 +258,7 @@ def of_size(tokenizer, size):
 
 
 def test_in_clips_vocabulary_tokens_start_from_words_it_hardly_saw(personalizer):
-    """The released code's, for one to three concepts; DreamBooth's identifiers stay there. Added words do not matter."""
+    """The released code's, for one to three concepts; DreamBooth's stay there. Added words change nothing."""
     encoder, tokenizer = personalizer.pipe.text_encoder, personalizer.pipe.tokenizer
     tokenizer._tokenizer = of_size(tokenizer._tokenizer, 49408)
     nouns = ("cat", "dog", "car", "house")
