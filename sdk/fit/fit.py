@@ -90,7 +90,7 @@ class Fit:
         """Do the steps; what is learned is in the method of the fit that is given and returned."""
         engine, config = self.engine, self.asked.config
         scorer = default_scorer(engine.resolution, self.asked.concepts) if config.validate_every else None
-        with _recomputing(engine.pipe.unet, config.gradient_checkpointing):
+        with _recomputing(fit.method.unet, config.gradient_checkpointing):
             run(
                 fit.method,
                 fit.rows,
@@ -130,13 +130,11 @@ def _room(fit: PreparedFit) -> int:
 
 @contextmanager
 def _recomputing(unet: Any, wanted: bool) -> Iterator[None]:
-    """Let the UNet recompute activations in a block, if that is wanted."""
+    """Let a fit's UNet recompute activations in a block, if that is wanted; it stays in evaluation mode."""
     if wanted:
         unet.enable_gradient_checkpointing()
-        unet.train()
     try:
         yield
     finally:
         if wanted:
             unet.disable_gradient_checkpointing()
-            unet.eval()

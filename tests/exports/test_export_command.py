@@ -10,6 +10,7 @@ import torch
 
 from sdk import Concept, ConceptPack, Personalizer
 from sdk.commands.main import main
+from sdk.model.layers import cross_attention_layers
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def pack_folder(tiny_model, tmp_path_factory):
     personalizer = Personalizer.from_pretrained(tiny_model, device="cpu")
     key_value = {
         name: tuple((w.weight.detach() * 1.1).half() for w in (layer.to_k, layer.to_v))
-        for name, layer in personalizer._sampler.layers.items()
+        for name, layer in cross_attention_layers(personalizer.pipe.unet).items()
     }
     concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
     pack = ConceptPack(concepts, personalizer.base, key_value, torch.zeros(2, 32).half())
