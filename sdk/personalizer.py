@@ -21,10 +21,12 @@ from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
 from .images.image_io import load_image, square
+from .images.record import laid_in
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
+from .rights import stated_rights
 from .runtime import Phase, Progress, check_cancelled
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
@@ -34,9 +36,9 @@ Picture = str | Path | Image.Image
 
 
 class Personalizer(Engine):
-    """A base model, and what it was taught.
+    """A base model, and what it was taught; build one with :meth:`from_pretrained`.
 
-    Build one with :meth:`from_pretrained`. The base model itself is never changed: packs act only during a call, on a
+    The base model itself is never changed: packs act only during a call, on a
     view of the model that the call alone has (:mod:`sdk.views`), and nothing is left of a call that fails.
 
     Several threads may use one object at once and get what each would get alone. They share :attr:`pack`, which a call
@@ -101,6 +103,8 @@ class Personalizer(Engine):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         report_to: str | None = None,
+        licence: str | None = None,
+        consent: str | None = None,
     ) -> ConceptPack:
         """Learn each concept of one picture as its own token.
 
@@ -110,15 +114,16 @@ class Personalizer(Engine):
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
             seed: of everything random; the same seed gives the same pack on the same machine.
-            masks: where each concept is, white on black, of the size of the picture or its centre square; one per
-                concept, picture by picture. Default: :meth:`find_masks`.
+            masks: white where a concept is, of the picture's size or its centre square's; one per concept, picture by
+                picture. Default: :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.fit.reporting.StepReport`.
-            progress: called with a :class:`sdk.runtime.Event` after each step and each batch of prior pictures.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step, and with
-                ``output_dir`` the fit can be resumed from there.
-            report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
+            progress: called with a :class:`sdk.runtime.Event` as each phase begins and after each of its steps.
+            cancel: once set, :class:`sdk.runtime.Cancelled` is raised before the next step; ``resume`` goes on there.
+            report_to: ``"tensorboard"`` to log the losses there, in ``{output_dir}.tensorboard``.
+            licence: of the pack, such as ``"CC-BY-4.0"``; goes along into merged packs, exports and pictures.
+            consent: a line about the consent of whoever is shown; likewise.
 
         Returns:
             The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.
@@ -143,6 +148,7 @@ class Personalizer(Engine):
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
             report_to=report_to,
+            rights=stated_rights(licence, consent),
         )
         self.pack = pack
         return pack
@@ -162,15 +168,12 @@ class Personalizer(Engine):
             image: the reference picture.
             concepts: class nouns, or :class:`Concept` objects.
             config: its ``masks`` and ``precision`` say how; default :meth:`default_config`.
-            progress: called with a :class:`sdk.runtime.Event` after each noise; without clear masks from 0 again.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next noise.
+            progress: see :meth:`fit`; without clear masks the phase begins again.
+            cancel: likewise.
 
         Returns:
             One picture of mode ``L`` per concept. ``info["confidence"]`` says from 0 to 1 how sure attention is, see
             :meth:`sdk.masks.AttentionProbe.confidence`; what it is not sure of is named in the log.
-
-        Raises:
-            SdkError: bad input, or maps that hold NaN or infinite values; the message says what to do.
         """
         config = self.default_config() if config is None else of_type(config, FitConfig, "config")
         return masks_of(
@@ -359,7 +362,7 @@ class Personalizer(Engine):
             cancel=cancel,
             callback_on_step_end=callback_on_step_end,
         )
-        return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
+        return Generation([laid_in(new, picture, hole) for new in drawn.images], drawn.notes)
 
     def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
         return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)

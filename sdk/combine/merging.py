@@ -25,6 +25,7 @@ from ..finite import first_not_finite
 from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
 from ..runtime import Phase, Progress
 from ..views import lock_of
 from .routing import with_own_tokens
@@ -113,7 +114,10 @@ def merge(
         key_value=merged,
         embeddings=embeddings,
         method="merged",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         reference=None,
     )
     tensors = {name: torch.stack(pair) for name, pair in pack.key_value.items()} | {"embeddings": pack.embeddings}

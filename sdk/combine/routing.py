@@ -17,6 +17,7 @@ from ..concepts import Concept, find_positions, resolve_concepts
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
 
 
 @dataclass(repr=False)
@@ -60,7 +61,10 @@ def route(packs: Sequence[ConceptPack]) -> RoutedPack:
         key_value={},
         embeddings=torch.cat([pack.embeddings for pack in parts]),
         method="routed",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         parts=parts,
     )
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..exports import FORMATS, load_format
-from ..printable import printable
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
-_LONGEST = 5000  # characters of a line; paths may be long
 EXAMPLE = "personalizer export my-pets --format onnx --output deployed"
 
 
@@ -31,4 +29,4 @@ def run(arguments: argparse.Namespace) -> None:
     result = chosen.export(pack, personalizer, arguments.output, **chosen.options(arguments))
     lines = [*(str(path) for path in result.paths), *(f"{tool}: {text}" for tool, text in result.prompts.items())]
     for line in (*lines, *result.usage):
-        print(printable(line, _LONGEST))
+        say(line)

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", help="of the attention whose maps are recorded; see doctor")
     parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
     parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
+    parser.add_argument("--licence", metavar="TEXT", help="under which the pack may be used; goes along everywhere")
+    parser.add_argument("--consent", metavar="TEXT", help="a line about the consent of whoever is shown; likewise")
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 
@@ -68,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             progress=bar,
             report_to=arguments.report_to,
+            licence=arguments.licence,
+            consent=arguments.consent,
         )
     say(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
     say(f"content sha256 {pack.content_hash()}")

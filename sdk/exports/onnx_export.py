@@ -226,6 +226,7 @@ class _Exporter:
             "scaling_factor": float(self.vae.config.scaling_factor),
             "guidance_scale": self.base.recommended_guidance,
             "concepts": [] if self.pack is None else [{"token": c.token, "class": c.noun} for c in self.pack.concepts],
+            **({} if self.pack is None else {"pack": self.pack.statement.to_dict()}),
             "largest_error": self.errors,
             "files": {
                 file.relative_to(self.work).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}

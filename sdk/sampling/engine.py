@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from ..arguments import cancelling, texts, to_be_called
-from ..drawing_rules import MOST_PICTURES, Generation, call_notes, check_numbers
+from ..drawing_rules import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
+from ..rights import Statement
 from ..runtime import Phase, Progress, check_cancelled
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
@@ -111,6 +112,22 @@ class Engine(BaseModel):
                 callback_on_step_end=callback_on_step_end,
             )
             images.update(zip(part, drawn, strict=True))
+        statements = {id(pack): pack.statement for pack in chosen if pack is not None}
+        for index, request in enumerate(requests):
+            stated = statements.get(id(request.pack), Statement())
+            sign(
+                images[index],
+                request.prompt,
+                request.negative_prompt,
+                request.seed if generators is None else generators[index].initial_seed(),
+                numbers=numbers,
+                guidance=guidance,
+                scheduler=type(sampler.scheduler).__name__,
+                base=self.base.name,
+                concepts=() if request.pack is None else request.pack.concepts,
+                statement=stated,
+                edited=start is not None,
+            )
         return Generation([images[index] for index in range(len(requests))], notes)
 
     def _checked(
