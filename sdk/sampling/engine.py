@@ -141,6 +141,8 @@ class Engine(BaseModel):
         notes: list[str] = []
         for each in {id(pack): pack for pack in packs if pack is not None}.values():
             self.check_base(each)
+            remark = self.base.remark(each.base)
+            notes += [remark] if remark else []
         for text, negative, pack in zip(prompts, negatives, packs, strict=True):
             notes += sampler.check_prompt(text, pack)
             if negative:
