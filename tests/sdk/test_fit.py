@@ -181,7 +181,7 @@ def test_own_tokens(personalizer, picture, quick):
     ("concepts", "message"),
     [
         ([], "at least one"),
-        ("cat", "at least one"),
+        ("cat", "a list, also of one"),
         (["cat"] * 20, "too many"),
         ([""], "empty class"),
         (["<new1> cat"], "holds a token"),
