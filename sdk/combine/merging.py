@@ -26,6 +26,7 @@ from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Phase, Progress
+from ..turns import beside_others
 from ..views import lock_of
 from .routing import with_own_tokens
 
@@ -49,6 +50,7 @@ _CAPTIONS = (
 )
 
 
+@beside_others()
 def merge(
     base: BaseModel,
     packs: Sequence[ConceptPack],
