@@ -27,10 +27,11 @@ from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
 from .rights import stated_rights
-from .runtime import Phase, Progress, check_cancelled
+from .runtime import Phase, Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
 from .sampling.loras import load_lora, unload_loras
+from .turns import all_alone, beside_others
 
 Picture = str | Path | Image.Image
 
@@ -45,6 +46,7 @@ class Personalizer(Engine):
     looks at once, as it begins. What is changed of :attr:`pipe` (a scheduler, processors, its device) counts from the
     next call on; LoRAs may be loaded and removed while others draw, everything else is changed while nobody does. Of
     modules that are compiled or offloaded by accelerate there is no view: there drawings and steps of fits take turns.
+    :meth:`export_onnx` waits until nothing else runs, and others until it has ended: torch's exporter wants it so.
 
     Attributes:
         pack: the active pack, used where a call names none.
@@ -77,8 +79,7 @@ class Personalizer(Engine):
         """
         path(model, "model")
         chosen = usable_device(device)
-        pipe = load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options)
-        return cls(pipe.to(chosen), model)
+        return cls(load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options).to(chosen), model)
 
     def default_config(self, preset: str = "best", method: str = "disendiff", **changes: Any) -> FitConfig:
         """Return a method's preset with the settings that come with this base model, and further changes.
@@ -88,6 +89,7 @@ class Personalizer(Engine):
         """
         return recommended_config(self, preset, method, **changes)
 
+    @beside_others()
     def fit(
         self,
         image: Picture | Sequence[Picture],
@@ -201,8 +203,7 @@ class Personalizer(Engine):
     def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """Add a LoRA; arguments as in diffusers. It stays beside the packs, also where both touch K and V.
 
-        Raises:
-            InputError, NotFiniteError: one that is unreadable, of another model, or not finite; nothing is loaded.
+        One that is unreadable, of another model or not finite is refused, and nothing of it stays.
         """
         load_lora(self.pipe, *args, **kwargs)
 
@@ -367,6 +368,7 @@ class Personalizer(Engine):
     def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
         return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)
 
+    @all_alone()
     def export_onnx(
         self,
         folder: str | Path,
@@ -396,7 +398,6 @@ class Personalizer(Engine):
         """
         pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
         phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
-        check_cancelled(cancel)
         figures = export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype)
         phase.step()
         return figures

@@ -27,6 +27,7 @@ from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..rights import joined_rights
 from ..runtime import Phase, Progress
+from ..turns import beside_others
 from ..views import lock_of
 from .routing import with_own_tokens
 
@@ -50,6 +51,7 @@ _CAPTIONS = (
 )
 
 
+@beside_others()
 def merge(
     base: BaseModel,
     packs: Sequence[ConceptPack],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..concepts import Concept, find_positions, resolve_concepts
+from ..concepts import Concept, checked_concepts, find_positions
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
@@ -93,7 +93,7 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
             taken.add(token.lower())
             concepts.append(Concept(concept.noun, token))
         parts.append(replace(pack, concepts=concepts))
-    resolve_concepts([c for pack in parts for c in pack.concepts])
+    checked_concepts([c for pack in parts for c in pack.concepts])
     return parts
 
 

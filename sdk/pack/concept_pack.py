@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..concepts import Concept, join_phrases, resolve_concepts
+from ..concepts import Concept, checked_concepts, join_phrases
 from ..errors import InputError, OutputError
 from ..file_names import token_file_name
 from ..files import prepare_output_folder, sha256_file
@@ -162,7 +162,7 @@ class ConceptPack:
             NotFiniteError: values that are no numbers, or overflow float16.
             InputError: shapes that do not belong together, or concepts that are none.
         """
-        if resolve_concepts(self.concepts) != list(self.concepts):
+        if checked_concepts(self.concepts) != list(self.concepts):
             raise InputError("the pack's concepts are not tidied; make them by resolve_concepts")
         self.check_finite()
 

@@ -15,6 +15,7 @@ from ..model.base_model import BaseModel
 from ..pack import ConceptPack
 from ..rights import Statement
 from ..runtime import Phase, Progress, check_cancelled
+from ..turns import beside_others
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
@@ -27,6 +28,7 @@ _BATCH = 16  # pictures drawn at a time
 class Engine(BaseModel):
     """A base model that draws. Nothing here remembers a pack, and a call leaves nothing for the next one."""
 
+    @beside_others()
     def draw(
         self,
         prompts: Sequence[str],
