@@ -61,7 +61,7 @@ def resolve_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
 
 
 def checked_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
-    """Check what must hold of any concepts, also of those in files of earlier versions; see :func:`resolve_concepts`."""
+    """Check what must hold of all concepts, also in files of earlier versions; see :func:`resolve_concepts`."""
     example = "name at least one concept, such as ['cat', 'dog']"
     if isinstance(concepts, (str, Concept)):
         single = _nouns_in(concepts) if isinstance(concepts, str) else [concepts]

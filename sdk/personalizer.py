@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -15,19 +15,18 @@ from .arguments import cancelling, listed, of_type, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
 from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
-from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
-from .images.image_io import load_image, square
+from .images.image_io import load_image, load_images, square
 from .images.record import laid_in
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
 from .rights import stated_rights
-from .runtime import Phase, Progress
+from .runtime import Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
 from .sampling.loras import load_lora, unload_loras
@@ -133,12 +132,9 @@ class Personalizer(Engine):
         Raises:
             SdkError: bad input; the message says what to do.
         """
-        given = list(image) if isinstance(image, (list, tuple)) else [cast(Picture, image)]
-        if not given:
-            raise InputError("give at least one reference picture")
         pack = fit_concepts(
             self,
-            [load_image(p) for p in given],
+            load_images(image, "reference picture"),
             concepts,
             method=text(method, "method"),
             config=self.default_config(method=method) if config is None else config,
@@ -386,8 +382,8 @@ class Personalizer(Engine):
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
-            progress: called with a :class:`sdk.runtime.Event` before and after.
-            cancel: an event; if it is set, nothing is written.
+            progress: called with a :class:`sdk.runtime.Event` at first and after each part.
+            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next part.
 
         Returns:
             The largest difference from PyTorch, relative to the largest value, by part.
@@ -397,7 +393,5 @@ class Personalizer(Engine):
             OutputError: a part that computes something else, or a folder that holds other files.
         """
         pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
-        phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
-        figures = export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype)
-        phase.step()
-        return figures
+        told = {"progress": to_be_called(progress, "progress"), "cancel": cancelling(cancel)}
+        return export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype, **told)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import tomllib
-from pathlib import Path
 from typing import Any
 
 from ..concepts import resolve_concepts
 from ..config import FitConfig
-from ..errors import InputError, MissingFileError
 from ..methods import METHODS, PRESETS, check_method
+from ..reading import read_toml
 from ..runtime import progress
 from ..settings import PRECISIONS
 from .common import add_model_arguments, load_personalizer, say
@@ -83,13 +81,7 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the options and the configuration file name."""
     settings: dict[str, Any] = {}
     if arguments.config:
-        path = Path(arguments.config)
-        if not path.is_file():
-            raise MissingFileError(f"there is no file {path}; check the path of the configuration")
-        try:
-            settings |= tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
+        settings |= read_toml(arguments.config)
     for name in ("steps", "precision", "backend", "validate_every", "patience"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)

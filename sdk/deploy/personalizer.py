@@ -85,6 +85,10 @@ class OnnxPersonalizer:
         why = self.model.base.difference(adapter.base)
         if why is not None:
             raise BaseModelError(f"the pack {path} belongs to another base model: {why}; export that one")
+        self.model.check_adapter(adapter, path)
+        remark = self.model.base.remark(adapter.base)
+        if remark is not None:
+            log.warning(remark)
         with self._lock:
             self.packs = {**self.packs, name: adapter}
 
