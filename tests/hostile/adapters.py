@@ -98,7 +98,9 @@ def _arrays(rng: random.Random, values: dict[str, np.ndarray]) -> tuple[str, str
         return f"{np.dtype(new)} in {name[-30:]}", ANY
     if kind == "shape":
         flat = value.flatten()
-        values[name] = rng.choice((flat, value.T, value[None], value[:1], value[:, :1], value[:-1], flat[:1].reshape(()), value[:, :-1]))
+        values[name] = rng.choice(
+            (flat, value.T, value[None], value[:1], value[:, :1], value[:-1], flat[:1].reshape(()), value[:, :-1])
+        )
         return f"shape {values[name].shape} of {name[-30:]}", ANY
     if kind == "rows":
         values[ROWS] = np.zeros(rng.choice(((1, 32), (9, 32), (8, 31), (100, 32), (8, 32, 1))), value.dtype)

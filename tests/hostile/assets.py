@@ -177,5 +177,11 @@ def _pack(engine: Any, picture: Any) -> Any:
     concepts = [Concept(noun, f"<new{i}>") for i, noun in enumerate(NOUNS, start=1)]
     reference = square(picture, engine.resolution)
     return ConceptPack(
-        concepts, engine.base, key_value, rows.detach(), settings={"steps": 3}, provenance={"seed": 0}, reference=reference
+        concepts,
+        engine.base,
+        key_value,
+        rows.detach(),
+        settings={"steps": 3},
+        provenance={"seed": 0},
+        reference=reference,
     )

@@ -31,7 +31,9 @@ class _Runs:
 
 def files(rng: random.Random, place: Place) -> Case:
     """An author's file or folder, imported and used as a pack."""
-    maker = rng.choice((_table,) * 6 + (_code,) * 3 + (_damaged,) * 2 + (_folder,) * 4 + (_safetensors,) * 2 + (_odd_call,))
+    maker = rng.choice(
+        (_table,) * 6 + (_code,) * 3 + (_damaged,) * 2 + (_folder,) * 4 + (_safetensors,) * 2 + (_odd_call,)
+    )
     path, what, expect, allow, nouns = maker(rng, place)
 
     def run() -> list[str]:
@@ -45,7 +47,7 @@ def files(rng: random.Random, place: Place) -> Case:
 Made = tuple[Any, str, str, bool, Any]
 
 
-def _valid(place: Place) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def valid(place: Place) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """K and V by parameter name, and rows by token, of the valid pack."""
     pack = place.assets.loaded
     weights = {f"{n}.to_{w}.weight": m.float() for n, p in pack.key_value.items() for w, m in zip("kv", p, strict=True)}
@@ -54,12 +56,14 @@ def _valid(place: Place) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
 
 def _table(rng: random.Random, place: Place) -> Made:
     """``delta.bin`` or ``delta_epoch.ckpt`` with something else in it."""
-    weights, rows = _valid(place)
+    weights, rows = valid(place)
     nested: dict[str, Any] = dict(weights)
     tokens: Any = dict(rows)
     name = rng.choice(list(nested))
     expect = ANY
-    kind = rng.choice(("number", "tensor", "tensor", "value", "value", "token", "token", "factors", "gone", "rows", "key", "top"))
+    kind = rng.choice(
+        ("number", "tensor", "tensor", "value", "value", "token", "token", "factors", "gone", "rows", "key", "top")
+    )
     what = kind
     if kind == "number":
         target = rng.choice((nested, tokens))
@@ -79,25 +83,58 @@ def _table(rng: random.Random, place: Place) -> Made:
         tokens[token] = tokens.pop(rng.choice(list(tokens)))
         what = f"token {token!r:.60}"
     elif kind == "factors":
-        short = rng.choice(({"u": torch.ones(16, 2), "v": torch.ones(3, 32)}, {"u": torch.ones(16, 2)}, {"u": 1, "v": 2}, {}))
-        nested[name] = rng.choice((short, {"u": torch.ones(16), "v": torch.ones(32)}, {"u": torch.ones(16, 1), "v": "x"}))
+        short = rng.choice(
+            ({"u": torch.ones(16, 2), "v": torch.ones(3, 32)}, {"u": torch.ones(16, 2)}, {"u": 1, "v": 2}, {})
+        )
+        nested[name] = rng.choice(
+            (short, {"u": torch.ones(16), "v": torch.ones(32)}, {"u": torch.ones(16, 1), "v": "x"})
+        )
     elif kind == "gone":
         del nested[name]
     elif kind == "rows":
-        other = rng.choice((torch.ones(31), torch.ones(2, 16), torch.ones(1, 32), torch.ones(()), torch.ones(0), torch.ones(33)))
+        other = rng.choice(
+            (torch.ones(31), torch.ones(2, 16), torch.ones(1, 32), torch.ones(()), torch.ones(0), torch.ones(33))
+        )
         tokens[rng.choice(list(tokens))] = other
         what = f"row {list(other.shape)}"
     elif kind == "key":
-        nested[rng.choice((5, None, b"x", odd_text(rng), "model.diffusion_model.input_blocks.99.1.transformer_blocks.0.attn2.to_k.weight", "x.attn2.to_k.weight"))] = nested.pop(name)
+        nested[
+            rng.choice(
+                (
+                    5,
+                    None,
+                    b"x",
+                    odd_text(rng),
+                    "model.diffusion_model.input_blocks.99.1.transformer_blocks.0.attn2.to_k.weight",
+                    "x.attn2.to_k.weight",
+                )
+            )
+        ] = nested.pop(name)
     content: Any = {"unet": nested, "modifier_token": tokens}
     if kind == "top":
         stacked: Any = torch.stack([row for row in rows.values()])
         content = rng.choice(
             (
-                *([], None, 5, "text", {}, {"unet": None, "modifier_token": tokens}, {"unet": nested, "modifier_token": 3}),
+                *(
+                    [],
+                    None,
+                    5,
+                    "text",
+                    {},
+                    {"unet": None, "modifier_token": tokens},
+                    {"unet": nested, "modifier_token": 3},
+                ),
                 *({"unet": [], "modifier_token": {}}, {"state_dict": 5}, {"state_dict": nested | {"embed": 3}}, nested),
-                *({"state_dict": nested | {"embed": stacked}}, {"state_dict": nested | {"embed": stacked[0]}}, [content]),
-                *({"state_dict": nested | {"embed": [1, 2]}}, {"unet": nested}, {"unet": {"unet": nested}, "modifier_token": {}}),
+                *(
+                    {"state_dict": nested | {"embed": stacked}},
+                    {"state_dict": nested | {"embed": stacked[0]}},
+                    [content],
+                ),
+                *(
+                    {"state_dict": nested | {"embed": [1, 2]}},
+                    {"unet": nested},
+                    {"unet": {"unet": nested}, "modifier_token": {}},
+                ),
             )
         )
         what = f"top {str(type(content))} {list(content)[:2] if isinstance(content, dict) else ''}"
@@ -153,11 +190,13 @@ def _code(rng: random.Random, place: Place) -> Made:
             _Runs(exec, "import socket; socket.create_connection(('127.0.0.1', 9))"),
             _Runs(os.remove, str(place.cwd / "precious.txt")),
             _Runs(print, "ran"),
-            _Runs(getattr, os, "system"),
+            _Runs(__import__, "this"),
         )
     )
-    weights, rows = _valid(place)
-    content = rng.choice((payload, {"unet": weights, "modifier_token": rows, "x": payload}, {"unet": payload, "modifier_token": rows}))
+    weights, rows = valid(place)
+    content = rng.choice(
+        (payload, {"unet": weights, "modifier_token": rows, "x": payload}, {"unet": payload, "modifier_token": rows})
+    )
     allow = rng.random() < 0.8
     if rng.random() < 0.7:
         path = place.inputs / rng.choice(("delta.bin", "a.ckpt", "a.pt", "a.pth", "a"))
@@ -176,12 +215,17 @@ def _code(rng: random.Random, place: Place) -> Made:
 
 
 def _diffusers_names(weights: dict[str, Any]) -> dict[str, Any]:
-    return {k.replace(".to_k.weight", ".processor.to_k_custom_diffusion.weight").replace(".to_v.weight", ".processor.to_v_custom_diffusion.weight"): v for k, v in weights.items()}
+    return {
+        k.replace(".to_k.weight", ".processor.to_k_custom_diffusion.weight").replace(
+            ".to_v.weight", ".processor.to_v_custom_diffusion.weight"
+        ): v
+        for k, v in weights.items()
+    }
 
 
 def _damaged(rng: random.Random, place: Place) -> Made:
     """A valid file, cut or flipped, a zip or a pickle of something else."""
-    weights, rows = _valid(place)
+    weights, rows = valid(place)
     buffer = io.BytesIO()
     torch.save({"unet": weights, "modifier_token": rows}, buffer, _use_new_zipfile_serialization=rng.random() < 0.7)
     data = bytearray(buffer.getvalue())
@@ -212,19 +256,23 @@ def _folder(rng: random.Random, place: Place) -> Made:
     """diffusers' layout: weights and one file a token, some of them odd."""
     from safetensors.torch import save_file
 
-    weights, rows = _valid(place)
+    weights, rows = valid(place)
     folder = place.inputs / "layout"
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in _diffusers_names(weights).items()}, folder / f"{_STEM}.safetensors")
     tokens = list(rows)
-    kind = rng.choice(("token", "token", "token", "row", "twice", "clash", "nothing", "bin", "mix", "fifo", "folder", "number"))
+    kind = rng.choice(
+        ("token", "token", "token", "row", "twice", "clash", "nothing", "bin", "mix", "fifo", "folder", "number")
+    )
     what, expect = kind, ANY
     names: list[str] = list(tokens)
     if kind == "token":
         names[0] = rng.choice((odd_text(rng), f"<{odd_text(rng)}>", f"<{odd_text(rng)}>", "<../../evil>"))
         what = f"token {names[0]!r:.60}"
     elif kind == "clash":
-        names = rng.choice((["<new1>", "<NEW1>"], ["<CON>", "<nul>"], ["<unet>", "<personalizer>"], ["<reference>", f"<{_STEM}>"]))
+        names = rng.choice(
+            (["<new1>", "<NEW1>"], ["<CON>", "<nul>"], ["<unet>", "<personalizer>"], ["<reference>", f"<{_STEM}>"])
+        )
         what = f"tokens {names}"
     for index, (name, row) in enumerate(zip(names, rows.values(), strict=True)):
         own = row.clone()

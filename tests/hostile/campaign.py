@@ -60,13 +60,16 @@ class Outcome:
 class _Worker:
     """One process, and the case it is at."""
 
-    def __init__(self, workspace: Path, number: int, build: bool) -> None:
+    def __init__(self, workspace: Path, number: int, prepared: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(other, str(workspace), number, build), daemon=True)
+        build = prepared and not (workspace / "assets" / "done").exists()
+        arguments = (other, str(workspace), number, build, prepared)
+        self.process = context.Process(target=worker.main, args=arguments, daemon=True)
         self.process.start()
         other.close()
         self.case: tuple[str, int, int] | None = None
+        self.what = ""
         self.since = monotonic()
 
     def ready(self) -> None:
@@ -80,7 +83,7 @@ class _Worker:
             raise RuntimeError(f"a worker ended before its first case; {log}") from None
 
     def give(self, case: tuple[str, int, int]) -> None:
-        self.case, self.since = case, monotonic()
+        self.case, self.what, self.since = case, "", monotonic()
         self.pipe.send(case)
 
     def end(self) -> None:
@@ -95,7 +98,12 @@ class _Worker:
 
 
 def run(
-    cases: Sequence[tuple[str, int, int]], workspace: Path, workers: int = 1, limit: float = HANGS_AFTER
+    cases: Sequence[tuple[str, int, int]],
+    workspace: Path,
+    workers: int = 1,
+    limit: float = HANGS_AFTER,
+    tries: int = 2,
+    prepared: bool = True,
 ) -> Iterator[Outcome]:
     """Run cases and yield what they did, as they end.
 
@@ -104,10 +112,12 @@ def run(
         workspace: an empty folder, or one with the ``assets`` of an earlier campaign.
         workers: processes.
         limit: seconds after which a case hangs.
+        tries: how often it must, as once may be the machine's fault.
+        prepared: make the valid inputs and import the product first; planted cases do without.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     started = 0
-    again: set[tuple[str, int, int]] = set()
+    hung: Counter = Counter()
     left = list(reversed(cases))
 
     def start() -> _Worker:
@@ -115,7 +125,7 @@ def run(
         started += 1
         while (workspace / f"worker{started}").exists():
             started += 1
-        made = _Worker(workspace, started, not (workspace / "assets" / "done").exists())
+        made = _Worker(workspace, started, prepared)
         made.ready()
         return made
 
@@ -129,34 +139,42 @@ def run(
             ready = wait([each.pipe for each in busy], timeout=0.5)
             for each in busy:
                 assert each.case is not None
-                outcome = Outcome(*each.case, seconds=monotonic() - each.since)
+                outcome = Outcome(*each.case, what=each.what, seconds=monotonic() - each.since)
                 if each.pipe in ready:
                     fresh = _collect(each, outcome)
+                    if fresh is None:
+                        continue
                 elif outcome.seconds > limit:
                     each.end()
                     fresh = True
-                    if each.case not in again:  # once may be the machine's fault
-                        again.add(each.case)
+                    hung[each.case] += 1
+                    if hung[each.case] < tries:
                         left.append(each.case)
                         pool[pool.index(each)] = start()
                         continue
-                    outcome.columns["hang"] = f"longer than {limit:.0f} s, twice"
+                    outcome.columns["hang"] = f"longer than {limit:.0f} s, {tries} times"
                 else:
                     continue
                 each.case = None
                 if fresh:
                     each.end()
-                    pool[pool.index(each)] = start()
+                    pool.remove(each)
+                    if left:
+                        pool.append(start())
                 yield outcome
     finally:
         for each in pool:
             each.end()
 
 
-def _collect(each: _Worker, outcome: Outcome) -> bool:
-    """Take a worker's answer; whether it needs a successor."""
+def _collect(each: _Worker, outcome: Outcome) -> bool | None:
+    """Take a worker's word; whether it needs a successor, ``None``: it has not ended."""
     try:
-        for name, value in each.pipe.recv().items():
+        word = each.pipe.recv()
+        if isinstance(word, str):
+            each.what = word
+            return None
+        for name, value in word.items():
             setattr(outcome, name, value)
     except (EOFError, OSError):
         each.process.join(10)

@@ -31,7 +31,20 @@ def folders(rng: random.Random, place: Place) -> Case:
         (
             *("text",) * 5,
             *("system file",) * 3,
-            *("picture", "picture", "name", "name", "empty", "fifo", "folder", "caption fifo", "dangling", "none", "loop", "huge"),
+            *(
+                "picture",
+                "picture",
+                "name",
+                "name",
+                "empty",
+                "fifo",
+                "folder",
+                "caption fifo",
+                "dangling",
+                "none",
+                "loop",
+                "huge",
+            ),
         )
     )
     what, expect = kind, ANY

@@ -23,7 +23,13 @@ def resumed(rng: random.Random, place: Place) -> Case:
     shutil.copytree(place.assets.partial, work)
     file = work / CHECKPOINT
     data = file.read_bytes()
-    kind = rng.choice(("step",) * 3 + ("about",) * 3 + ("tensors",) * 4 + ("bytes",) * 2 + ("settings", "settings", "metrics", "place"))
+    kind = rng.choice(
+        ("step",) * 3
+        + ("about",) * 3
+        + ("tensors",) * 4
+        + ("bytes",) * 2
+        + ("settings", "settings", "metrics", "place")
+    )
     expect, changes = ANY, {}
     if kind == "step":
         step = rng.choice(("99", "-3", "1.5", "x", "", "nan", "9" * 30, "4", "0x1", "1 ", "-1"))
@@ -31,7 +37,9 @@ def resumed(rng: random.Random, place: Place) -> Case:
         expect = ANY if step == "1 " else REFUSE
     elif kind == "about":
         name = rng.choice(("identity", "best", "best", "metrics_bytes", odd_text(rng)))
-        value = rng.choice((odd_text(rng), json.dumps(rng.choice(([], [1], [1, 2], {}, None, "x", [None] * 3, ["a", "b", "c"])))))
+        value = rng.choice(
+            (odd_text(rng), json.dumps(rng.choice(([], [1], [1, 2], {}, None, "x", [None] * 3, ["a", "b", "c"]))))
+        )
         data, what = _about(data, name, value), f"{name} {value!r:.40}"
         expect = NOTE if name == "identity" else ANY
     elif kind == "tensors":

@@ -30,6 +30,11 @@ def call(arguments: Sequence[str]) -> tuple[int, str, str]:
     return _status, out.getvalue(), errors.getvalue()
 
 
+def possible(argument: str) -> str:
+    """What a process can be given: no NUL, and of the lone surrogates those alone that stand for bytes."""
+    return "".join(c for c in argument if c != "\0" and not ("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff"))
+
+
 def last_status() -> int:
     """Exit status of the last :func:`call`."""
     return _status
@@ -39,12 +44,12 @@ def lines(rng: random.Random, place: Place) -> Case:
     """A whole command line with something odd in it."""
     photo = place.inputs / "photo.png"
     photo.write_bytes(place.assets.photo.read_bytes())
-    arguments = rng.choice((_fit, _fit, _generate, _generate, _verify, _export, _masks, _merge, _evaluate, _compare, _none))(
-        rng, place, photo
-    )
+    arguments = rng.choice(
+        (_fit, _fit, _generate, _generate, _verify, _export, _masks, _merge, _evaluate, _compare, _none)
+    )(rng, place, photo)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         arguments = _odd(rng, place, arguments)
-    arguments = [argument.replace("\0", "") for argument in arguments]  # no argument can hold one
+    arguments = [possible(argument) for argument in arguments]
 
     def run() -> list[str]:
         return honest.printed(*call(arguments))
@@ -69,10 +74,15 @@ def _odd(rng: random.Random, place: Place, arguments: list[str]) -> list[str]:
         other = rng.randrange(len(made))
         made[at], made[other] = made[other], made[at]
     elif kind == "option":
-        made.insert(at, rng.choice(("--", "-", "--seed", "--nothing", "-h", "--version", "--config", "--mask", "--dtype", "--m")))
+        made.insert(
+            at,
+            rng.choice(("--", "-", "--seed", "--nothing", "-h", "--version", "--config", "--mask", "--dtype", "--m")),
+        )
     elif kind == "number":
         option = rng.choice(("--seed", "--steps", "--num-images", "--guidance", "--patience", "--validate-every"))
-        value = rng.choice(("-1", "0", "1e3", "nan", "inf", "9" * 40, "1.5", "", "0x10", "１", "2**3", "-0", " 1", "1_0"))
+        value = rng.choice(
+            ("-1", "0", "1e3", "nan", "inf", "9" * 40, "1.5", "", "0x10", "１", "2**3", "-0", " 1", "1_0")
+        )
         made += [option, value]
     elif kind == "path":
         made[at] = _path(rng, place)
@@ -91,7 +101,18 @@ def _path(rng: random.Random, place: Place) -> str:
     folder.mkdir(exist_ok=True)
     return rng.choice(
         (
-            *(str(place.inputs / name), name, str(folder), str(place.inputs / _LONG), "/dev/null", "/", ".", "..", "~", "-"),
+            *(
+                str(place.inputs / name),
+                name,
+                str(folder),
+                str(place.inputs / _LONG),
+                "/dev/null",
+                "/",
+                ".",
+                "..",
+                "~",
+                "-",
+            ),
             *("http://127.0.0.1:9/", str(place.inputs / "missing"), str(place.inputs) + "/../in/photo.png", "\udcff"),
         )
     )

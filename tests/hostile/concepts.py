@@ -8,7 +8,6 @@ from typing import Any
 from . import honest
 from .case import ANY, REFUSE, Case, Place, Silent
 from .values import odd_python, odd_text
-from .worker import unfit
 
 
 def lists(rng: random.Random, place: Place) -> Case:
@@ -20,15 +19,47 @@ def lists(rng: random.Random, place: Place) -> Case:
     if kind == "list":
         given: Any = rng.choice(
             (
-                *("cat", b"cat", None, 5, [], (), {}, {"cat"}, {"cat": "<new1>"}, ["cat"] * 9, ["cat", ["dog"]], [None], [5]),
-                *([""], [" "], ["cat", ""], (n for n in ("cat", "dog")), ["<new1>"], ["<new1> cat"], ["cat"] * 1000, [b"cat"]),
-                *([("cat", "<new1>")], [{"class": "cat"}], [Concept("cat"), Concept("dog", "<new1>")], range(2), ["cat\ndog"]),
+                *(
+                    "cat",
+                    b"cat",
+                    None,
+                    5,
+                    [],
+                    (),
+                    {},
+                    {"cat"},
+                    {"cat": "<new1>"},
+                    ["cat"] * 9,
+                    ["cat", ["dog"]],
+                    [None],
+                    [5],
+                ),
+                *(
+                    [""],
+                    [" "],
+                    ["cat", ""],
+                    (n for n in ("cat", "dog")),
+                    ["<new1>"],
+                    ["<new1> cat"],
+                    ["cat"] * 1000,
+                    [b"cat"],
+                ),
+                *(
+                    [("cat", "<new1>")],
+                    [{"class": "cat"}],
+                    [Concept("cat"), Concept("dog", "<new1>")],
+                    range(2),
+                    ["cat\ndog"],
+                ),
             )
         )
     elif kind == "noun":
         given = ["cat", odd_text(rng)]
     elif kind == "token":
-        given = ["cat", Concept("dog", rng.choice((odd_text(rng), f"<{odd_text(rng)}>", f"<{odd_text(rng)}>", "<new1>", "<NEW1>")))]
+        given = [
+            "cat",
+            Concept("dog", rng.choice((odd_text(rng), f"<{odd_text(rng)}>", f"<{odd_text(rng)}>", "<new1>", "<NEW1>"))),
+        ]
     elif kind == "comma":
         given, expect = [rng.choice(("cat,dog", "cat, dog", "cat,dog,bird"))], REFUSE
     elif kind == "pair":
@@ -65,11 +96,9 @@ def lists(rng: random.Random, place: Place) -> Case:
 
 
 def _fine(concepts: Any) -> None:
-    """Concepts that were taken are text that can be shown; tokens differ however a file system compares names."""
+    """Concepts that were taken are text, each with a token of its own."""
     for concept in concepts:
-        for text in (concept.noun, concept.token):
-            if not isinstance(text, str) or unfit(text) is not None:
-                raise Silent(f"the concept {text!r:.60}")
-    tokens = [c.token.casefold() for c in concepts]
-    if len(set(tokens)) < len(tokens):
-        raise Silent(f"tokens that are one on many systems: {tokens}")
+        if not all(isinstance(text, str) and text.strip() for text in (concept.noun, concept.token)):
+            raise Silent(f"the concept {concept!r:.80}")
+    if len({c.token for c in concepts}) < len(concepts):
+        raise Silent("one token for several concepts")

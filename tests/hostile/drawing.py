@@ -12,7 +12,22 @@ from .case import ANY, NOTE, REFUSE, Case, Place, Silent
 from .values import odd_python, odd_text
 
 _NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
-_SEEDS = ("7", 1.5, 2**31, 2**32, 2**63, 2**64, -1, -(2**63), np.int64(3), np.uint8(200), np.int64(-5), True, float("nan"), 10**30)
+_SEEDS = (
+    "7",
+    1.5,
+    2**31,
+    2**32,
+    2**63,
+    2**64,
+    -1,
+    -(2**63),
+    np.int64(3),
+    np.uint8(200),
+    np.int64(-5),
+    True,
+    float("nan"),
+    10**30,
+)
 _STEPS = (0, -1, 1000, 10**9, "2", 2.0, 1.5, None, True, np.int64(2), float("nan"), np.int32(1))
 _COUNTS = (0, -1, "2", 2.0, None, True, np.int64(2), float("nan"), 1.5)
 _SIDES = (0, -1, 1, 3, 2**20, 2**31, 10**12, "32", 32.0, np.int64(48), True, 40, 48, float("nan"), 4, 8, 10**30)
@@ -48,13 +63,19 @@ def _case(rng: random.Random, place: Place, engine: Any, pack: Any) -> Case:
             if certain and expect == ANY and isinstance(prompt, str):
                 expect = certain
         elif part == "pack":
-            keywords["concepts"] = value = rng.choice((None, "nothing", odd_python(rng), [pack], [None], [], [pack, pack], place.assets.pack))
+            keywords["concepts"] = value = rng.choice(
+                (None, "nothing", odd_python(rng), [pack], [None], [], [pack, pack], place.assets.pack)
+            )
             what = f"pack {value!r:.40}"
         elif part == "several":
-            prompt = rng.choice(([], ["a cat", ""], ("a cat", "a dog"), ["a cat", None], [["a cat"]], "", {"a cat": 1}, ["a cat"] * 3))
+            prompt = rng.choice(
+                ([], ["a cat", ""], ("a cat", "a dog"), ["a cat", None], [["a cat"]], "", {"a cat": 1}, ["a cat"] * 3)
+            )
             what = f"prompts {prompt!r:.40}"
         else:
-            name = rng.choice(("callback_on_step_end", "progress", "cancel", "generator", "scheduler", "nothing", "height"))
+            name = rng.choice(
+                ("callback_on_step_end", "progress", "cancel", "generator", "scheduler", "nothing", "height")
+            )
             keywords[name] = value = odd_python(rng)
             what = f"{name}={value!r:.40}"
         told.append(what)
@@ -75,8 +96,8 @@ def _case(rng: random.Random, place: Place, engine: Any, pack: Any) -> Case:
 
 def _checked(result: Any, prompt: Any, keywords: dict[str, Any]) -> list[str]:
     """As many pictures as were asked for, of the size that was asked for."""
-    prompts = 1 if isinstance(prompt, str) else len(prompt)
-    notes = honest.drawn(result, prompts * int(keywords.get("num_images", 1)))
+    prompts = 1 if isinstance(prompt, str) else len(list(prompt))
+    notes = honest.drawn(result, prompts * int(keywords.get("num_images") or 1))
     for name, side in (("width", 0), ("height", 1)):
         wanted = keywords.get(name)
         if wanted is not None and any(image.size[side] != wanted for image in result.images):
@@ -96,10 +117,26 @@ def _prompt(rng: random.Random) -> tuple[Any, str, str]:
         prompt = f"a {rng.choice(('<new3>', '<new1', 'new1>', '<new1>cat', '<new1>  cat', '<NEW1> cat', '< new1> cat', '<new1><new2> cat'))}"
         expect = REFUSE if "<new3>" in prompt else ANY
     elif kind == "order":
-        prompt = rng.choice(("a cat <new1>", "<new1> dog", "<new2> cat and <new1> dog", "<new1> <new1> cat", "<new1>", "a <new1> big red cat"))
+        prompt = rng.choice(
+            (
+                "a cat <new1>",
+                "<new1> dog",
+                "<new2> cat and <new1> dog",
+                "<new1> <new1> cat",
+                "<new1>",
+                "a <new1> big red cat",
+            )
+        )
         expect = REFUSE if prompt in ("a cat <new1>", "<new1>") else ANY
     elif kind == "long":
-        prompt = rng.choice(("beach " * 100 + "<new1> cat", "a <new1> cat" + " beach" * 100, "a <new1> cat" + "x" * 100_000, "<new1> cat " * 500))
+        prompt = rng.choice(
+            (
+                "beach " * 100 + "<new1> cat",
+                "a <new1> cat" + " beach" * 100,
+                "a <new1> cat" + "x" * 100_000,
+                "<new1> cat " * 500,
+            )
+        )
         expect = REFUSE if prompt.startswith("beach") else NOTE
     elif kind == "object":
         prompt = odd_python(rng)
@@ -113,7 +150,14 @@ def _negative(rng: random.Random) -> tuple[Any, str, str]:
     value, expect = rng.choice(
         (
             *(("<new7>", NOTE), ("a <new7> cat", NOTE), ("beach " * 100, NOTE), ("x" * 100_000, NOTE)),
-            *((odd_text(rng), ANY), (odd_text(rng), ANY), (odd_python(rng), ANY), ([], ANY), (["a", "b"], REFUSE), (5, REFUSE)),
+            *(
+                (odd_text(rng), ANY),
+                (odd_text(rng), ANY),
+                (odd_python(rng), ANY),
+                ([], ANY),
+                (["a", "b"], REFUSE),
+                (5, REFUSE),
+            ),
             *((["<new7>"], NOTE), ([None], ANY), ([5], REFUSE), (b"x", REFUSE), ("", ANY)),
         )
     )
@@ -124,10 +168,22 @@ def _argument(rng: random.Random) -> tuple[str, Any, bool]:
     """Name, value, and whether it can be nothing but refused."""
     name, values = rng.choice(
         (
-            *(("seed", _SEEDS), ("seed", _SEEDS), ("num_inference_steps", _STEPS), ("num_images", _COUNTS), ("height", _SIDES)),
+            *(
+                ("seed", _SEEDS),
+                ("seed", _SEEDS),
+                ("num_inference_steps", _STEPS),
+                ("num_images", _COUNTS),
+                ("height", _SIDES),
+            ),
             *(("width", _SIDES), ("guidance_scale", _SCALES), ("guidance_scale", _SCALES), ("eta", _ETAS)),
         )
     )
-    value = odd_python(rng) if rng.random() < 0.15 and name not in ("num_images", "num_inference_steps") else rng.choice(values)
-    not_finite = isinstance(value, float) and value in _NOT_FINITE[1:] or value != value if isinstance(value, float) else False
+    value = (
+        odd_python(rng)
+        if rng.random() < 0.15 and name not in ("num_images", "num_inference_steps")
+        else rng.choice(values)
+    )
+    not_finite = (
+        isinstance(value, float) and value in _NOT_FINITE[1:] or value != value if isinstance(value, float) else False
+    )
     return name, value, bool(not_finite)

@@ -27,19 +27,19 @@ _PROGRAMS = {
     "pty.spawn",
 }
 _CONNECTIONS = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind"}
-# Events whose first argument, or first two, are paths that change.
+# Where among an event's arguments the paths are that change, each with the folder (a descriptor) it may be relative to.
 _CHANGES = {
-    "os.mkdir": 1,
-    "os.remove": 1,
-    "os.rmdir": 1,
-    "os.truncate": 1,
-    "os.chmod": 1,
-    "os.chown": 1,
-    "os.utime": 1,
-    "os.setxattr": 1,
-    "os.rename": 2,
-    "os.link": 2,
-    "os.symlink": 2,
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
+    "os.setxattr": ((0, None),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
 }
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 GIGABYTE = 1 << 30
@@ -103,7 +103,10 @@ class Guard:
             if isinstance(flags, int) and flags & _WRITES:
                 self._changing(seen, event, path)
         elif event in _CHANGES:
-            for path in arguments[: _CHANGES[event]]:
+            for where, folder in _CHANGES[event]:
+                path = arguments[where]
+                if folder is not None and len(arguments) > folder and arguments[folder] >= 0:
+                    path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[folder]}"), os.fsdecode(path))
                 self._changing(seen, event, path, follow=event == "os.truncate")
         elif event in _PROGRAMS:
             seen.programs.append(f"{event} {arguments[:2]!r}")
@@ -121,6 +124,8 @@ class Guard:
         # A link itself may be removed or renamed wherever it points to.
         folder, name = os.path.split(os.path.abspath(text))
         whole = os.path.realpath(text) if follow else os.path.join(os.path.realpath(folder), name)
+        if event == "os.mkdir" and (os.path.isdir(whole) or not os.path.isdir(os.path.dirname(whole))):
+            return  # asked for in case it is not there, or in vain
         if whole in ("/dev/null", "/dev/full") or any(
             whole == root or whole.startswith(root + os.sep) for root in self._allowed
         ):

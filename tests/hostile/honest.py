@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 from .case import Place, Silent
+
+_RESERVED = re.compile(r"(?i)(con|nul|aux|prn|com\d|lpt\d)(\.|$)")  # of Windows
 
 
 def picture(image: Any, size: tuple[int, int] | None = None) -> None:
@@ -48,8 +51,11 @@ def pack(read: Any, place: Place, rng: random.Random) -> list[str]:
     repr(read)
     place.assets.engine.check_base(read)
     saved = read.save_pretrained(place.out / "saved")
-    if not (saved / WEIGHTS).is_file():
+    names = [file.name for file in saved.iterdir()]
+    if WEIGHTS not in names:
         raise Silent("a saved pack without weights")
+    if len({name.casefold() for name in names}) < len(names) or any(_RESERVED.match(name) for name in names):
+        raise Silent(f"a saved pack that other systems cannot hold: {sorted(names)}")
     if ConceptPack.from_pretrained(saved).content_hash() != read.content_hash():
         raise Silent("a pack that is another one once saved")
     notes = []

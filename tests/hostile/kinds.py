@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from .case import Maker
 
 # By name: the file and function that makes a case, and the share; what is slow to run has a small one.
@@ -27,18 +29,17 @@ KINDS: dict[str, tuple[str, str, int]] = {
 }
 
 
-def makers() -> dict[str, Maker]:
-    """What makes a case of each kind."""
-    from importlib import import_module
+def maker_of(kind: str) -> Maker:
+    """What makes a case of a kind; ``planted x`` is the planted case of the name ``x``."""
+    if kind.startswith("planted "):
+        from .planted import maker
 
-    return {
-        kind: getattr(import_module(f".{file}", __package__), function) for kind, (file, function, _) in KINDS.items()
-    }
+        return maker(kind.removeprefix("planted "))
+    file, function, _ = KINDS[kind]
+    return getattr(import_module(f".{file}", __package__), function)
 
 
 def plan(count: int, seed: int) -> list[tuple[str, int, int]]:
     """Kind, seed and index of about ``count`` cases (never fewer), each kind with its share."""
     whole = sum(share for *_, share in KINDS.values())
-    return [
-        (kind, seed, index) for kind, (*_, share) in KINDS.items() for index in range(-(-count * share // whole))
-    ]
+    return [(kind, seed, index) for kind, (*_, share) in KINDS.items() for index in range(-(-count * share // whole))]

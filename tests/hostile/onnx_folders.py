@@ -96,7 +96,17 @@ def _manifest(rng: random.Random, manifest: dict[str, Any]) -> tuple[bytes, str,
     kind = rng.choice(("tree",) * 7 + ("text", "text", "number", "deep", "concepts", "kind"))
     expect = ANY
     if kind == "tree":
-        keys = ("kind", "base_model", "table_size", "scaling_factor", "guidance_scale", "concepts", "files", "dtype", "layers")
+        keys = (
+            "kind",
+            "base_model",
+            "table_size",
+            "scaling_factor",
+            "guidance_scale",
+            "concepts",
+            "files",
+            "dtype",
+            "layers",
+        )
         manifest, what = mutated(rng, manifest, under=keys if rng.random() < 0.7 else ())
     elif kind == "number":
         key = rng.choice(("scaling_factor", "guidance_scale"))
@@ -122,7 +132,9 @@ def _graph(rng: random.Random, folder: Path) -> tuple[str, bool]:
     """Damage a graph; returns what was done and whether hashes may be made right."""
     part = rng.choice(_GRAPHS)
     file = folder / part / "model.onnx"
-    kind = rng.choice(("flip", "cut", "cut fixed", "external", "external", "renamed", "other", "empty", "gone", "extra input"))
+    kind = rng.choice(
+        ("flip", "cut", "cut fixed", "external", "external", "renamed", "other", "empty", "gone", "extra input")
+    )
     data = bytearray(file.read_bytes())
     if kind == "flip":
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -155,7 +167,15 @@ def _edited_graph(rng: random.Random, data: bytes, kind: str, folder: Path) -> b
         size = len(tensor.raw_data)
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        where = rng.choice(("../../secret.bin", str(folder.parent.parent / "secret.bin"), "missing.bin", "/dev/zero", "../model_index.json"))
+        where = rng.choice(
+            (
+                "../../secret.bin",
+                str(folder.parent.parent / "secret.bin"),
+                "missing.bin",
+                "/dev/zero",
+                "../model_index.json",
+            )
+        )
         for key, value in (("location", where), ("length", str(size)), ("offset", rng.choice(("0", "-1", str(2**62))))):
             tensor.external_data.add(key=key, value=value)
     elif kind == "renamed":

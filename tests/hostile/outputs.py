@@ -17,7 +17,9 @@ def paths(rng: random.Random, place: Place) -> Case:
     kind = rng.choice(tuple(_PLACES))
     target = _PLACES[kind](rng, place)
     before = {path: path.read_bytes() for path in place.out.rglob("*") if path.is_file() and not path.is_symlink()}
-    way = rng.choice(("save", "save", "adapter", "lora", "webui", "diffusers", "generate", "generate", "masks", "merge", "fit"))
+    way = rng.choice(
+        ("save", "save", "adapter", "lora", "webui", "diffusers", "generate", "generate", "masks", "merge", "fit")
+    )
     allowed = (place.cwd,) if kind in ("here", "empty", "odd relative", "tilde") else ()
 
     def run() -> list[str]:
@@ -51,7 +53,10 @@ def _file(rng: random.Random, place: Place) -> Path:
 def _folder(rng: random.Random, place: Place) -> Path:
     path = place.out / "full"
     path.mkdir()
-    for name in ("letter.txt", rng.choice((".hidden", "00-00.png", "new1.safetensors", "mask-new1.png", "personalizer.json.bak"))):
+    for name in (
+        "letter.txt",
+        rng.choice((".hidden", "00-00.png", "new1.safetensors", "mask-new1.png", "personalizer.json.bak")),
+    ):
         (path / name).write_bytes(b"precious")
     return path
 
@@ -98,7 +103,7 @@ _PLACES: dict[str, Any] = {
     "no text": lambda rng, place: f"{place.out}/\udcff\udcfe",
     "a surrogate": lambda rng, place: f"{place.out}/\ud800",
     "an object": lambda rng, place: rng.choice((None, 5, b"bytes", [], object(), 1.5, True)),
-    "a device": lambda rng, place: rng.choice(("/dev/null", "/dev/null/x", "/proc/self/x", "/dev/full")),
+    "a device": lambda rng, place: rng.choice(("/dev/null", "/dev/null/x", "/dev/full")),
     "a fine place": lambda rng, place: place.out / "new" / "folder",
 }
 
@@ -133,9 +138,9 @@ def _exported(form: str) -> Any:
 
 def _command(*arguments: str) -> Any:
     def line(place: Place, target: Any) -> list[str]:
-        from .commands import call
+        from .commands import call, possible
 
-        text = str(target).replace("\0", "")
+        text = possible(str(target))
         named = {"PACK": str(place.assets.pack), "PHOTO": str(place.assets.photo)}
         model = ["--model", str(place.assets.model), "--device", "cpu", f"--output={text}"]
         return honest.printed(*call([named.get(a, a) for a in arguments] + model))

@@ -179,7 +179,9 @@ def _table(rng: random.Random, tree: dict[str, Any], place: Place) -> str:
     if kind == "hash":
         name = rng.choice(list(tree["files"]))
         digest = tree["files"][name]
-        tree["files"][name] = rng.choice((digest.upper(), digest[:-1], "", None, 5, [digest], {"sha256": digest}, " " + digest))
+        tree["files"][name] = rng.choice(
+            (digest.upper(), digest[:-1], "", None, 5, [digest], {"sha256": digest}, " " + digest)
+        )
         return f"hash {tree['files'][name]!r:.20}"
     if kind == "name":
         name = odd_name(rng)

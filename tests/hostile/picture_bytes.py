@@ -24,7 +24,9 @@ _TEXTS = {
     "pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'><image href='http://127.0.0.1:9/'/></svg>",
     "html": b"<html><script>alert(1)</script></html>",
-    "fits": b"SIMPLE  =                    T".ljust(80) + b"BITPIX  =                    8".ljust(80) + b"END".ljust(80) * 34,
+    "fits": b"SIMPLE  =                    T".ljust(80)
+    + b"BITPIX  =                    8".ljust(80)
+    + b"END".ljust(80) * 34,
     "psd": b"8BPS\0\1" + b"\0" * 6 + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + b"\0" * 60,
     "fli": struct.pack("<IHHHHHH", 128, 0xAF11, 1, 64, 64, 8, 3) + b"\0" * 112,
     "wmf": b"\xd7\xcd\xc6\x9a" + b"\0" * 18 + b"\1\0\x09\0" + b"\0" * 30,
@@ -72,7 +74,7 @@ def base(form: str, mode: str = "RGB", side: int = 32) -> bytes:
 def hostile(rng: random.Random) -> tuple[bytes, str]:
     """Bytes to be taken for a picture, and what they are."""
     makers = (_edited,) * 6 + (_sized,) * 4 + (_text,) * 3 + (_moded,) * 2 + (_chunked, _directory, _joined)
-    if rng.random() < 0.01:
+    if rng.random() < 0.015:
         return _bomb(rng)
     return rng.choice(makers)(rng)
 
@@ -115,7 +117,9 @@ def _sized(rng: random.Random) -> tuple[bytes, str]:
     return bytes(data), f"{form} said to be {width}x{height}"
 
 
-def _png(width: int, height: int, *, depth: int = 8, colour: int = 2, body: bytes | None = None, extra: bytes = b"") -> bytes:
+def _png(
+    width: int, height: int, *, depth: int = 8, colour: int = 2, body: bytes | None = None, extra: bytes = b""
+) -> bytes:
     packed = zlib.compress(b"\0" * 2000) if body is None else body
     head = struct.pack(">IIBBBBB", width & 0xFFFFFFFF, height & 0xFFFFFFFF, depth, colour, 0, 0, 0)
     chunks = _chunk(b"IHDR", head) + extra + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
@@ -162,7 +166,9 @@ def _jpeg(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-def _tiff(width: int, height: int, tags: dict[int, tuple[int, int, int]] | None = None, body: bytes = b"\0" * 64) -> bytes:
+def _tiff(
+    width: int, height: int, tags: dict[int, tuple[int, int, int]] | None = None, body: bytes = b"\0" * 64
+) -> bytes:
     """One strip, little-endian; ``tags``: type, count and value by number."""
     entries = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
     entries |= {277: (3, 1, 1), 278: (4, 1, height), 279: (4, 1, len(body))} | (tags or {})
@@ -183,7 +189,9 @@ _STATED: dict[str, Any] = {
     "jpeg": _jpeg,
     "tiff": _tiff,
     "ppm": lambda w, h: f"P6\n{w} {h}\n255\n".encode() + b"\0" * 64,
-    "tga": lambda w, h: struct.pack("<BBBHHBHHHHBB", 0, 0, 10, 0, 0, 0, 0, 0, w & 0xFFFF, h & 0xFFFF, 24, 0) + b"\xff\0\0\0" * 9,
+    "tga": lambda w, h: (
+        struct.pack("<BBBHHBHHHHBB", 0, 0, 10, 0, 0, 0, 0, 0, w & 0xFFFF, h & 0xFFFF, 24, 0) + b"\xff\0\0\0" * 9
+    ),
     "ico": lambda w, h: struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, 99, 22) + _png(w, h),
     "pcx": lambda w, h: b"\n\5\1\x08" + struct.pack("<HHHH", 0, 0, (w - 1) & 0xFFFF, (h - 1) & 0xFFFF) + b"\0" * 200,
     "sgi": lambda w, h: struct.pack(">HBBHHHH", 474, 1, 1, 3, w & 0xFFFF, h & 0xFFFF, 3) + b"\0" * 600,
@@ -192,7 +200,9 @@ _STATED: dict[str, Any] = {
 
 def _moded(rng: random.Random) -> tuple[bytes, str]:
     """Modes and metadata that pictures of the web rarely have."""
-    kind = rng.choice(("16 bit", "float", "not a number", "palette", "orientation", "grey alpha", "cmyk", "int32", "profile"))
+    kind = rng.choice(
+        ("16 bit", "float", "not a number", "palette", "orientation", "grey alpha", "cmyk", "int32", "profile")
+    )
     buffer = io.BytesIO()
     side = rng.choice((1, 15, 16, 33))
     noise = np.random.default_rng(rng.randrange(99)).random((side, side))

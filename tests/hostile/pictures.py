@@ -103,7 +103,27 @@ def _opened(rng: random.Random, place: Place) -> tuple[Any, str, str]:
 
 
 def _image(rng: random.Random, place: Place) -> tuple[Any, str, str]:
-    mode = rng.choice(("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "La", "RGBa", "RGBX", "I;16"))
+    mode = rng.choice(
+        (
+            "1",
+            "L",
+            "P",
+            "RGB",
+            "RGBA",
+            "CMYK",
+            "YCbCr",
+            "LAB",
+            "HSV",
+            "I",
+            "F",
+            "LA",
+            "PA",
+            "La",
+            "RGBa",
+            "RGBX",
+            "I;16",
+        )
+    )
     size = rng.choice(((32, 32), (16, 16), (15, 40), (0, 0), (1, 1), (0, 50), (17, 3000), (33, 64)))
     image = Image.new(mode, size)
     expect = ANY
@@ -148,7 +168,9 @@ def _path(rng: random.Random, place: Place) -> tuple[Any, str, str]:
         path.symlink_to(good)
         expect = ANY
     elif kind == "device":
-        path = rng.choice(("/dev/null", "/dev/zero", "/dev/urandom", "/dev/tty", "/proc/self/mem", "/proc/self/environ"))
+        path = rng.choice(
+            ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/tty", "/proc/self/mem", "/proc/self/environ")
+        )
     elif kind == "long":
         path = str(folder) + "/x" * 3000 + ".png"
     elif kind == "long part":
@@ -162,7 +184,9 @@ def _path(rng: random.Random, place: Place) -> tuple[Any, str, str]:
     elif kind == "empty":
         path = rng.choice(("", " ", ".", "..", "/"))
     elif kind == "url":
-        path = rng.choice(("http://127.0.0.1:9/a.png", "https://example.invalid/a.png", "file:///etc/passwd", "data:,x"))
+        path = rng.choice(
+            ("http://127.0.0.1:9/a.png", "https://example.invalid/a.png", "file:///etc/passwd", "data:,x")
+        )
     elif kind == "home":
         path = rng.choice(("~", "~/photo.png", "~nobody-there/photo.png"))
     elif kind == "odd":

@@ -54,7 +54,9 @@ def renamed(data: bytes, old: str, new: str) -> bytes:
 
 def hostile(rng: random.Random, data: bytes) -> tuple[bytes, str, bool]:
     """A changed file, what was changed, and whether a value that is not finite was planted in it."""
-    kind = rng.choice(("number",) * 3 + ("type", "shape", "shape", "names", "names", "header", "header", "bytes", "swap"))
+    kind = rng.choice(
+        ("number",) * 3 + ("type", "shape", "shape", "names", "names", "header", "header", "bytes", "swap")
+    )
     tensors = arrays(data)
     name = rng.choice(list(tensors))
     dtype, shape, values = tensors[name]
@@ -77,7 +79,9 @@ def hostile(rng: random.Random, data: bytes) -> tuple[bytes, str, bool]:
         planted = new in ("F16", "BF16", "F32", "F64") and _wild(tensors[name])
     elif kind == "shape":
         count = len(values) // 2
-        new_shape = rng.choice(([count], [1, count], [count, 1], [1, *shape], [*shape, 1], shape[::-1], [0], [0, count], []))
+        new_shape = rng.choice(
+            ([count], [1, count], [count, 1], [1, *shape], [*shape, 1], shape[::-1], [0], [0, count], [])
+        )
         length = int(np.prod(new_shape, dtype=np.int64)) * 2
         tensors[name] = (dtype, new_shape, (values * 2)[:length])
         what = f"shape {new_shape} instead of {shape}"
@@ -123,7 +127,9 @@ def _header(rng: random.Random, data: bytes) -> tuple[bytes, str]:
         return build(changed, body), f"header {what}"
     if how == "offsets":
         size = len(body)
-        pair = rng.choice(([0, size], [size, 0], [-2, 2], [0, 2**63], [2**64, 2**64 + 2], [1, 3], [0, 0], [0], [0, 2, 4], "x"))
+        pair = rng.choice(
+            ([0, size], [size, 0], [-2, 2], [0, 2**63], [2**64, 2**64 + 2], [1, 3], [0, 0], [0], [0, 2, 4], "x")
+        )
         header[name]["data_offsets"] = pair
         return build(header, body), f"offsets {pair}"
     if how == "huge":
@@ -176,7 +182,9 @@ def fix_content_hash(tree: dict[str, Any], files: dict[str, bytes]) -> None:
         rows = b""
         for concept in tree["concepts"]:
             digest.update(f"{concept['token']}\0{concept['class']}\0".encode())
-            rows += load(files[f"{concept['token'].strip('<>')}.safetensors"])[concept["token"]].half().numpy().tobytes()
+            rows += (
+                load(files[f"{concept['token'].strip('<>')}.safetensors"])[concept["token"]].half().numpy().tobytes()
+            )
         digest.update(rows)
         weights = load(files["pytorch_custom_diffusion_weights.safetensors"])
         layers = sorted({name.split(".processor.")[0] for name in weights})

@@ -12,13 +12,13 @@ import tempfile
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from .case import ANY, NOTE, REFUSE, Case, Place, Silent, random_of
+from .case import ANY, NOTE, REFUSE, Case, Maker, Place, Silent, random_of
 from .guard import GIGABYTE, Guard, limit_memory
 
 LONGEST_MESSAGE = 600
@@ -27,7 +27,7 @@ _PRODUCT = f"{os.sep}sdk{os.sep}"
 _SHORTAGE = ("can't allocate memory", "not enough memory", "bad allocation", "std::bad_alloc", "Unable to allocate")
 
 
-def main(pipe: Connection, workspace: str, number: int, build: bool) -> None:
+def main(pipe: Connection, workspace: str, number: int, build: bool, prepared: bool) -> None:
     """Serve: a case's name comes in, what it did goes out; ``None`` ends it.
 
     Args:
@@ -35,21 +35,22 @@ def main(pipe: Connection, workspace: str, number: int, build: bool) -> None:
         workspace: folder of everything.
         number: of this worker.
         build: make the valid inputs first.
+        prepared: import and run the product before anybody watches.
     """
     base = Path(workspace)
     scratch = base / f"worker{number}"
     scratch.mkdir()
     _separate(base, scratch)
     from .assets import Assets
-    from .kinds import makers
+    from .kinds import maker_of
 
     assets = Assets(base / "assets")
     if build:
         assets.build()
-    assets.warm_up(scratch)
+    if prepared:
+        assets.warm_up(scratch)
     guard = Guard()
     limit_memory(4 * GIGABYTE)
-    known = makers()
     pipe.send("ready")
     count = 0
     while (asked := pipe.recv()) is not None:
@@ -57,13 +58,15 @@ def main(pipe: Connection, workspace: str, number: int, build: bool) -> None:
         count += 1
         place = Place(scratch / str(count), assets).make()
         try:
-            pipe.send(run_one(guard, known[kind], random_of(kind, seed, index), place))
+            pipe.send(run_one(guard, maker_of(kind), random_of(kind, seed, index), place, pipe.send))
         finally:
             _remove(place.root)
 
 
-def run_one(guard: Guard, maker: Any, rng: random.Random, place: Place) -> dict[str, Any]:
-    """Make a case and run it; returns what it was and its columns."""
+def run_one(
+    guard: Guard, maker: Maker, rng: random.Random, place: Place, tell: Callable[[str], Any] = lambda what: None
+) -> dict[str, Any]:
+    """Make a case and run it; returns its columns. ``tell`` hears what it is before it runs, lest it never ends."""
     case = None
     outcome: dict[str, Any] = {"what": "", "columns": {}, "message": "", "place": ""}
     try:
@@ -73,6 +76,7 @@ def run_one(guard: Guard, maker: Any, rng: random.Random, place: Place) -> dict[
         outcome["place"] = _where(error)
         return outcome
     outcome["what"] = case.what
+    tell(case.what)
     with _surroundings(place), _listening() as notes:
         allowed = (place.out, place.cache, place.temporary, *case.allowed)
         kept = tuple(f for f in (place.inputs, place.home, place.cwd, place.assets.folder) if f not in case.allowed)
@@ -205,9 +209,8 @@ def _listening() -> Iterator[list[str]]:
     root = logging.getLogger()
     root.addHandler(handler)
     shown = warnings.showwarning
-    errors = io.StringIO()
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, category, file, *_: (
                 notes.append(str(message)) if _PRODUCT in str(file) else None
