@@ -13,12 +13,21 @@ from pathlib import Path
 
 from .campaign import HANGS_AFTER, faults, run, table, write
 from .kinds import KINDS, plan
+from .planted import PLANTED, UNTOUCHED
+
+PLANTED_KINDS = [f"planted {name}" for name in (*PLANTED, *UNTOUCHED)]
 
 
 def main() -> int:
     """Return 1 if a case is not handled."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
-    parser.add_argument("--kind", choices=KINDS, action="append", help="these alone")
+    parser.add_argument(
+        "--kind",
+        choices=[*KINDS, *PLANTED_KINDS],
+        action="append",
+        metavar="KIND",
+        help=f"these alone: {', '.join(KINDS)}",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, help="one case alone")
     parser.add_argument("--count", type=int, default=1000, help="cases in all kinds together; default 1000")

@@ -126,7 +126,7 @@ class Assets:
 
 
 def _tiny_model(folder: Path) -> None:
-    """A model as that of ``tests/conftest.py``, which is a fixture of pytest's and not at hand in a process of its own."""
+    """A model as that of ``tests/conftest.py``, which is a fixture of pytest's and not at hand here."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 

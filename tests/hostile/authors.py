@@ -112,7 +112,7 @@ def _table(rng: random.Random, place: Place) -> Made:
         ] = nested.pop(name)
     content: Any = {"unet": nested, "modifier_token": tokens}
     if kind == "top":
-        stacked: Any = torch.stack([row for row in rows.values()])
+        stacked: Any = torch.stack(list(rows.values()))
         content = rng.choice(
             (
                 *(

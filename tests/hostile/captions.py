@@ -1,4 +1,4 @@
-"""Folders of prior pictures with captions beside them, as users have them; and caches of generated ones, as they become."""
+"""Folders of prior pictures with captions beside them, and caches of generated ones, as they are found."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -114,7 +115,17 @@ def _prompt(rng: random.Random) -> tuple[Any, str, str]:
     elif kind == "around":
         prompt = f"a <new1> cat{odd_text(rng)} and a <new2> dog"
     elif kind == "token":
-        prompt = f"a {rng.choice(('<new3>', '<new1', 'new1>', '<new1>cat', '<new1>  cat', '<NEW1> cat', '< new1> cat', '<new1><new2> cat'))}"
+        words = (
+            "<new3>",
+            "<new1",
+            "new1>",
+            "<new1>cat",
+            "<new1>  cat",
+            "<NEW1> cat",
+            "< new1> cat",
+            "<new1><new2> cat",
+        )
+        prompt = f"a {rng.choice(words)}"
         expect = REFUSE if "<new3>" in prompt else ANY
     elif kind == "order":
         prompt = rng.choice(
@@ -183,7 +194,4 @@ def _argument(rng: random.Random) -> tuple[str, Any, bool]:
         if rng.random() < 0.15 and name not in ("num_images", "num_inference_steps")
         else rng.choice(values)
     )
-    not_finite = (
-        isinstance(value, float) and value in _NOT_FINITE[1:] or value != value if isinstance(value, float) else False
-    )
-    return name, value, bool(not_finite)
+    return name, value, isinstance(value, float) and not math.isfinite(value)

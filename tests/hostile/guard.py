@@ -1,7 +1,7 @@
 """What a case may not do, seen from inside the process: write elsewhere, start programs, connect, take memory.
 
-Python's audit events tell before a thing happens, so it is also prevented. Libraries that write without Python are caught
-by comparing lists of files.
+Python's audit events tell before a thing happens, so it is also prevented. Libraries that write without Python are
+caught by comparing lists of files.
 """
 
 from __future__ import annotations

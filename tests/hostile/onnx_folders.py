@@ -1,4 +1,4 @@
-"""Exported folders: manifest, scheduler, tokenizer and UNet configuration edited with hashes made right, graphs damaged."""
+"""Exported folders: manifest and configurations edited with hashes made right, graphs damaged."""
 
 from __future__ import annotations
 

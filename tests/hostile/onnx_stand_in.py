@@ -1,7 +1,7 @@
 """An exported folder in milliseconds: small hand-made graphs with the inputs and outputs of the real ones.
 
-What reads such folders looks at files, names, types and shapes; what the graphs compute is of no account there. The slow
-tier uses a real export, which takes half a minute.
+What reads such folders looks at files, names, types and shapes; what the graphs compute is of no account there. The
+slow tier uses a real export, which takes half a minute.
 """
 
 from __future__ import annotations

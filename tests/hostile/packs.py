@@ -1,4 +1,4 @@
-"""Packs: manifests and tables of files that were edited, with hashes made right again so that deeper checks are reached."""
+"""Packs: manifests and files that were edited, with hashes made right again so that deeper checks are reached."""
 
 from __future__ import annotations
 

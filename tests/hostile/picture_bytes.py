@@ -18,7 +18,7 @@ _BASES = (
 )
 _TEXTS = {
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n",
-    "postscript with a program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(%pipe%touch x) (w) file\n%%EOF\n",
+    "postscript with a program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(%pipe%touch x) (w) file\n%%EOF",
     "dos eps": struct.pack("<IIIIIIIH", 0xC6D3D0C5, 32, 60, 0, 0, 0, 0, 0xFFFF)[:32]
     + b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n",
     "pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",

@@ -1,4 +1,4 @@
-"""The tier can fail: each thing that may not be is planted and noticed, and valid inputs get through to the product."""
+"""The tier can fail: each thing that may not be is planted and noticed in its column."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 from tests.hostile.campaign import BAD, faults, run, table
 from tests.hostile.case import random_of
 from tests.hostile.kinds import KINDS, plan
-from tests.hostile.planted import PLANTED, UNTOUCHED
+from tests.hostile.planted import PLANTED
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What planted and valid cases come to, by name."""
-    names = [*PLANTED, *UNTOUCHED]
-    cases = [(f"planted {name}", 0, 0) for name in names]
-    # A hang is waited for; the others take milliseconds, so that a short limit is a long time.
-    ended = run(cases, tmp_path_factory.mktemp("planted"), limit=5)
+    """What planted cases come to, by name; they do without the product."""
+    workspace = tmp_path_factory.mktemp("planted")
+    (workspace / "assets").mkdir()
+    (workspace / "assets" / "photo.png").write_bytes(b"precious")
+    hanging = [name for name in PLANTED if PLANTED[name][2] == "hang"]
+    ended = []
+    # What hangs would wait for the whole of a limit that the others are far from, on any machine.
+    for names, limit in ((hanging, 2.0), ([name for name in PLANTED if name not in hanging], 60.0)):
+        cases = [(f"planted {name}", 0, 0) for name in names]
+        ended += run(cases, workspace, limit=limit, tries=2, prepared=False)
     return {outcome.kind.removeprefix("planted "): outcome for outcome in ended}
 
 
@@ -31,26 +36,20 @@ def test_what_is_planted_is_noticed_in_its_column(outcomes, name):
         assert outcomes[name].columns.keys() <= {column, "foreign"}  # what is prevented ends in an exception too
 
 
-@pytest.mark.parametrize("name", UNTOUCHED)
-def test_valid_inputs_are_taken(outcomes, name):
-    assert not outcomes[name].columns, outcomes[name]
-    assert not outcomes[name].message
-
-
-def test_nothing_that_is_prevented_happened(outcomes):
-
-    assert set(outcomes) == {*PLANTED, *UNTOUCHED}
+def test_a_case_that_ends_its_worker_is_the_only_one_lost(outcomes):
+    assert set(outcomes) == set(PLANTED)
 
 
 def test_the_table_counts_every_column(outcomes):
     lines = table(list(outcomes.values())).splitlines()
     for name in ("handled", "foreign exceptions", "hangs", "silent", "memory over 1 GB", "files outside"):
         assert name in lines[0]
-    last = lines[-1].split()
-    assert int(last[2]) == len(outcomes)
-    assert all(int(count) > 0 for count in last[3:])
-    assert len(last[4:]) == len(BAD)
-    assert sum(count for count, _ in faults(list(outcomes.values()))) >= len([n for n in PLANTED if PLANTED[n][2]])
+    counts = [int(count) for count in lines[-1].removeprefix("in all").split()]
+    assert counts[0] == len(outcomes)
+    assert counts[1] == sum(column is None for *_, column in PLANTED.values())
+    assert len(counts[2:]) == len(BAD)
+    assert all(count > 0 for count in counts)
+    assert sum(count for count, _ in faults(list(outcomes.values()))) == sum(counts[2:])
 
 
 def test_every_kind_has_its_share_and_a_case_depends_on_its_name_alone():
