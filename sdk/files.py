@@ -1,17 +1,31 @@
-"""Writing that is whole or absent, and hashes."""
+"""Writing files that are whole or absent, hashes, and locks."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import OutputError, SdkError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What to do about the system's refusal to write, by its number; anything else: another place.
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another output",
+    errno.EDQUOT: "free some space or choose another output",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def sha256_file(path: Path) -> str:
@@ -21,69 +35,162 @@ def sha256_file(path: Path) -> str:
 
 
 def prepare_output_folder(path: str | Path) -> Path:
-    """Create a folder for results, or raise :class:`OutputError` saying why it cannot be."""
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give a folder as output")
+    """Create a folder for results, or raise :class:`OutputError` saying why it cannot be.
+
+    That files can be written there is tried out, so that nobody works for an hour to be told then.
+    """
+    folder = as_path(path)
     with reporting_full_disk(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file; give a folder as output")
         folder.mkdir(parents=True, exist_ok=True)
+        check_space(folder, 1)
     return folder
 
 
+def as_path(path: str | os.PathLike) -> Path:
+    """Return a path, ``~`` expanded.
+
+    Raises:
+        OutputError: something that no path can be.
+    """
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise OutputError(f"the output must be a path, got {type(path).__name__}")
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise OutputError(f"{text!r} is no path; give a folder for the output")
+    try:
+        text.encode(errors="surrogateescape")
+        return Path(text).expanduser()
+    except (RuntimeError, UnicodeEncodeError) as error:  # `~nobody`, or halves of characters
+        raise OutputError(f"{text!r} is no path ({error}); give a folder for the output") from error
+
+
+def check_space(folder: Path, count: int) -> None:
+    """Raise :class:`OSError` if ``count`` bytes cannot be written into a folder; nothing is left there."""
+    name = folder / f".{secrets.token_hex(6)}"
+    probe = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        name.unlink()  # the open file goes on without a name, and is gone even if this program is killed
+        os.posix_fallocate(probe, 0, count)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # Another refusal is of this way of asking, which not every file system knows.
+    finally:
+        os.close(probe)
+
+
 @contextmanager
-def reporting_full_disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into an :class:`OutputError` about ``path``."""
+def reporting_full_disk(path: Path, *others: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into an :class:`OutputError` about ``path``.
+
+    An error about a file that is neither in these folders nor above them is no refusal to write there, and passes.
+    """
     try:
         yield
-    except OutputError:
+    except SdkError:
         raise
     except OSError as error:
+        if error.filename is not None and not any(_related(error.filename, each) for each in (path, *others)):
+            raise
         reason = error.strerror or str(error)
-        raise OutputError(f"cannot write to {path}: {reason}; free some space or choose another output") from error
+        raise OutputError(f"cannot write to {path}: {reason}; {_advice(error)}") from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: afterwards it is the old or the new one, never a part."""
+def _advice(error: OSError) -> str:
+    return _ADVICE.get(error.errno or 0, "choose another output")
+
+
+def _related(name: str | bytes | int, folder: Path) -> bool:
+    """Whether one of two paths holds the other."""
+    if isinstance(name, int):
+        return True
+    path, place = os.path.realpath(os.fsdecode(name)), os.path.realpath(folder)
+    return Path(path).is_relative_to(place) or Path(place).is_relative_to(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+
+    What a killed writer left is taken over by the next one of the same file.
+    """
     with reporting_full_disk(path.parent):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        # Not mkstemp, whose files are their owner's alone: this one is as readable as any other new file.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        handle, temporary = _temporary(path)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            os.ftruncate(handle, 0)
+            yield temporary
+            os.fsync(handle)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(handle)
 
 
-@contextmanager
-def new_folder(destination: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``destination`` when the block ends well, and vanishes otherwise.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: afterwards it is the old or the new one, never a part."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
-    It is made in ``scratch``, which must be on the same file system; default beside the destination.
 
-    An existing ``destination`` is moved aside first and removed only when the new one stands.
+def write_next(folder: Path, name: Callable[[int], str], data: bytes, first: int = 0) -> tuple[Path, int]:
+    """Write a new file under the first free number; nothing is ever replaced, whoever else writes there.
+
+    Args:
+        folder: where.
+        name: of a number.
+        data: the content.
+        first: number to begin with.
+
+    Returns:
+        The file and its number.
     """
-    with reporting_full_disk(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=scratch or destination.parent, prefix=f".{destination.name}."))
+    with reporting_full_disk(folder):
+        handle, temporary = _temporary(folder / "next")
         try:
-            yield work
-            for file in work.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-            work.chmod(0o755)
-            if destination.exists():
-                old = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
-                os.replace(destination, old)
-                os.replace(work, destination)
-                shutil.rmtree(old)
-            else:
-                os.replace(work, destination)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+            os.ftruncate(handle, 0)
+            temporary.write_bytes(data)
+            os.fsync(handle)
+            number = first
+            while True:
+                path = folder / name(number)
+                try:
+                    os.link(temporary, path)  # unlike a renaming it fails where something is
+                    return path, number
+                except FileExistsError:
+                    number += 1
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Open a file beside ``path`` for nobody but this writer: the one a killed writer left, or a new one."""
+    known = path.with_name(f".{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
+    # Not mkstemp, whose files are their owner's alone: this one is as readable as any other new file.
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(known, flags, 0o666)
+    if lock(handle) and known.exists() and os.path.samestat(os.fstat(handle), known.stat()):
+        return handle, known
+    os.close(handle)  # somebody writes the same file now
+    other = known.with_name(f".{secrets.token_hex(8)}.part")
+    return os.open(other, flags | os.O_EXCL, 0o666), other
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder for as long as it is open; whether that worked, which it does for one at a time.
+
+    The system lets go of it when the program ends, however it ends. Where there are no such locks, nothing is locked.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .concepts import Concept
+from .concepts import Concept, join_phrases
 from .errors import InputError, MissingFileError, OutputError, PackError
-from .files import new_folder, prepare_output_folder, sha256_file
+from .files import prepare_output_folder, sha256_file
+from .folders import new_folder
 from .model.fingerprint import BaseIdentity
 
 FORMAT_VERSION = 1
@@ -29,6 +31,8 @@ MANIFEST = "personalizer.json"
 WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
 UNET = "unet.safetensors"
 REFERENCE = "reference.png"
+BY_PRODUCTS = ("attention.png", "masks.png", "mask-*.png", "samples.png", "metrics.jsonl")  # patterns, not read again
+_AND_AT_MOST = 3  # concepts
 _KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
 _KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
 
@@ -73,10 +77,19 @@ class ConceptPack:
         """The modifier tokens, such as ``["<new1>", "<new2>"]``."""
         return [c.token for c in self.concepts]
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the learned weights of the UNet by parameter name."""
+        for layer, pair in self.key_value.items():
+            yield from zip((f"{layer}.to_k.weight", f"{layer}.to_v.weight"), pair, strict=True)
+        yield from self.unet.items()
+
     @property
     def prompt(self) -> str:
-        """A prompt that names every concept."""
-        return "photo of " + " and ".join(f"a {c.phrase}" for c in self.concepts)
+        """A prompt that names every concept; of many in as few words as the captions of a fit."""
+        phrases = [c.phrase for c in self.concepts]
+        if len(phrases) > _AND_AT_MOST:
+            return f"photo of a {join_phrases(phrases)}"
+        return "photo of " + " and ".join(f"a {phrase}" for phrase in phrases)
 
     def content_hash(self) -> str:
         """Return the SHA-256 of what was learned: tokens, embeddings and weights, nothing about time or place."""
@@ -130,7 +143,7 @@ class ConceptPack:
             raise OutputError(f"{destination} is a file; give a folder for the pack")
         if destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).is_file():
             raise OutputError(f"{destination} holds other files; give an empty or a new folder for the pack")
-        with new_folder(destination) as work:
+        with new_folder(destination, manifest=MANIFEST, by_products=BY_PRODUCTS) as work:
             self.write_files(work)
         return destination
 

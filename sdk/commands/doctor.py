@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import __version__
-    from ..data.priors import cache_folder
+    from ..data.prior_cache import cache_folder
     from ..kernels import available_backends, fastest_backend
     from ..model.base_model import best_device
 

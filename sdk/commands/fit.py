@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from ..errors import InputError, MissingFileError
 from ..methods import METHODS, PRESETS, check_method
 from ..runtime import progress
 from ..settings import PRECISIONS
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
+GO_ON = "; what is done so far is kept: go on with the same command and --resume"
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
 
 
@@ -67,9 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
             progress=bar,
             report_to=arguments.report_to,
         )
-    print(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
-    print(f"content sha256 {pack.content_hash()}")
-    print(f"try: personalizer generate {arguments.output} --prompt {pack.prompt!r} --output pictures")
+    say(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
+    say(f"content sha256 {pack.content_hash()}")
+    again = ["personalizer", "generate", arguments.output, "--prompt", pack.prompt, "--output", "pictures"]
+    say(f"try: {shlex.join(again)}")
 
 
 def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST
 from ..errors import InputError, OutputError
-from ..files import new_folder, sha256_file
+from ..files import sha256_file
+from ..folders import new_folder
 from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers
@@ -62,7 +63,7 @@ def export_model(
     taken = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
-    with new_folder(destination) as work:
+    with new_folder(destination, manifest=MANIFEST) as work:
         return _Exporter(base, pack, work, dtype).run(shared)
 
 

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from ..files import write_bytes
-from ..methods.base import Method
-from .early_stopping import Best
+from ...files import write_bytes
+from ...methods.base import Method
+from ..early_stopping import Best
+from ..request import FitRequest
+from .metrics import METRICS
 
 CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        step: steps done.
+        depends_on: what the fit depended on, see :func:`sdk.fit.identity.depends_on`; ``None``: an earlier version's.
+        metadata: everything, as it is in the file.
+    """
+
+    step: int
+    depends_on: dict[str, Any] | None
+    metadata: dict[str, str]
+
+
+def read_about(folder: Path) -> About | None:
+    """Return what the checkpoint in a folder says of itself, or ``None`` if there is none."""
+    if not (folder / CHECKPOINT).is_file():
+        return None
+    with safe_open(folder / CHECKPOINT, "pt") as opened:
+        metadata = opened.metadata()
+    parts = json.loads(metadata["depends_on"]) if "depends_on" in metadata else None
+    return About(int(metadata["step"]), parts, metadata)
 
 
 class Checkpoints:
@@ -22,11 +50,11 @@ class Checkpoints:
 
     Args:
         folder: where; ``None`` keeps nothing.
-        identity: hash of everything the fit depends on; a checkpoint of another fit is not read.
+        asked: what the fit depends on; a checkpoint of another fit is not read.
     """
 
-    def __init__(self, folder: Path | None, identity: str):
-        self.folder, self.identity = folder, identity
+    def __init__(self, folder: Path | None, asked: FitRequest):
+        self.folder, self.asked = folder, asked
 
     def save(self, step: int, method: Method, optimizer: torch.optim.Optimizer, metrics_bytes: int, best: Best) -> None:
         """Write the checkpoint; ``metrics_bytes`` is how long the metrics file was at this step."""
@@ -39,18 +67,17 @@ class Checkpoints:
                 tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         tensors |= {f"masks/{index}": mask.contiguous() for index, mask in enumerate(method.masks)}
         tensors |= {f"best/{name}": weight for name, weight in best.weights.items()}
-        about = {"step": str(step), "identity": self.identity, "metrics_bytes": str(metrics_bytes)}
+        about = {"step": str(step), "metrics_bytes": str(metrics_bytes)}
+        about |= {"identity": self.asked.identity_of_steps, "depends_on": json.dumps(self.asked.depends_on)}
         about["best"] = json.dumps([best.score, best.step, best.waited])
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
     def load(self, method: Method, optimizer: torch.optim.Optimizer, best: Best) -> int:
         """Restore the checkpoint if there is one of this very fit; return the steps done."""
-        if self.folder is None or not (self.folder / CHECKPOINT).is_file():
+        found = None if self.folder is None else read_about(self.folder)
+        if self.folder is None or found is None or found.metadata["identity"] != self.asked.identity_of_steps:
             return 0
-        with safe_open(self.folder / CHECKPOINT, "pt") as opened:
-            about = opened.metadata()
-        if about["identity"] != self.identity:
-            return 0
+        about = found.metadata
         tensors = load_file(self.folder / CHECKPOINT)
         for name, parameter in method.parameters().items():
             with torch.no_grad():
