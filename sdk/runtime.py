@@ -22,6 +22,7 @@ __all__ = [
     "peak_memory",
     "progress",
     "quiet",
+    "without_bars",
 ]
 
 
@@ -148,6 +149,22 @@ def quiet() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the progress bars of diffusers and transformers off the terminal in a block."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def keep_memory() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..errors import SdkError
-from ..eval.scorers import Scorer, default_scorer
+from ..errors import InputError, SdkError
+from ..eval.scorers import Scorer, default_scorer, registered_scorers
 from ..pack import ConceptPack
 from ..printable import printable
 from ..runtime import Progress
@@ -52,6 +52,7 @@ def fit_concepts(
     check_report_to(report_to, output_dir)
     asked = check_request(engine, images, resolved, method, config, seed, masks)
     fit = Fit(engine, asked, reporters(callback, report_to, output_dir), progress, cancel)
+    _look(engine, asked)
     if output_dir is None:
         return fit.learn(fit.prepare(), None).pack(engine)
     with opened(output_dir, asked, resume) as output:
@@ -103,6 +104,15 @@ class Fit:
                 cancel=self.cancel,
             )
         return fit
+
+
+def _look(engine: Engine, asked: FitRequest) -> None:
+    """Let who knows pictures of such classes say it if these are none: the model may know them as little."""
+    for scorer in registered_scorers():
+        if scorer.knows(asked.concepts, engine.resolution):
+            with suppress(InputError):  # it cannot tell these concepts apart, and need not
+                scorer.look_at(asked.images[0], asked.concepts)
+            return
 
 
 def _room(fit: PreparedFit) -> int:

@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from ..errors import BaseModelError, MissingFileError
+from ..runtime import without_bars
 from .fingerprint import BaseIdentity
 from .layers import cross_attention_layers
 
@@ -36,11 +37,12 @@ def load_pipeline(model: str | Path, *, dtype: torch.dtype, **options: Any) -> S
     if not source.exists() and (looks_like_path or str(model) == BUNDLED):
         raise MissingFileError(f"there is no model at {source}; check the path of the base model")
     try:
-        if source.is_file():
-            return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
-        defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        where = str(source) if source.is_dir() else str(model)
-        return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
+        with without_bars():
+            if source.is_file():
+                return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
+            defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            where = str(source) if source.is_dir() else str(model)
+            return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -180,3 +182,26 @@ def test_looking_for_masks_trains_nothing(personalizer, picture, monkeypatch):
     monkeypatch.setattr(base, "_trainable", refused)
     masks = personalizer.find_masks(picture, ["cat", "dog"])
     assert [mask.size for mask in masks] == [picture.size] * 2
+
+
+def test_loading_and_drawing_say_nothing(tiny_model):
+    """No banner, bar or warning of another library, for a program that never asked for quiet."""
+    program = f"""
+from sdk import Personalizer
+p = Personalizer.from_pretrained({str(tiny_model)!r}, device="cpu")
+p.generate("a cat", num_inference_steps=2)
+import diffusers.utils.logging, transformers.utils.logging
+assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.is_progress_bar_enabled()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
+def test_a_picture_of_another_world_is_said_to_be_one(personalizer, picture, quick, caplog):
+    from PIL import Image
+
+    personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(steps=1))
+    assert "the judge sees no" not in caplog.text
+    personalizer.fit(Image.effect_noise((64, 64), 60), ["cat", "dog"], config=quick.with_changes(steps=1))
+    assert "the judge sees no cat in the reference picture" in caplog.text
+    assert "the judge sees no dog in the reference picture" in caplog.text
