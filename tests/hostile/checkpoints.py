@@ -36,7 +36,8 @@ def resumed(rng: random.Random, place: Place) -> Case:
         data, what = _about(data, "step", step), f"step {step}"
         expect = ANY if step == "1 " else REFUSE
     elif kind == "about":
-        name = rng.choice(("identity", "best", "best", "metrics_bytes", odd_text(rng)))
+        header, _ = tensor_files.parse(data)
+        name = rng.choice((*sorted(header["__metadata__"]), "best", odd_text(rng)))
         value = rng.choice(
             (odd_text(rng), json.dumps(rng.choice(([], [1], [1, 2], {}, None, "x", [None] * 3, ["a", "b", "c"]))))
         )

@@ -16,6 +16,13 @@ from .values import DEEP, NOT_A_NUMBER, mutated, odd_encoding, odd_name, odd_tex
 
 MANIFEST = "personalizer.json"
 WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
+_OPTIONS = {
+    "verify": [],
+    "generate": ["--prompt", "a <new1> cat", "--steps", "1", "--num-images", "1"],
+    "export": ["--format", "lora"],
+    "merge": [],
+}
+_COMMANDS = ("verify", "verify", "generate", "export", "merge")
 
 
 def manifests(rng: random.Random, place: Place) -> Case:
@@ -37,7 +44,7 @@ def manifests(rng: random.Random, place: Place) -> Case:
     elif kind == "token":
         what, files = _renamed(rng, tree, files)
     elif kind == "base":
-        tree["base_model"]["name"] = odd_text(rng)
+        tree["base_model"]["name"] = rng.choice((odd_text(rng), "someone/some-model", "http://127.0.0.1:9/model"))
         what = f"base name {tree['base_model']['name']!r:.60}"
     elif kind == "deep":
         tree[rng.choice(list(tree))], what = DEEP, "deep nesting"
@@ -101,9 +108,12 @@ def _write(files: dict[str, bytes], place: Place) -> Path:
 
 
 def _reading(rng: random.Random, place: Place, folder: Path, what: str, expect: str) -> Case:
-    """Hand a pack over: to the class, an engine or the command line."""
-    way = rng.choice(("class",) * 8 + ("engine", "verify", "verify", "merge"))
-    model = str(place.assets.model)
+    """Hand a pack over: to the class, an engine or the command line.
+
+    A command without ``--model`` goes by the pack's own word for its base model, which nobody vouches for.
+    """
+    way = rng.choice(_COMMANDS if "base name" in what else ("class",) * 10 + ("engine", *_COMMANDS))
+    model = ["--model", str(place.assets.model)] if way == "merge" or rng.random() < 0.3 else []
 
     def run() -> list[str]:
         from sdk import ConceptPack
@@ -115,15 +125,16 @@ def _reading(rng: random.Random, place: Place, folder: Path, what: str, expect: 
                 return honest.pack(place.assets.engine.load_pack(folder), place, rng)
             finally:
                 place.assets.engine.unload_pack()
-        if way == "verify":  # without --model it goes by the pack's own word, which nobody vouches for
-            named = [] if rng.random() < 0.5 else ["--model", model]
-            return honest.printed(*call(["verify", str(folder), "--device", "cpu", *named]))
-        if way == "merge":
-            line = ["merge", str(folder), str(place.assets.pack), "--output", str(place.out / "both"), "--model", model]
-            return honest.printed(*call([*line, "--device", "cpu"]))
+        if way in _COMMANDS:
+            line = [way, str(folder), *_OPTIONS[way], "--device", "cpu", *model]
+            if way == "merge":
+                line.insert(2, str(place.assets.pack))
+            if way != "verify":
+                line += ["--output", str(place.out / "made")]
+            return honest.printed(*call(line))
         return honest.pack(ConceptPack.from_pretrained(folder), place, rng)
 
-    if way in ("verify", "merge") and expect == REFUSE:
+    if way in _COMMANDS and expect == REFUSE:
         return Case(f"{way}: {what}", refused(run))
     return Case(f"{way}: {what}", run, expect)
 
