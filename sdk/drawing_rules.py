@@ -9,9 +9,12 @@ from typing import Any
 
 from PIL import Image
 
+from .arguments import number, several, text, whole
 from .concepts import Concept
 from .errors import InputError
 from .images.image_io import load_image, square
+
+MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 
 
 @dataclass(frozen=True)
@@ -20,44 +23,141 @@ class Generation:
 
     Attributes:
         images: RGB pictures, all of the first prompt, then all of the second, ...
-        notes: remarks about the prompts that are worth reading, often none.
+        notes: what is worth knowing about the prompts and the other arguments, often nothing.
     """
 
     images: list[Image.Image]
     notes: list[str]
 
 
-def check_counts(prompts: Sequence[str], num_images: int) -> None:
-    """Raise :class:`InputError` without a prompt or a picture to draw."""
-    if not prompts:
-        raise InputError("give at least one prompt")
-    if num_images < 1:
-        raise InputError(f"num_images must be at least 1, got {num_images}")
+def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
+    """Return one text for each prompt: a list of as many, or one for all.
 
-
-def one_each(given: Any, count: int, what: str) -> list:
-    """Return one value for each prompt: a list of as many, or one for all (a string or ``None``).
+    Args:
+        given: a text, or a list of texts and ``None``; or ``None``.
+        count: of the prompts.
+        what: it is, for messages.
+        missing: what stands for ``None``.
 
     Raises:
-        InputError: another count.
+        InputError: another count or type.
     """
-    values = [given] * count if given is None or isinstance(given, str) else list(given)
+    one = given is None or isinstance(given, str)
+    values = [given] * count if one else several(given, what, "texts", MOST_PICTURES)
     if len(values) != count:
         raise InputError(f"give one {what}, or one for each of the {count} prompts, got {len(values)}")
-    return values
+    return [missing if value is None else text(value, what) for value in values]
 
 
-def check_size(height: int | None, width: int | None, multiple: int) -> None:
-    """Raise :class:`InputError` if a side is no positive multiple of so many pixels; ``None``: the model's own side."""
+def call_notes(
+    scheduler: str, *, guided: bool, negative: bool, eta_unused: bool, seed_unused: bool = False
+) -> list[str]:
+    """Return what is worth telling about arguments that change nothing.
+
+    Args:
+        scheduler: its name.
+        guided: whether the guidance scale is above 1.
+        negative: whether there is a negative prompt.
+        eta_unused: whether ``eta`` was given, and the scheduler has none.
+        seed_unused: whether a seed was given beside generators.
+    """
+    notes = []
+    if negative and not guided:
+        notes.append("the negative prompt has no effect, because guidance_scale is not above 1")
+    if eta_unused:
+        notes.append(f"eta has no effect with {scheduler}")
+    if seed_unused:
+        notes.append("seed has no effect beside generator")
+    return notes
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a call that draws, checked.
+
+    Attributes:
+        num_images: per prompt.
+        seed: of the first picture, or ``None``: at random.
+        steps: of the sampler.
+        guidance: ``None``: what the base model recommends.
+        eta: ``None``: not given.
+        height: of the pictures, pixels.
+        width: likewise.
+    """
+
+    num_images: int
+    seed: int | None
+    steps: int
+    guidance: float | None
+    eta: float | None
+    height: int
+    width: int
+
+
+def check_numbers(
+    prompts: Sequence[str],
+    side: int,
+    multiple: int,
+    *,
+    num_images: Any,
+    seed: Any,
+    num_inference_steps: Any,
+    guidance_scale: Any,
+    eta: Any,
+    height: Any,
+    width: Any,
+) -> Numbers:
+    """Check the numbers of a call that draws; numpy's are numbers, too.
+
+    Args:
+        prompts: what is to be drawn.
+        side: of the model's own pictures in pixels, for a side that is not given.
+        multiple: sides must be multiples of this many pixels.
+        num_images: the other arguments are those of :meth:`sdk.Personalizer.generate`.
+
+    Raises:
+        InputError: a value of another type, or one that cannot work.
+    """
+    count = whole(num_images, "num_images", 1, MOST_PICTURES)
+    if count * len(prompts) > MOST_PICTURES:
+        raise InputError(f"{len(prompts)} prompts with {count} pictures each are more than {MOST_PICTURES}; draw fewer")
+    sides = []
     for name, value in (("height", height), ("width", width)):
-        if value is not None and (value < multiple or value % multiple):
-            raise InputError(f"{name} must be a positive multiple of {multiple}, got {value}")
+        pixels = side if value is None else whole(value, name, 1)
+        if pixels % multiple:
+            raise InputError(f"{name} must be a positive multiple of {multiple}, got {pixels}")
+        if pixels > MOST_PIXELS:
+            raise InputError(f"{name} may be at most {MOST_PIXELS} pixels, got {pixels}")
+        sides.append(pixels)
+    return Numbers(
+        count,
+        None if seed is None else check_seed(seed, count * len(prompts)),
+        check_steps(num_inference_steps),
+        None if guidance_scale is None else number(guidance_scale, "guidance_scale", 0.0),
+        None if eta is None else number(eta, "eta", 0.0, 1.0),
+        *sides,
+    )
 
 
-def check_steps(steps: int) -> None:
-    """Raise :class:`InputError` for a number of sampling steps that 1000 noise levels do not have."""
-    if not 1 <= steps < 1000:  # the sampler starts one level further on
-        raise InputError(f"num_inference_steps must lie between 1 and 999, got {steps}")
+def check_steps(steps: Any) -> int:
+    """Return a number of sampling steps that 1000 noise levels have, or raise :class:`InputError`."""
+    return whole(steps, "num_inference_steps", 1, 999)  # the sampler starts one level further on
+
+
+def check_seed(seed: Any, pictures: int = 1) -> int:
+    """Return a seed; that of the last of so many pictures must be below 2**63. Else raise :class:`InputError`."""
+    value = whole(seed, "seed", 0)
+    if value + pictures > 2**63:
+        raise InputError("seed must lie between 0 and 2**63 - 1, for the last picture of a call, too")
+    return value
+
+
+def check_strength(strength: Any) -> float:
+    """Return the share of the steps that are done, in (0, 1], or raise :class:`InputError`."""
+    value = number(strength, "strength")
+    if not 0 < value <= 1:
+        raise InputError(f"strength must lie above 0 and at most at 1, got {value}")
+    return value
 
 
 def skipped_steps(steps: int, strength: float) -> int:
@@ -66,12 +166,7 @@ def skipped_steps(steps: int, strength: float) -> int:
     Args:
         steps: of the sampler.
         strength: share of the steps that are done, in (0, 1].
-
-    Raises:
-        InputError: another strength.
     """
-    if not 0 < strength <= 1:
-        raise InputError(f"strength must lie above 0 and at most at 1, got {strength}")
     return steps - max(round(steps * strength), 1)
 
 

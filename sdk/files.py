@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError, SdkError
+from . import reading
+from .errors import InputError, OutputError, SdkError
 
 try:
     import fcntl
@@ -54,16 +55,12 @@ def as_path(path: str | os.PathLike) -> Path:
     Raises:
         OutputError: something that no path can be.
     """
-    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
-        raise OutputError(f"the output must be a path, got {type(path).__name__}")
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        raise OutputError(f"{text!r} is no path; give a folder for the output")
+    if path == "":
+        raise OutputError("the output is an empty path; give a folder for the output")
     try:
-        text.encode(errors="surrogateescape")
-        return Path(text).expanduser()
-    except (RuntimeError, UnicodeEncodeError) as error:  # `~nobody`, or halves of characters
-        raise OutputError(f"{text!r} is no path ({error}); give a folder for the output") from error
+        return reading.as_path(path, "output")
+    except InputError as error:
+        raise OutputError(error) from error
 
 
 def check_space(folder: Path, count: int) -> None:

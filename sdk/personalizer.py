@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from .arguments import cancelling, listed, of_type, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
-from .drawing_rules import Generation, check_steps, picture_and_hole, skipped_steps
+from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
 from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
@@ -21,12 +22,13 @@ from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
 from .images.image_io import load_image, square
 from .masks.find import masks_of
-from .model.base_model import best_device
+from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
-from .runtime import Progress
+from .runtime import Phase, Progress, check_cancelled
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
+from .sampling.loras import load_lora, unload_loras
 
 Picture = str | Path | Image.Image
 
@@ -34,7 +36,13 @@ Picture = str | Path | Image.Image
 class Personalizer(Engine):
     """A base model, and what it was taught.
 
-    Build one with :meth:`from_pretrained`. The base model itself is never changed: packs act only during a call.
+    Build one with :meth:`from_pretrained`. The base model itself is never changed: packs act only during a call, on a
+    view of the model that the call alone has (:mod:`sdk.views`), and nothing is left of a call that fails.
+
+    Several threads may use one object at once and get what each would get alone. They share :attr:`pack`, which a call
+    looks at once, as it begins. What is changed of :attr:`pipe` (a scheduler, processors, its device) counts from the
+    next call on; LoRAs may be loaded and removed while others draw, everything else is changed while nobody does. Of
+    modules that are compiled or offloaded by accelerate there is no view: there drawings and steps of fits take turns.
 
     Attributes:
         pack: the active pack, used where a call names none.
@@ -61,12 +69,14 @@ class Personalizer(Engine):
             **options: passed on to diffusers (``revision``, ``variant``, ``local_files_only``, ...).
 
         Raises:
+            InputError: a model, device or dtype of another kind, or a device that is not here.
             MissingFileError: a path that does not exist.
             BaseModelError: something that is no Stable Diffusion model.
         """
-        chosen = torch.device(device) if device is not None else best_device()
-        dtype = dtype or (torch.float16 if chosen.type == "cuda" else torch.float32)
-        return cls(load_pipeline(model, dtype=dtype, **options).to(chosen), model)
+        path(model, "model")
+        chosen = usable_device(device)
+        pipe = load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options)
+        return cls(pipe.to(chosen), model)
 
     def default_config(self, preset: str = "best", method: str = "disendiff", **changes: Any) -> FitConfig:
         """Return a method's preset with the settings that come with this base model, and further changes.
@@ -111,33 +121,40 @@ class Personalizer(Engine):
             report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
 
         Returns:
-            The pack, which is also made active for :meth:`generate`.
+            The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.
 
         Raises:
             SdkError: bad input; the message says what to do.
         """
-        pictures = [image] if isinstance(image, (str, Path, Image.Image)) else list(image)
-        if not pictures:
+        given = list(image) if isinstance(image, (list, tuple)) else [cast(Picture, image)]
+        if not given:
             raise InputError("give at least one reference picture")
-        self.pack = fit_concepts(
+        pack = fit_concepts(
             self,
-            [load_image(p) for p in pictures],
+            [load_image(p) for p in given],
             concepts,
-            method=method,
-            config=config or self.default_config(method=method),
-            seed=seed,
-            masks=[load_image(m) for m in masks] if masks is not None else None,
-            output_dir=Path(output_dir) if output_dir is not None else None,
-            resume=resume,
-            callback=callback,
-            progress=progress,
-            cancel=cancel,
+            method=text(method, "method"),
+            config=self.default_config(method=method) if config is None else config,
+            seed=check_seed(seed),
+            masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
+            output_dir=None if output_dir is None else path(output_dir, "output_dir"),
+            resume=bool(resume),
+            callback=to_be_called(callback, "callback"),
+            progress=to_be_called(progress, "progress"),
+            cancel=cancelling(cancel),
             report_to=report_to,
         )
-        return self.pack
+        self.pack = pack
+        return pack
 
     def find_masks(
-        self, image: Picture, concepts: Sequence[str | Concept], *, config: FitConfig | None = None
+        self,
+        image: Picture,
+        concepts: Sequence[str | Concept],
+        *,
+        config: FitConfig | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
     ) -> list[Image.Image]:
         """Return where each concept is, white on black, by the base model's attention; may be edited and given to fit.
 
@@ -145,14 +162,31 @@ class Personalizer(Engine):
             image: the reference picture.
             concepts: class nouns, or :class:`Concept` objects.
             config: its ``masks`` and ``precision`` say how; default :meth:`default_config`.
+            progress: called with a :class:`sdk.runtime.Event` after each noise; without clear masks from 0 again.
+            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next noise.
+
+        Returns:
+            One picture of mode ``L`` per concept. ``info["confidence"]`` says from 0 to 1 how sure attention is, see
+            :meth:`sdk.masks.AttentionProbe.confidence`; what it is not sure of is named in the log.
+
+        Raises:
+            SdkError: bad input, or maps that hold NaN or infinite values; the message says what to do.
         """
-        config = config or self.default_config()
-        return masks_of(self, load_image(image), resolve_concepts(concepts), config.masks, config.precision)
+        config = self.default_config() if config is None else of_type(config, FitConfig, "config")
+        return masks_of(
+            self,
+            load_image(image),
+            resolve_concepts(concepts),
+            config.masks,
+            config.precision,
+            progress=to_be_called(progress, "progress"),
+            cancel=cancelling(cancel),
+        )
 
     def load_pack(self, pack: ConceptPack | str | Path) -> ConceptPack:
-        """Make a pack, or the pack in a folder, active for :meth:`generate`."""
+        """Make a pack, or the pack in a folder, active for :meth:`generate`; a damaged or foreign one is refused."""
         if not isinstance(pack, ConceptPack):
-            pack = ConceptPack.from_pretrained(pack)
+            pack = ConceptPack.from_pretrained(path(pack, "pack"))
         self.check_base(pack)
         self.pack = pack
         return pack
@@ -162,12 +196,16 @@ class Personalizer(Engine):
         self.pack = None
 
     def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Add a LoRA; arguments as in diffusers. It stays beside the packs, also where both touch K and V."""
-        self.pipe.load_lora_weights(*args, **kwargs)
+        """Add a LoRA; arguments as in diffusers. It stays beside the packs, also where both touch K and V.
+
+        Raises:
+            InputError, NotFiniteError: one that is unreadable, of another model, or not finite; nothing is loaded.
+        """
+        load_lora(self.pipe, *args, **kwargs)
 
     def unload_lora_weights(self) -> None:
-        """Remove all LoRAs."""
-        self.pipe.unload_lora_weights()
+        """Remove all LoRAs, from the next call on."""
+        unload_loras(self.pipe)
 
     def generate(
         self,
@@ -178,7 +216,7 @@ class Personalizer(Engine):
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -190,28 +228,29 @@ class Personalizer(Engine):
         """Draw pictures.
 
         Args:
-            prompt: what to draw; several prompts are drawn in one batch.
+            prompt: what to draw; several prompts are drawn in one batch. At most 10,000 pictures a call.
             concepts: the pack to use; a list gives each prompt its own (``None`` in it: the plain base model).
                 ``None`` takes the active pack, if any.
             num_images: pictures per prompt.
-            seed: picture ``i`` of the call has the noise of ``seed + i``, whatever else is drawn; ``None``: at random.
-            num_inference_steps: DDIM steps (paper: 50).
+            seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
+            num_inference_steps: DDIM steps (paper: 50), or those of a scheduler that was set as ``pipe.scheduler``.
             guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
-            eta: share of fresh noise in each DDIM step (released code: 1).
+            eta: share of fresh noise in each DDIM step, in [0, 1]; ``None``: 1 (released code).
             negative_prompt: what to steer away from; one for all, or one per prompt.
-            height: of the pictures in pixels, a multiple of :attr:`size_multiple`; default the model's.
+            height: of the pictures in pixels, a multiple of :attr:`size_multiple` up to 4096; default the model's.
             width: likewise.
             generator: used instead of ``seed``: one, from which each picture takes a seed, or one per picture.
-            progress: called with a :class:`sdk.runtime.Event` after each step of each batch.
+            progress: called with a :class:`sdk.runtime.Event` at first and after each step, through all batches.
             cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
-            callback_on_step_end: as in diffusers.
+            callback_on_step_end: as in diffusers, called with the step of the whole call.
 
         Raises:
-            InputError: an empty prompt, a token that was not learned or lacks its class noun, wrong counts or sizes.
+            InputError: an empty prompt, a token that was not learned or lacks its noun, wrong types, counts or sizes.
             BaseModelError: a pack of another base model.
+            NotFiniteError: the model computed NaN or infinite values.
         """
         return self.draw(
-            [prompt] if isinstance(prompt, str) else list(prompt),
+            prompt,
             self.pack if concepts is None else concepts,
             num_images=num_images,
             seed=seed,
@@ -238,7 +277,7 @@ class Personalizer(Engine):
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -255,11 +294,10 @@ class Personalizer(Engine):
         Raises:
             InputError: another strength; see also :meth:`generate`.
         """
-        check_steps(num_inference_steps)
-        skipped_steps(num_inference_steps, strength)
+        share = check_strength(strength)
         picture = square(load_image(image), self.resolution)
         return self._drawn_from(
-            start_from(self, picture, strength=strength),
+            start_from(self, picture, strength=share),
             prompt,
             num_images=num_images,
             seed=seed,
@@ -285,7 +323,7 @@ class Personalizer(Engine):
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -324,9 +362,7 @@ class Personalizer(Engine):
         return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
 
     def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
-        side = self.resolution
-        packs = self.pack if concepts is None else concepts
-        return self.draw([prompt], packs, start=start, height=side, width=side, **arguments)
+        return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)
 
     def export_onnx(
         self,
@@ -335,6 +371,8 @@ class Personalizer(Engine):
         concepts: ConceptPack | None = None,
         shared: bool = False,
         dtype: torch.dtype | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
     ) -> dict[str, float]:
         """Write the model for ONNX Runtime, every part compared with PyTorch.
 
@@ -343,6 +381,8 @@ class Personalizer(Engine):
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
+            progress: called with a :class:`sdk.runtime.Event` before and after.
+            cancel: an event; if it is set, nothing is written.
 
         Returns:
             The largest difference from PyTorch, relative to the largest value, by part.
@@ -351,4 +391,9 @@ class Personalizer(Engine):
             InputError: both a pack and ``shared``, another dtype, or packages that are missing.
             OutputError: a part that computes something else, or a folder that holds other files.
         """
-        return export_model(self, folder, concepts, shared=shared, dtype=dtype)
+        pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
+        phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
+        check_cancelled(cancel)
+        figures = export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype)
+        phase.step()
+        return figures

@@ -113,7 +113,8 @@ class ProgressBar:
 
             self.close()
             self._phase = event.phase
-            first = event.done - 1 if event.losses else 0  # a fit may have been resumed
+            # What was done before, by an interrupted run, does not count as quick.
+            first = event.done if not event.losses else event.done - 1
             self._bar = tqdm(total=event.total, initial=first, desc=event.phase, unit="step")
         if event.losses:
             self._bar.set_postfix({name: f"{value:.3f}" for name, value in event.losses.items()}, refresh=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InputError
 from .masks.options import MaskOptions
-from .plain import setting
+from .plain import check_types, setting
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
@@ -14,6 +14,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
     """Settings of one method alone; a method that has any derives its own class in its file."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,7 @@ class FitSettings:
     patience: int = setting(0, "validations without a better score after which a fit stops; 0: never")
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in (
             *("steps", "learning_rate", "batch_size", "target_pool"),
             *("prior_count", "prior_steps", "loss_scale"),

@@ -12,15 +12,21 @@ anything.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..arguments import cancelling, to_be_called
 from ..concepts import Concept
+from ..errors import NotFiniteError
+from ..finite import first_not_finite
 from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..runtime import Phase, Progress
+from ..views import lock_of
 from .routing import with_own_tokens
 
 _DAMPING = 1e-4  # of G, relative to its mean eigenvalue: captions alone need not span the text states
@@ -43,17 +49,28 @@ _CAPTIONS = (
 )
 
 
-def merge(base: BaseModel, packs: Sequence[ConceptPack]) -> ConceptPack:
+def merge(
+    base: BaseModel,
+    packs: Sequence[ConceptPack],
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> ConceptPack:
     """Return one pack with the concepts of several, merged in closed form; tokens that clash are renamed.
 
     Args:
         base: the packs' base model.
         packs: two or more.
+        progress: told of each layer that is merged.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next layer.
 
     Raises:
         InputError: fewer than two packs, or packs of different base models or with UNet weights beyond K and V.
         BaseModelError: packs of another base model than this one.
+        NotFiniteError: the result holds NaN or infinite values, in float16, too, as packs are kept.
     """
+    to_be_called(progress, "progress")
+    cancelling(cancel)
     parts = with_own_tokens(packs)
     base.check_base(parts[0])
     concepts = [c for pack in parts for c in pack.concepts]
@@ -76,18 +93,21 @@ def merge(base: BaseModel, packs: Sequence[ConceptPack]) -> ConceptPack:
     inner = own @ whitened  # C G^-1 C^T
     inner += 1e-8 * inner.diagonal().mean() * torch.eye(len(inner), dtype=inner.dtype)
     merged = {}
+    phase = Phase("merge", len(parts[0].key_value), progress, cancel)
     for layer in parts[0].key_value:
         module = pipe.unet.get_submodule(layer)
         pair = []
         for which, projection in enumerate((module.to_k, module.to_v)):
-            own_weight = projection.weight.detach().double().cpu()
+            with lock_of(pipe.unet):
+                own_weight = projection.weight.detach().double().cpu()
             wanted = torch.stack(
                 [parts[o].key_value[layer][which].double() @ c for o, c in zip(owners, own, strict=True)]
             )
             change = torch.linalg.solve(inner, wanted - own @ own_weight.T)  # [s, hidden]
             pair.append((own_weight + change.T @ whitened.T).float())
         merged[layer] = (pair[0], pair[1])
-    return ConceptPack(
+        phase.step()
+    pack = ConceptPack(
         concepts=concepts,
         base=parts[0].base,
         key_value=merged,
@@ -96,13 +116,18 @@ def merge(base: BaseModel, packs: Sequence[ConceptPack]) -> ConceptPack:
         provenance={"parts": [pack.content_hash() for pack in parts]},
         reference=None,
     )
+    tensors = {name: torch.stack(pair) for name, pair in pack.key_value.items()} | {"embeddings": pack.embeddings}
+    wrong = first_not_finite(tensors.items())
+    if wrong is not None:
+        raise NotFiniteError(f"the merged {wrong} hold NaN or infinite values; one of the packs diverged, fit it again")
+    return pack
 
 
 @torch.no_grad()
 def _states(conditioner: TextConditioner, prompt: str, embeddings: Tensor | None) -> tuple[Tensor, int]:
     """Text states ``[T, C]`` on the CPU, and how many tokens come before the padding."""
     ids = conditioner.tokenize([prompt])
-    end = conditioner.tokenizer.eos_token_id
+    end = conditioner.vocabulary.end
     used = ids[0].tolist().index(end) + 1 if end in ids[0].tolist() else ids.shape[1]
     return conditioner.encode(ids, embeddings)[0].float().cpu(), used
 

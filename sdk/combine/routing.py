@@ -19,7 +19,7 @@ from ..model.text import TextConditioner
 from ..pack import ConceptPack
 
 
-@dataclass
+@dataclass(repr=False)
 class RoutedPack(ConceptPack):
     """Several packs, each at work on its own words only.
 
@@ -84,9 +84,9 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
         concepts = []
         for concept in pack.concepts:
             token, number = concept.token, 1
-            while token in taken:
+            while token.lower() in taken:
                 token, number = f"<new{number}>", number + 1
-            taken.add(token)
+            taken.add(token.lower())
             concepts.append(Concept(concept.noun, token))
         parts.append(replace(pack, concepts=concepts))
     resolve_concepts([c for pack in parts for c in pack.concepts])

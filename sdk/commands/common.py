@@ -59,7 +59,7 @@ def speak_briefly() -> None:
 
 
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
-    """Load the base model that the options, or else ``model``, name."""
+    """Load the base model that the options name, or else ``model``, which a pack may state: it is not fetched."""
     speak_briefly()
     import torch
 
@@ -72,4 +72,9 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {arguments.device!r} is not there; see 'personalizer doctor'") from error
-    return Personalizer.from_pretrained(arguments.model or model, device=device, dtype=dtypes.get(arguments.dtype))
+    return Personalizer.from_pretrained(
+        arguments.model or model,
+        device=device,
+        dtype=dtypes.get(arguments.dtype),
+        stated_by_file=not arguments.model,
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from ..exports import FORMATS, load_format
+from ..printable import printable
 from .common import add_model_arguments, load_personalizer
 
+_LONGEST = 5000  # characters of a line; paths may be long
 EXAMPLE = "personalizer export my-pets --format onnx --output deployed"
 
 
@@ -27,9 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
     personalizer.check_base(pack)
     chosen = load_format(arguments.format)
     result = chosen.export(pack, personalizer, arguments.output, **chosen.options(arguments))
-    for path in result.paths:
-        print(path)
-    for tool, prompt in result.prompts.items():
-        print(f"{tool}: {prompt}")
-    for line in result.usage:
-        print(line)
+    lines = [*(str(path) for path in result.paths), *(f"{tool}: {text}" for tool, text in result.prompts.items())]
+    for line in (*lines, *result.usage):
+        print(printable(line, _LONGEST))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
+from ..printable import printable
 from .common import add_model_arguments, load_personalizer
 
+_LONGEST = 5000  # characters of a line; paths may be long
 EXAMPLE = "personalizer merge my-cat my-dog --output both"
 
 
@@ -24,5 +27,9 @@ def run(arguments: argparse.Namespace) -> None:
     with_own_tokens(packs)  # mistakes show before the model is loaded
     merged = merge(load_personalizer(arguments, packs[0].base.name), packs)
     merged.save_pretrained(arguments.output)
-    print(f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}")
-    print(f"try: personalizer generate {arguments.output} --prompt {merged.prompt!r} --output pictures")
+    command = ["personalizer", "generate", arguments.output, "--prompt", merged.prompt, "--output", "pictures"]
+    for line in (
+        f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}",
+        f"try: {shlex.join(command)}",
+    ):
+        print(printable(line, _LONGEST))

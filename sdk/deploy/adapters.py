@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,25 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..concepts import MAX_CONCEPTS, Concept
-from ..errors import MissingFileError, PackError
+from ..checked import Fail, Table
+from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
+from ..errors import PackError
 from ..files import reporting_full_disk
+from ..learned import check_finite, check_key_value, check_type
 from ..model.fingerprint import BaseIdentity
+from ..printable import printable
+from ..reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
 
 VERSION = 1
 ROWS, ABOUT = "token_rows", "personalizer.json"
 
 
-@dataclass(frozen=True)
+_LARGEST = 4 << 30  # bytes
+_AGAIN = "write it again"
+_KEY = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.weight")
+
+
+@dataclass(frozen=True, repr=False)
 class Adapter:
     """A pack in a deployed model.
 
@@ -36,6 +47,10 @@ class Adapter:
     rows: np.ndarray
     weights: dict[str, np.ndarray]
     base: BaseIdentity
+
+    def __repr__(self) -> str:
+        names = ", ".join(c.phrase for c in self.concepts)
+        return printable(f"Adapter({names}; {len(self.weights)} weights on {self.base.name})")
 
 
 def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights: dict, base: dict[str, Any]) -> None:
@@ -66,30 +81,62 @@ def read_adapter(path: str | Path) -> Adapter:
     Raises:
         MissingFileError: no such file.
         PackError: damaged, of another version, or no adapter of a pack.
+        NotFiniteError: it holds values that are no numbers.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise MissingFileError(f"there is no adapter {file}; write one by pack.export_adapter(file)")
+    file = as_path(path, "adapter")
+
+    def fail(reason: str) -> PackError:
+        return PackError(f"{file} is damaged ({reason}); {_AGAIN}")
+
+    values = _stored(file)
+    if ABOUT not in values or ROWS not in values:
+        raise PackError(f"{file} is an adapter of another program; write one by pack.export_adapter(file)")
+    stated = values.pop(ABOUT)
+    if stated.nbytes > MANIFEST_LIMIT:
+        raise fail(f"it says {stated.nbytes} bytes about itself")
+    about = Table(parse_json(stated.tobytes(), file, kind=PackError, advice=_AGAIN), fail)
+    version = about.whole("version", 0, 1 << 31)
+    if version != VERSION:
+        raise PackError(f"{file} has version {version}, this one reads {VERSION}; {_AGAIN}")
+    if _digest(values) != about.text("sha256", 64):
+        raise fail("its hash does not match")
+    concepts = stated_concepts(about.tables("concepts", MAX_CONCEPTS), fail)
+    if not concepts:
+        raise fail("it names no concepts")
+    base = BaseIdentity.from_dict(about.plain("base_model"), fail)
+    rows = values.pop(ROWS)
+    if rows.shape != (MAX_CONCEPTS, base.context):
+        raise fail(f"{ROWS} has shape {list(rows.shape)}, not {[MAX_CONCEPTS, base.context]}")
+    check_type(ROWS, rows, fail)
+    check_key_value(_paired(values, fail), base.fingerprint.keys(), base.context, fail)
+    check_finite(file, [(ROWS, rows), *values.items()])
+    return Adapter(concepts, rows, values, base)
+
+
+def _stored(file: Path) -> dict[str, np.ndarray]:
+    """All arrays of an adapter's file."""
+    advice = "write one by pack.export_adapter(file)"
+    open_regular(file, limit=_LARGEST, what="adapter", kind=PackError, advice=advice).close()
     try:
         opened = onnxruntime.AdapterFormat.read_adapter(str(file))
         # Copied: the arrays are views of the file's memory, which goes with `opened`.
-        values = {name: np.array(value.numpy()) for name, value in opened.get_parameters().items()}
-    except (RuntimeError, ValueError, OSError) as error:
-        raise PackError(f"{file} is damaged or no adapter; write it again") from error
-    if ABOUT not in values or ROWS not in values:
-        raise PackError(f"{file} is an adapter of another program; write one by pack.export_adapter(file)")
-    try:
-        about = json.loads(bytes(values.pop(ABOUT)))
-        version, digest = about["version"], about["sha256"]
-        concepts = [Concept(c["class"], c["token"]) for c in about["concepts"]]
-        base = BaseIdentity.from_dict(about["base_model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackError(f"{file} is damaged; write it again") from error
-    if version != VERSION:
-        raise PackError(f"{file} has version {version}, this one reads {VERSION}; write it again")
-    if _digest(values) != digest:
-        raise PackError(f"{file} is damaged (its hash does not match); write it again")
-    return Adapter(concepts, values.pop(ROWS), values, base)
+        return {name: np.array(value.numpy()) for name, value in opened.get_parameters().items()}
+    except Exception as error:  # ONNX Runtime has a dozen kinds, and a file may hold types that numpy does not have
+        raise PackError(f"{file} is damaged or no adapter; {_AGAIN}") from error
+
+
+def _paired(weights: Mapping[str, np.ndarray], fail: Fail) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """K and V by layer."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, weight in weights.items():
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise fail(f"it holds an unknown array {name!r}")
+        layers.setdefault(match["layer"], {})[match["which"]] = weight
+    for layer, pair in layers.items():
+        if set(pair) != {"k", "v"}:
+            raise fail(f"it lacks K or V of {layer}")
+    return {layer: (pair["k"], pair["v"]) for layer, pair in layers.items()}
 
 
 def _digest(values: dict[str, np.ndarray]) -> str:

@@ -5,51 +5,39 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..concepts import Concept
+from ..arguments import cancelling, listed, text, texts, to_be_called
+from ..arguments import path as as_path
 from ..drawing_rules import (
+    MOST_PICTURES,
     Generation,
-    check_counts,
-    check_size,
-    check_steps,
-    one_each,
+    call_notes,
+    check_numbers,
+    check_strength,
+    one_text_each,
     picture_and_hole,
     skipped_steps,
 )
 from ..errors import BaseModelError, InputError
 from ..images.image_io import load_image, square
-from ..runtime import Event, Progress, check_cancelled
-from .adapters import ROWS, Adapter, read_adapter
+from ..runtime import Phase, Progress, check_cancelled
+from .adapters import Adapter, read_adapter
+from .drawing import Drawing, Start, concepts_of, encoded
 from .model import ExportedModel
 from .noise import Noise
-from .pixels import from_pixels, mask_cells, to_pixels
+from .pixels import mask_cells
+from .prompts import check_minus, check_prompt, readable
 from .schedulers import Ddim, DpmSolver, Scheduler
 
 Picture = str | Path | Image.Image
 SCHEDULERS = ("ddim", "dpm")
 _BATCH = 8
 log = logging.getLogger("sdk")
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a drawing starts from a picture.
-
-    Attributes:
-        clean: its latents, ``[1, C, h, w]``.
-        strength: share of the noise levels that is drawn anew.
-        hole: ``[1, 1, h, w]``, 1 where it is redrawn; ``None``: everywhere.
-    """
-
-    clean: np.ndarray
-    strength: float = 1.0
-    hole: np.ndarray | None = None
 
 
 class OnnxPersonalizer:
@@ -77,7 +65,8 @@ class OnnxPersonalizer:
             BaseModelError: a folder of another version, or a damaged part.
             InputError: a provider that this ONNX Runtime does not have.
         """
-        return cls(ExportedModel.load(folder, providers))
+        chosen = None if providers is None else listed(providers, "providers", "names")
+        return cls(ExportedModel.load(as_path(folder, "folder"), chosen))
 
     def add_pack(self, name: str, path: str | Path) -> None:
         """Add a pack, or replace the one of this name; nothing is rebuilt.
@@ -89,7 +78,8 @@ class OnnxPersonalizer:
         """
         if not self.model.shared:
             raise InputError("this export has its pack merged in; export with shared=True to add packs")
-        adapter = read_adapter(path)
+        text(name, "name")
+        adapter = read_adapter(as_path(path, "path"))
         why = self.model.base.difference(adapter.base)
         if why is not None:
             raise BaseModelError(f"the pack {path} belongs to another base model: {why}; export that one")
@@ -111,7 +101,7 @@ class OnnxPersonalizer:
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -126,23 +116,23 @@ class OnnxPersonalizer:
             concepts: the name of an added pack, or one (or ``None``) for each prompt.
             packs: the same by another name.
             num_images: pictures per prompt.
-            seed: picture ``i`` of the call has the noise of ``seed + i``; ``None``: at random.
+            seed: picture ``i`` of the call has the noise of ``seed + i``, below 2**63; ``None``: at random.
             num_inference_steps: of the sampler.
             guidance_scale: ``None``: what the base model recommends.
-            eta: of DDIM.
+            eta: of DDIM, in [0, 1]; ``None``: 1.
             scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on.
             negative_prompt: what to steer away from; one for all, or one per prompt.
-            height: in pixels, a multiple of the model's ``size_multiple``; default the model's.
+            height: in pixels, a multiple of the model's ``size_multiple`` up to 4096; default the model's.
             width: likewise.
-            progress: called with a :class:`sdk.runtime.Event` after each step of each batch.
+            progress: called with a :class:`sdk.runtime.Event` at first and after each step, through all batches.
             cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
 
         Raises:
-            InputError: an unknown pack or token, wrong counts or sizes.
+            InputError: an unknown pack or token, wrong types, counts or sizes.
+            NotFiniteError: the model computed NaN or infinite values.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         return self._drawn(
-            prompts,
+            prompt,
             _named(concepts, packs),
             negative_prompt,
             num_images=num_images,
@@ -168,7 +158,7 @@ class OnnxPersonalizer:
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | None = None,
         progress: Progress | None = None,
@@ -178,9 +168,8 @@ class OnnxPersonalizer:
 
         The other arguments are those of :meth:`generate`.
         """
-        check_steps(num_inference_steps)
-        skipped_steps(num_inference_steps, strength)
-        clean = self._encoded(square(load_image(image), self.model.resolution))
+        share = check_strength(strength)
+        clean = encoded(self.model, square(load_image(image), self.model.resolution))
         return self._drawn(
             [prompt],
             _named(concepts, packs),
@@ -191,7 +180,7 @@ class OnnxPersonalizer:
             guidance_scale=guidance_scale,
             eta=eta,
             scheduler=scheduler,
-            start=Start(clean, strength),
+            start=Start(clean, share),
             progress=progress,
             cancel=cancel,
         )
@@ -208,7 +197,7 @@ class OnnxPersonalizer:
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | None = None,
         progress: Progress | None = None,
@@ -231,7 +220,7 @@ class OnnxPersonalizer:
             guidance_scale=guidance_scale,
             eta=eta,
             scheduler=scheduler,
-            start=Start(self._encoded(picture), 1.0, cells),
+            start=Start(encoded(self.model, picture), 1.0, cells),
             progress=progress,
             cancel=cancel,
         )
@@ -239,7 +228,7 @@ class OnnxPersonalizer:
 
     def _drawn(
         self,
-        prompts: list[str],
+        prompt: str | Sequence[str],
         named: str | Sequence[str | None] | None,
         negative_prompt: str | Sequence[str] | None,
         *,
@@ -247,7 +236,7 @@ class OnnxPersonalizer:
         seed: int | None,
         num_inference_steps: int,
         guidance_scale: float | None,
-        eta: float,
+        eta: float | None,
         scheduler: str,
         progress: Progress | None,
         cancel: threading.Event | None,
@@ -255,113 +244,61 @@ class OnnxPersonalizer:
         start: Start | None = None,
     ) -> Generation:
         """Check everything, then draw a batch at a time."""
-        check_counts(prompts, num_images)
+        model = self.model
+        prompts = [readable(model.tokenizer, p) for p in texts(prompt, "prompt", MOST_PICTURES)]
+        numbers = check_numbers(
+            prompts,
+            model.resolution,
+            model.size_multiple,
+            num_images=num_images,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            height=size[0],
+            width=size[1],
+        )
+        to_be_called(progress, "progress")
+        cancelling(cancel)
         chosen = self._packs_for(prompts, named)
-        negatives = one_each(negative_prompt or "", len(prompts), "negative prompt")
-        found = [self.model.tokenizer.check(t, self._concepts(p)) for t, p in zip(prompts, chosen, strict=True)]
-        notes = [note for note in found if note is not None]
+        given = one_text_each(negative_prompt, len(prompts), "negative prompt", "")
+        negatives = [readable(model.tokenizer, negative) for negative in given]
+        scale = float(model.about["guidance_scale"]) if numbers.guidance is None else numbers.guidance
+        sampler = _sampler(scheduler, model, numbers.steps, 1.0 if numbers.eta is None else numbers.eta)
+        notes = []
+        for each, negative, pack in zip(prompts, negatives, chosen, strict=True):
+            concepts = concepts_of(model, pack)
+            notes += check_prompt(model.tokenizer, each, concepts)
+            notes += check_minus(model.tokenizer, negative, concepts) if scale > 1 else []
+        unused = numbers.eta is not None and scheduler != "ddim"
+        notes += call_notes(scheduler, guided=scale > 1, negative=any(negatives), eta_unused=unused)
+        notes = list(dict.fromkeys(notes))
         for note in notes:
             log.warning(note)
-        check_size(*size, self.model.size_multiple)
-        check_steps(num_inference_steps)
-        sampler = _sampler(scheduler, self.model, num_inference_steps, eta)
-        if start is not None:
-            skipped_steps(num_inference_steps, start.strength)
-        first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        rows = [(i, first + i * num_images + k) for i in range(len(prompts)) for k in range(num_images)]
-        scale = float(self.model.about["guidance_scale"]) if guidance_scale is None else guidance_scale
-        height, width = ((self.model.resolution if s is None else s) // self.model.cell for s in size)
+        check_cancelled(cancel)
+        first = int(np.random.default_rng().integers(2**31)) if numbers.seed is None else numbers.seed
+        count = numbers.num_images
+        rows = [(i, first + i * count + k) for i in range(len(prompts)) for k in range(count)]
+        parts = [rows[begin : begin + _BATCH] for begin in range(0, len(rows), _BATCH)]
+        steps = numbers.steps - (skipped_steps(numbers.steps, start.strength) if start is not None else 0)
+        phase = Phase("draw", steps * len(parts), progress, cancel)
+        shape = (model.channels, numbers.height // model.cell, numbers.width // model.cell)
+        drawing = Drawing(model, sampler, scale, shape, phase, start)
         images: list[Image.Image] = []
-        for begin in range(0, len(rows), _BATCH):
-            part = rows[begin : begin + _BATCH]
-            wanted = [(chosen[i], prompts[i]) for i, _ in part]
+        for part in parts:
             minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []
-            noises = [Noise(own) for _, own in part]
-            shape = (self.model.channels, height, width)
-            images += self._draw(minus, wanted, noises, shape, sampler(), scale, progress, cancel, start)
+            wanted = [(chosen[i], prompts[i]) for i, _ in part]
+            images += drawing.batch(minus, wanted, [Noise(own) for _, own in part])
         return Generation(images, notes)
-
-    def _encoded(self, picture: Image.Image) -> np.ndarray:
-        """A square picture's latents ``[1, C, h, w]``."""
-        parameters = self.model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
-        return parameters[:, : self.model.channels].astype(np.float32) * np.float32(self.model.about["scaling_factor"])
-
-    def _draw(
-        self,
-        minus: list[tuple[Adapter | None, str]],
-        wanted: list[tuple[Adapter | None, str]],
-        noises: list[Noise],
-        shape: tuple[int, ...],
-        sampler: Scheduler,
-        scale: float,
-        progress: Progress | None,
-        cancel: threading.Event | None,
-        start: Start | None,
-    ) -> list[Image.Image]:
-        """One batch, from noise to pictures."""
-        unet = self.model.graphs["unet"].bound(self._conditioning([*minus, *wanted]))
-
-        def fresh() -> np.ndarray:
-            return np.concatenate([noise.normal((1, *shape)) for noise in noises])
-
-        sample = fresh()
-        skipped = 0
-        if start is not None:
-            kept_noise = np.concatenate([Noise(noise.seed + 1).normal(shape)[None] for noise in noises])
-            skipped = skipped_steps(len(sampler.timesteps), start.strength)
-            if start.strength < 1:
-                sample = self.model.levels.add_noise(start.clean, sample, int(sampler.timesteps[skipped]))
-        for index in range(skipped, len(sampler.timesteps)):
-            check_cancelled(cancel)
-            both = np.concatenate([sample, sample]) if minus else sample
-            answer = unet.run({"sample": both, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
-            if minus:
-                without, with_it = np.split(answer, 2)
-                answer = without + np.float32(scale) * (with_it - without)
-            sample = sampler.step(index, answer, sample, fresh() if sampler.needs_noise else None)
-            if start is not None and start.hole is not None:
-                kept = start.clean
-                if index + 1 < len(sampler.timesteps):
-                    kept = self.model.levels.add_noise(kept, kept_noise, int(sampler.timesteps[index + 1]))
-                sample = start.hole * sample + (1 - start.hole) * kept
-            if progress is not None:
-                progress(Event("draw", index + 1 - skipped, len(sampler.timesteps) - skipped))
-        latents = sample / np.float32(self.model.about["scaling_factor"])
-        decoder = self.model.graphs["vae_decoder"]
-        return [from_pixels(decoder.run({"latent_sample": row[None]})["sample"][0]) for row in latents]
-
-    def _conditioning(self, wanted: list[tuple[Adapter | None, str]]) -> dict[str, np.ndarray]:
-        """What the UNet needs of the prompts: computed once for each distinct pack and prompt, for all steps."""
-        distinct: dict[tuple[int, str], int] = {}
-        made: list[dict[str, np.ndarray]] = []
-        for pack, text in wanted:
-            if (id(pack), text) not in distinct:
-                distinct[id(pack), text] = len(made)
-                made.append(self._encode(pack, text))
-        rows = [distinct[id(pack), text] for pack, text in wanted]
-        return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
-
-    def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
-        feeds = {"input_ids": self.model.tokenizer.ids(text, self._concepts(pack))[None]}
-        if pack is not None:
-            feeds[ROWS] = pack.rows
-        states = self.model.graphs["text_encoder"].run(feeds)["last_hidden_state"]
-        if not self.model.shared:
-            return {"encoder_hidden_states": states}
-        weights = {} if pack is None else pack.weights
-        return self.model.graphs["kv_projection"].run({"encoder_hidden_states": states, **weights})
 
     def _packs_for(self, prompts: list[str], packs: str | Sequence[str | None] | None) -> list[Adapter | None]:
         known = self.packs
-        names = one_each(packs, len(prompts), "pack")
+        names = one_text_each(packs, len(prompts), "pack", None)
         for name in names:
             if name is not None and name not in known:
                 there = ", ".join(known) or "none"
                 raise InputError(f"there is no pack {name!r}; add_pack was called for: {there}")
         return [None if name is None else known[name] for name in names]
-
-    def _concepts(self, pack: Adapter | None) -> list[Concept]:
-        return self.model.concepts if pack is None else pack.concepts
 
 
 def _named(concepts: Any, packs: Any) -> Any:
@@ -371,6 +308,6 @@ def _named(concepts: Any, packs: Any) -> Any:
 
 
 def _sampler(name: str, model: ExportedModel, steps: int, eta: float) -> Callable[[], Scheduler]:
-    if name not in SCHEDULERS:
+    if text(name, "scheduler") not in SCHEDULERS:
         raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
     return lambda: Ddim(model.levels, steps, eta) if name == "ddim" else DpmSolver(model.levels, steps)

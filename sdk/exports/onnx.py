@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .result import Export
+from ..file_names import check_name
+from .result import Export, default_name
 
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
@@ -28,7 +29,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         "shared": arguments.shared,
         "adapter_only": arguments.adapter_only,
         "half": arguments.half,
-        "name": Path(arguments.pack).resolve().name,
+        "name": default_name(arguments.pack),
     }
 
 
@@ -51,7 +52,7 @@ def export(
         shared: write the base without the pack, and the pack as an adapter.
         adapter_only: write the adapter alone.
         half: float16 instead of float32.
-        name: of the adapter's file.
+        name: of the adapter's file; at most 64 letters, digits, ``-`` and ``_``.
 
     Returns:
         Its figures are the largest differences from PyTorch, relative to the largest value, by part.
@@ -66,16 +67,18 @@ def export(
 
     dtype = torch.float16 if half else torch.float32
     output = Path(folder)
+    check_name(name)
     if not (shared or adapter_only):
         figures = export_model(base, output, pack, dtype=dtype)
-        usage = [*_compared(figures), f'try: OnnxPersonalizer.from_pretrained("{output}").generate({pack.prompt!r})']
+        line = f"try: OnnxPersonalizer.from_pretrained({str(output)!r}).generate({pack.prompt!r})"
+        usage = [*_compared(figures), line]
         return Export([output], usage, figures=figures)
     figures = {} if adapter_only else export_model(base, output / "base", shared=True, dtype=dtype)
     adapter = pack.export_adapter(output / f"{name}.onnx_adapter")
     usage = [
         *_compared(figures),
-        f'try: o = OnnxPersonalizer.from_pretrained("{output / "base"}"); o.add_pack("mine", "{adapter}")',
-        f'     o.generate({pack.prompt!r}, concepts="mine")',
+        f"try: o = OnnxPersonalizer.from_pretrained({str(output / 'base')!r}); o.add_pack('mine', {str(adapter)!r})",
+        f"     o.generate({pack.prompt!r}, concepts='mine')",
     ]
     return Export([adapter] if adapter_only else [output / "base", adapter], usage, figures=figures)
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST
-from ..errors import InputError, OutputError
+from ..errors import InputError, NotFiniteError, OutputError
 from ..files import sha256_file
+from ..finite import is_finite
 from ..folders import new_folder
 from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
@@ -184,6 +185,8 @@ class _Exporter:
         error = 0.0
         for ours, theirs in zip(want, got, strict=True):
             expected = ours.float().numpy()
+            if not (is_finite(expected) and is_finite(theirs)):
+                raise NotFiniteError(f"the exported {part} computes no numbers: it overflows {self.dtype}; use float32")
             difference = np.abs(theirs.astype(np.float32) - expected).max() / max(np.abs(expected).max(), 1e-6)
             error = max(error, float(difference))
         self.errors[part] = error

@@ -90,7 +90,7 @@ class Fit:
         """Do the steps; what is learned is in the method of the fit that is given and returned."""
         engine, config = self.engine, self.asked.config
         scorer = default_scorer(engine.resolution, self.asked.concepts) if config.validate_every else None
-        with _recomputing(engine.pipe.unet, config.gradient_checkpointing):
+        with _recomputing(fit.method.unet, config.gradient_checkpointing):
             run(
                 fit.method,
                 fit.rows,
@@ -99,11 +99,18 @@ class Fit:
                 work=work,
                 asked=self.asked,
                 report=self.report,
-                validate=None if scorer is None else _validator(engine, fit, scorer),
+                validate=None if scorer is None else self._validator(fit, scorer),
                 progress=self.progress,
                 cancel=self.cancel,
             )
         return fit
+
+    def _validator(self, fit: PreparedFit, scorer: Scorer) -> Validator:
+        image = self.asked.images[0]
+        scorer.look_at(
+            image, self.asked.concepts, concept_pictures(self.asked.concepts, fit.method.masks[0], image.size)
+        )
+        return Validator(self.engine, scorer, lambda: fit.pack(self.engine), self.progress, self.cancel)
 
 
 def _look(engine: Engine, asked: FitRequest) -> None:
@@ -121,22 +128,13 @@ def _room(fit: PreparedFit) -> int:
     return trained * 4 * (2 * (3 + bool(fit.request.config.validate_every)) + 1) + (8 << 20)
 
 
-def _validator(engine: Engine, fit: PreparedFit, scorer: Scorer) -> Validator:
-    asked = fit.request
-    image = asked.images[0]
-    scorer.look_at(image, asked.concepts, concept_pictures(asked.concepts, fit.method.masks[0], image.size))
-    return Validator(engine, scorer, lambda: fit.pack(engine))
-
-
 @contextmanager
 def _recomputing(unet: Any, wanted: bool) -> Iterator[None]:
-    """Let the UNet recompute activations in a block, if that is wanted."""
+    """Let a fit's UNet recompute activations in a block, if that is wanted; it stays in evaluation mode."""
     if wanted:
         unet.enable_gradient_checkpointing()
-        unet.train()
     try:
         yield
     finally:
         if wanted:
             unet.disable_gradient_checkpointing()
-            unet.eval()

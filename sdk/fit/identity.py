@@ -58,10 +58,9 @@ def depends_on(
     return json.loads(json.dumps(found | settings))  # as a file would give it back
 
 
-def identity_hash(parts: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    """Return a hash of what :func:`depends_on` returned, some of it left out."""
-    counted = {name: value for name, value in parts.items() if name not in without}
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
+def identity_hash(parts: Mapping[str, Any]) -> str:
+    """Return a hash of what :func:`depends_on` returned."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], without: Sequence[str] = ()) -> list[str]:

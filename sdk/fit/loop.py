@@ -16,7 +16,7 @@ from ..errors import NotFiniteError
 from ..finite import first_not_finite
 from ..interrupts import deferred_interrupt
 from ..methods.base import Method
-from ..runtime import Phase, Progress, check_cancelled
+from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..settings import FitSettings
 from .early_stopping import Best
 from .kept.checkpoint import CHECKPOINT, Checkpoints
@@ -68,45 +68,56 @@ def run(
     log_file = MetricsLog(work, asked, anew=first == 0)
     done = first
 
-    def save(step: int) -> None:
+    def save(step: int, pending: bool = False) -> None:
         _check_weights(method, step, work)
-        checkpoints.save(step, method, optimizer, log_file.size, best)
+        checkpoints.save(step, method, optimizer, log_file.size, best, pending)
+
+    def enough(step: int) -> bool:
+        """Validate, if it is time; whether there has been no better score for long enough."""
+        if validate is None or (step % settings.validate_every and step != settings.steps):
+            return False
+        try:
+            found = validate()
+        except Cancelled:
+            save(step, pending=True)
+            raise
+        stop = best.see(found["score"], step, method.parameters())
+        log.info("step %d: validation score %.3f, best %.3f at %d", step, found["score"], best.score, best.step)
+        log_file.validation(step, found)
+        if stop:
+            log.info("stopped at step %d: no better score since step %d", step, best.step)
+        return stop
 
     with deferred_interrupt() as interrupted:
         phase = Phase("fit", settings.steps, progress, None, first)
-        for step in range(first, settings.steps):
+        ended = done == settings.steps
+        if checkpoints.pending:
+            ended = enough(done) or ended
+        while not ended:
             if interrupted.is_set() or (cancel is not None and cancel.is_set()):
                 break
             begin = time.monotonic()
-            values = train_step(method, rows, optimizer, scaler, step, device)
-            _check_losses(values, step + 1, settings, work)
-            done = step + 1
+            values = train_step(method, rows, optimizer, scaler, done, device)
+            done += 1
+            _check_losses(values, done, settings, work)
             rates = [group["lr"] for group in optimizer.param_groups]
             log_file.step(done, values, max(rates), time.monotonic() - begin)
-            enough = False
-            if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
-                found = validate()
-                enough = best.see(found["score"], done, method.parameters())
-                log.info("step %d: validation score %.3f, best %.3f at %d", done, found["score"], best.score, best.step)
-                log_file.validation(done, found)
-            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            if due and done < settings.steps and not enough:  # resumed from where it had enough, a fit would go on
-                save(done)
+            ended = enough(done) or done == settings.steps
+            if settings.checkpoint_every and done % settings.checkpoint_every == 0 and not ended:
+                save(done)  # resumed from where it had enough, a fit would go on
             phase.step(1, values)
             report(StepReport(done, settings.steps, values, phase.seconds_left or 0.0))
-            if enough:
-                log.info("stopped at step %d: no better score since step %d", done, best.step)
-                done = settings.steps
-                break
-        if done == settings.steps:
+        if ended:
             with torch.no_grad():
                 for name, weight in best.weights.items():
                     method.parameters()[name].copy_(weight)
-        if done > first:
-            save(done)  # interrupted from here on, nothing is trained again
+            if done > first or checkpoints.pending:
+                save(settings.steps)  # interrupted from here on, nothing is trained again
+        elif done > first:
+            save(done)
         if interrupted.is_set():
             raise KeyboardInterrupt
-        if done < settings.steps:
+        if not ended:
             check_cancelled(cancel)
 
 

@@ -16,8 +16,6 @@ from ..config import FitConfig
 from ..data.priors import PriorPicture, prior_pictures
 from ..data.reference_rows import ReferenceRows
 from ..data.rows import PriorRows, Rows
-from ..errors import NotFiniteError
-from ..finite import first_not_finite
 from ..methods import method_class
 from ..methods.base import Method
 from ..methods.token_init import best_descriptions
@@ -76,11 +74,7 @@ class PreparedFit:
             },
             reference=asked.images[0],
         )
-        bad = first_not_finite([("the tokens", pack.embeddings), *pack.named_weights()])
-        if bad is not None:
-            raise NotFiniteError(
-                f"{bad} came out infinite or not a number, or too large for float16; lower learning_rate and fit again"
-            )
+        pack.check_finite("what was learned")
         return pack
 
 

@@ -55,11 +55,6 @@ class FitRequest:
         """Hash of everything the result depends on."""
         return identity_hash(self.depends_on)
 
-    @property
-    def identity_of_steps(self) -> str:
-        """The same of every single step, however many there are."""
-        return identity_hash(self.depends_on, ("steps",))
-
 
 def check_request(
     engine: Engine,

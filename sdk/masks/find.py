@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from PIL import Image
@@ -13,13 +14,21 @@ from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
 from ..model.precision import forward_dtype
 from ..model.text import TextConditioner
+from ..runtime import Progress, check_cancelled
 from .attention_maps import AttentionProbe
 from .crops import drawn_mask
 from .options import MaskOptions
 
 
 def masks_of(
-    base: BaseModel, picture: Image.Image, concepts: Sequence[Concept], options: MaskOptions, precision: str
+    base: BaseModel,
+    picture: Image.Image,
+    concepts: Sequence[Concept],
+    options: MaskOptions,
+    precision: str,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[Image.Image]:
     """Return one mask per concept, white on black, of the picture's size; outside its centre square black.
 
@@ -29,16 +38,28 @@ def masks_of(
         concepts: what to look for.
         options: how.
         precision: of the forward pass, see :func:`sdk.model.precision.forward_dtype`.
+        progress: told of each noise that was looked at; every attempt is a phase of its own.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next one.
+
+    Returns:
+        Pictures of mode ``L``; ``info["confidence"]`` of each says how sure attention is of it, from 0 to 1, see
+        :meth:`sdk.masks.AttentionProbe.confidence`.
+
+    Raises:
+        NotFiniteError: the picture's latents or the maps hold NaN or infinite values.
     """
+    check_cancelled(cancel)
     conditioner = TextConditioner(base.pipe.tokenizer, base.pipe.text_encoder, [c.token for c in concepts])
     denoiser = Denoiser(base, dtype=forward_dtype(precision, base.device))
     latents = LatentCache(base.pipe.vae, base.device).mean(square(picture, base.resolution))
-    masks = AttentionProbe(denoiser, conditioner, concepts).find_masks(latents, options)
+    probe = AttentionProbe(denoiser, conditioner, concepts)
+    masks = probe.find_masks(latents, options, progress=progress, cancel=cancel)
     side = min(picture.size)
     corner = ((picture.width - side) // 2, (picture.height - side) // 2)
     found = []
-    for mask in masks[:-1]:
+    for mask, sure in zip(masks[:-1], probe.sure, strict=True):
         canvas = Image.new("L", picture.size)
         canvas.paste(drawn_mask(mask, (side, side)).convert("L"), corner)
+        canvas.info["confidence"] = sure
         found.append(canvas)
     return found

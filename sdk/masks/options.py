@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..plain import setting
+from ..plain import check_types, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class MaskOptions:
     noise: int = setting(250, "maps are taken at timesteps below it, of 1000 (AttenCraft: 300)")
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.power < 0 or self.margin < 0:
             raise InputError(f"masks.power and masks.margin must not be negative, got {self.power}, {self.margin}")
         if not 0 <= self.background < 1:

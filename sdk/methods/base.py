@@ -28,6 +28,7 @@ from ..model.precision import forward_dtype
 from ..model.text import TextConditioner
 from ..plain import merged
 from ..settings import FitSettings, MethodOptions
+from ..views import lock_of, private_view
 from .token_init import initial_embeddings
 
 # The picture as it is, a plain squared error: what the methods beside Custom Diffusion's family share.
@@ -58,6 +59,7 @@ class Method(ABC):
         settings: with the method's own, see :meth:`sdk.FitConfig.for_method`.
 
     Attributes:
+        unet: a view of the base model's UNet (:mod:`sdk.views`): what is set in it concerns this fit alone.
         weights: trained weights of the UNet by parameter name, float32.
         embeddings: of the tokens, ``[S, C]``.
         denoiser: the forward pass with the trained weights.
@@ -77,16 +79,19 @@ class Method(ABC):
 
     def __init__(self, base: BaseModel, concepts: Sequence[Concept], settings: FitSettings):
         pipe = base.pipe
-        self.unet, self.settings, self.device = pipe.unet, settings, base.device
+        self.unet, self.settings, self.device = private_view(pipe.unet), settings, base.device
         self.options: Any = settings.method_options
         self.concepts = list(concepts)
         self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
-        self.layers = cross_attention_layers(pipe.unet)
-        self.weights = {name: _trainable(pipe.unet.get_parameter(name), base.device) for name in self.trained_weights()}
+        self.layers = cross_attention_layers(self.unet)
+        with lock_of(self.unet):
+            own = {name: self.unet.get_parameter(name) for name in self.trained_weights()}
+            self.weights = {name: _trainable(weight, base.device) for name, weight in own.items()}
         start = initial_embeddings(self.conditioner, self.concepts, settings.initializers)
         self.embeddings = nn.Parameter(start.to(base.device))
         self.denoiser = Denoiser(
             base,
+            unet=self.unet,
             weights=self.weights,
             dtype=forward_dtype(settings.precision, base.device),
             all_layers=self.records_all_layers(),
@@ -174,7 +179,8 @@ class Method(ABC):
         if self.settings.forget_layout:
             for name in learned:
                 if name.startswith("mid_block."):
-                    learned[name] = (learned[name][0], self.layers[name].to_v.weight)
+                    with lock_of(self.unet):
+                        learned[name] = (learned[name][0], self.layers[name].to_v.weight)
         return learned
 
     def other_weights(self) -> dict[str, Tensor]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..concepts import Concept
-from ..errors import InputError
+from ..errors import InputError, NotFiniteError
+from ..finite import is_finite
 from ..masks.crops import cut_out, grown, mask_without
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
 from ..model.text import TextConditioner
+from ..runtime import Phase, Progress
 
 # Rare tokens of CLIP's vocabulary that DisenDiff's released code starts from, as ids, by the number of concepts.
 _CLIP_VOCABULARY = 49408
@@ -47,9 +50,9 @@ def initial_embeddings(
 def rare_words(conditioner: TextConditioner, count: int) -> Tensor | None:
     """Return embeddings ``[count, C]`` of words that CLIP hardly saw; ``None``: another vocabulary, more than three."""
     rows = _CLIP_INITIALIZERS.get(count)
-    if rows is None or conditioner.table_size != _CLIP_VOCABULARY:
+    if rows is None or conditioner.vocabulary.own_words != _CLIP_VOCABULARY:  # words that were added do not matter
         return None
-    return conditioner.text_encoder.get_input_embeddings().weight[list(rows)].detach().float().clone()
+    return conditioner.base_rows(rows)
 
 
 def best_descriptions(
@@ -60,6 +63,9 @@ def best_descriptions(
     image: Image.Image,
     masks: Tensor,
     latents: LatentCache,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[str]:
     """Return for each concept of a picture the candidate that describes it best, see :func:`best_description`.
 
@@ -71,14 +77,21 @@ def best_descriptions(
         image: the reference picture.
         masks: where the concepts are, ``[S, r, r]``.
         latents: encodes the windows on single concepts.
+        progress: told of each noise level that was looked at, concept by concept.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next one.
+
+    Raises:
+        NotFiniteError: the UNet's predictions hold NaN or infinite values.
     """
     found = []
+    phase = Phase("words", len(concepts) * len(_TIMESTEPS), progress, cancel)
     regions = grown(masks)
     for index, concept in enumerate(concepts):
         window, others = cut_out(image, regions, index)
         clean = latents.mean(window)
         counted = mask_without(others, clean.shape[-1])
-        found.append(best_description(denoiser, conditioner, concept.noun, candidates, clean, counted))
+        words = best_description(denoiser, conditioner, concept.noun, candidates, clean, counted, phase.step)
+        found.append(words)
     return found
 
 
@@ -90,6 +103,7 @@ def best_description(
     candidates: Sequence[str],
     latents: Tensor,
     mask: Tensor,
+    seen: Callable[[], None] = lambda: None,
 ) -> str:
     """Return the candidate with the smallest denoising error in ``"photo of a {candidate} {noun}"`` (ours).
 
@@ -102,6 +116,10 @@ def best_description(
         candidates: words to choose from.
         latents: clean latents of a picture of the concept, ``[C, h, w]``.
         mask: where the error counts, ``[1, h, w]``.
+        seen: called after each noise level.
+
+    Raises:
+        NotFiniteError: the UNet's predictions hold NaN or infinite values.
     """
     device = denoiser.device
     states = conditioner.encode(conditioner.tokenize([f"photo of a {words} {noun}" for words in candidates]))
@@ -115,4 +133,10 @@ def best_description(
             with denoiser.installed():
                 prediction, target = denoiser(clean, drawn, t, part)
             errors[rows.to(device)] += ((prediction.float() - target).square() * mask).sum((1, 2, 3))
+        seen()
+    if not is_finite(errors):
+        raise NotFiniteError(
+            "the base model's predictions hold NaN or infinite values, so no words can be chosen; load it with "
+            "dtype=torch.float32, or give initializers"
+        )
     return candidates[int(errors.argmin())]

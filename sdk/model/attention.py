@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from ..kernels import attention_with_columns, square_side, with_first_detached
+from ..views import lock_of
 
 
 class MapRecorder:
@@ -152,16 +153,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 @contextmanager
 def attention_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
-    """Use these processors, by layer name, and put back what was there before."""
-    modules: dict[str, Any] = {name: unet.get_submodule(name) for name in processors}
-    before = {name: module.processor for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.set_processor(processors[name])
-        yield
-    finally:
-        for name, module in modules.items():
-            module.set_processor(before[name])
+    """Use these processors, by layer name, and put back what was there before; blocks on one UNet take turns."""
+    with lock_of(unet):
+        modules: dict[str, Any] = {name: unet.get_submodule(name) for name in processors}
+        before = {name: module.processor for name, module in modules.items()}
+        try:
+            for name, module in modules.items():
+                module.set_processor(processors[name])
+            yield
+        finally:
+            for name, module in modules.items():
+                module.set_processor(before[name])
 
 
 def recording_processors(unet: nn.Module, recorder: MapRecorder, layers: list[str]) -> dict[str, AttentionProcessor]:

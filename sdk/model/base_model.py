@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
-from ..errors import BaseModelError
+from ..arguments import shown
+from ..errors import BaseModelError, InputError
 from .fingerprint import BaseIdentity
+from .layers import cross_attention_layers
 from .loading import identify, recommended_settings
 
 
@@ -20,6 +23,9 @@ class BaseModel:
         pipe: the pipeline; its parts are frozen and put in evaluation mode.
         name: what the user called it: a path, a Hub id or ``"bundled"``.
 
+    Raises:
+        InputError: something else than a pipeline.
+
     Attributes:
         pipe: the pipeline.
         base: its identity, which packs remember.
@@ -27,9 +33,12 @@ class BaseModel:
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, name: str | Path = "custom"):
+        if not isinstance(pipe, DiffusionPipeline):
+            raise InputError(f"a Stable Diffusion pipeline is needed, got {shown(pipe)}; load one by from_pretrained")
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False).eval()
         self.pipe = pipe
+        self._loaded_scheduler = pipe.scheduler
         self.base = identify(pipe, name)
         self.recommended: dict[str, Any] = recommended_settings(name)
 
@@ -71,8 +80,16 @@ class BaseModel:
             timestep_spacing="leading",
         )
 
+    def drawing_scheduler(self) -> Any:
+        """Return what a call draws with, its own: :meth:`sampling_scheduler`, or a copy of one that a user set since.
+
+        That is, of ``pipe.scheduler`` if it is another object than the model was loaded with.
+        """
+        chosen = self.pipe.scheduler
+        return self.sampling_scheduler() if chosen is self._loaded_scheduler else copy.deepcopy(chosen)
+
     def check_base(self, pack: Any) -> None:
-        """Raise :class:`BaseModelError` if a pack belongs to another base model."""
+        """Raise :class:`BaseModelError` if a pack belongs to another base model, or its weights do not fit this one."""
         needed: BaseIdentity = pack.base
         difference = self.base.difference(needed)
         if difference is not None:
@@ -80,6 +97,67 @@ class BaseModel:
                 f"the pack was made for the base model {needed.name!r}, not for {self.base.name!r}: {difference}; "
                 "load that model, or fit the picture again on this one"
             )
+        wrongs = [self._misfit(each) for each in (pack, *getattr(pack, "parts", ()))]
+        wrong = next((each for each in wrongs if each is not None), None)
+        if wrong is not None:
+            raise BaseModelError(f"the pack does not fit the base model {self.base.name!r}: {wrong}; make it again")
+
+    def _misfit(self, pack: Any) -> str | None:
+        """What of a pack has no place in the base model, which a pack that was read from disk does not have."""
+        rows = tuple(pack.embeddings.shape)
+        if rows != (len(pack.concepts), self.base.context):
+            return f"embeddings of shape {rows} for {len(pack.concepts)} concepts of width {self.base.context}"
+        layers = cross_attention_layers(self.pipe.unet)
+        for name, pair in pack.key_value.items():
+            if name not in layers:
+                return f"it has no cross-attention {name!r}"
+            for weight, own in zip(pair, (layers[name].to_k, layers[name].to_v), strict=True):
+                if weight.shape != own.weight.shape:
+                    return f"{name!r} has weights of shape {tuple(own.weight.shape)}, not {tuple(weight.shape)}"
+        own_names = dict(self.pipe.unet.named_parameters()) if pack.unet else {}
+        for name, weight in pack.unet.items():
+            own = own_names.get(name, own_names.get(_inside_a_lora(name)))
+            if own is None or weight.shape != own.shape:
+                return f"it has no weight {name!r} of shape {tuple(weight.shape)}"
+        return None
+
+
+def _inside_a_lora(name: str) -> str:
+    """A parameter's name once a LoRA wraps its layer."""
+    layer, _, leaf = name.rpartition(".")
+    return f"{layer}.base_layer.{leaf}"
+
+
+def usable_device(device: Any) -> torch.device:
+    """Return a device by name; ``None``: the best.
+
+    Raises:
+        InputError: no device, or one that this machine or this torch does not have.
+    """
+    if device is None:
+        return best_device()
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"device must be one that is here, such as 'cpu', got {shown(device)} ({said})") from error
+    if chosen.type == "meta":
+        raise InputError("device must be one that computes, such as 'cpu', got 'meta'")
+    return chosen
+
+
+def usable_dtype(dtype: Any, device: torch.device) -> torch.dtype:
+    """Return a dtype of weights; ``None``: float16 on CUDA, float32 elsewhere.
+
+    Raises:
+        InputError: something else.
+    """
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype must be a torch dtype such as torch.float16, got {shown(dtype)}")
+    return dtype
 
 
 def best_device() -> torch.device:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..views import lock_of, private_view
 from .attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
 from .base_model import BaseModel
 from .layers import cross_attention_layers, map_layers
@@ -21,6 +23,7 @@ class Denoiser:
 
     Args:
         base: the base model; left as it is.
+        unet: a view of its UNet (:mod:`sdk.views`); default one of its own.
         weights: of the UNet by parameter name, used instead of its own while :meth:`installed`.
         dtype: of the computation; ``None`` or float32: the UNet's own, which is lower for a UNet that was loaded in
             float16 or bfloat16.
@@ -30,26 +33,31 @@ class Denoiser:
 
     Attributes:
         recorder: holds the maps of the last call.
-        layers: the cross-attentions by name.
+        unet: the view.
+        layers: its cross-attentions by name.
     """
 
     def __init__(
         self,
         base: BaseModel,
         *,
+        unet: Any = None,
         weights: Mapping[str, nn.Parameter] = MappingProxyType({}),
         dtype: torch.dtype | None = None,
         all_layers: bool = False,
         detach_start_token: bool = False,
         backend: str | None = None,
     ):
-        self.unet, self.scheduler, self.device = base.pipe.unet, base.training_scheduler(), base.device
+        self.unet = private_view(base.pipe.unet) if unet is None else unet
+        self.scheduler, self.device = base.training_scheduler(), base.device
         self.dtype = computing_dtype(self.unet.dtype, dtype)
         self.weights = weights
         self.recorder = MapRecorder()
         self.layers = cross_attention_layers(self.unet)
         recorded: Sequence[str] = list(self.layers) if all_layers else map_layers(self.unet)
-        self._processors = plain_processors(self.unet) | {
+        with lock_of(self.unet):
+            plain = plain_processors(self.unet)
+        self._processors = plain | {
             name: AttentionProcessor(
                 self.recorder if name in recorded else None,
                 key_value=self.key_value(name),

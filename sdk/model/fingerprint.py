@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..checked import Fail, Table
+from ..errors import BaseModelError
+
+_MOST_LAYERS = 1000
+_LARGEST = 1 << 16  # of widths and of pixels a side
+_LARGEST_NORM = 1e9
+_LONGEST_NAME = 4096  # a path
 # Norms survive a change of precision to about 1e-5; fine-tunes of one family differ by far more than this.
 _FINGERPRINT_TOLERANCE = 3e-4
 
@@ -34,9 +41,21 @@ class BaseIdentity:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BaseIdentity:
-        prints = {k: (float(v[0]), float(v[1])) for k, v in values["fingerprint"].items()}
-        return cls(values["name"], prints, int(values["context"]), int(values["resolution"]))
+    def from_dict(cls, values: object, fail: Fail = BaseModelError) -> BaseIdentity:
+        """Return the identity that a file states.
+
+        Args:
+            values: what :meth:`to_dict` gave, or anything else that a file holds there.
+            fail: makes the error out of what is wrong with it.
+        """
+        about = Table(values, fail, "base_model")
+        prints = about.table("fingerprint")
+        norms = {}
+        for layer in prints.names(_MOST_LAYERS):
+            first, second = prints.numbers(layer, 2, 0, _LARGEST_NORM)
+            norms[layer] = (first, second)
+        context, resolution = (about.whole(name, 1, _LARGEST) for name in ("context", "resolution"))
+        return cls(about.text("name", _LONGEST_NAME), norms, context, resolution)
 
     def difference(self, other: BaseIdentity) -> str | None:
         """Return why ``other`` is another model, or ``None`` if it is the same."""

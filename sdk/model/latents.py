@@ -1,20 +1,67 @@
-"""Pictures to latents, each encoded once."""
+"""Pictures to latents, each encoded once, and back."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
+from ..errors import NotFiniteError
+from ..finite import is_finite
 from ..images.image_io import to_tensor
+from ..views import float32_view
 
 
-def picture_name(image: Image.Image) -> Hashable:
-    """Return a name by which a picture and its copies are known."""
-    return hashlib.blake2b(image.tobytes()).digest()
+def encoded(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the autoencoder's posterior, ``[B, C, h, w]`` each, not scaled.
+
+    Args:
+        vae: the autoencoder; where its half precision overflows, it computes in float32.
+        pixels: in [-1, 1], ``[B, 3, H, W]``.
+
+    Raises:
+        NotFiniteError: the latents hold NaN or infinite values in float32, too.
+    """
+
+    def parameters(module: Any, given: Tensor) -> Tensor:
+        return module.encode(given).latent_dist.parameters
+
+    found = _finite(vae, parameters, pixels, "the autoencoder makes NaN or infinite latents of a picture")
+    posterior = DiagonalGaussianDistribution(found)  # it hides an infinite deviation, hence the look before
+    return posterior.mean, posterior.std
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Return the pictures ``[B, 3, H, W]`` of latents, about [-1, 1]; see :func:`encoded`.
+
+    Args:
+        vae: the autoencoder.
+        latents: finite, scaled as the UNet has them, ``[B, C, h, w]``.
+
+    Raises:
+        NotFiniteError: the pictures hold NaN or infinite values in float32, too.
+    """
+
+    def picture(module: Any, given: Tensor) -> Tensor:
+        return module.decode(given / module.config.scaling_factor, return_dict=False)[0]
+
+    return _finite(vae, picture, latents, "the autoencoder makes NaN or infinite pixels")
+
+
+@torch.no_grad()
+def _finite(vae: Any, compute: Callable[[Any, Tensor], Tensor], given: Tensor, wrong: str) -> Tensor:
+    """Compute in the autoencoder's own precision, then in float32 if that overflowed."""
+    result = compute(vae, given.to(vae.dtype))
+    if not is_finite(result) and vae.dtype in (torch.float16, torch.bfloat16):
+        result = compute(float32_view(vae), given.float())
+    if not is_finite(result):
+        raise NotFiniteError(f"{wrong}; its weights are damaged, so load another model")
+    return result
 
 
 class LatentCache:
@@ -39,6 +86,9 @@ class LatentCache:
             image: RGB.
             noise: of the posterior, ``[C, h, w]``.
             name: that no other picture has.
+
+        Raises:
+            NotFiniteError: see :func:`encoded`.
         """
         mean, deviation = self._encoded(image, name)
         return (mean + deviation * noise) * self.vae.config.scaling_factor
@@ -47,11 +97,14 @@ class LatentCache:
         """Return the posterior's mean ``[C, h, w]``, scaled likewise."""
         return self._encoded(image)[0] * self.vae.config.scaling_factor
 
-    @torch.no_grad()
     def _encoded(self, image: Image.Image, name: Hashable = None) -> tuple[Tensor, Tensor]:
         key = picture_name(image) if name is None else name
         if key not in self._moments:
-            pixels = to_tensor(image)[None].to(self.device, self.vae.dtype)
-            posterior = self.vae.encode(pixels).latent_dist
-            self._moments[key] = (posterior.mean[0].float().cpu(), posterior.std[0].float().cpu())
+            mean, deviation = encoded(self.vae, to_tensor(image)[None].to(self.device))
+            self._moments[key] = (mean[0].float().cpu(), deviation[0].float().cpu())
         return self._moments[key]
+
+
+def picture_name(image: Image.Image) -> Hashable:
+    """Return a name by which a picture and its copies are known."""
+    return hashlib.blake2b(image.tobytes()).digest()

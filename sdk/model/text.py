@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..errors import InputError
+from ..views import lock_of, private_view
+from ..vocabulary import vocabulary_of
 
 
 class _EmbeddingsWithRows(nn.Module):
@@ -30,52 +34,62 @@ class _EmbeddingsWithRows(nn.Module):
 class TextConditioner:
     """A base model's tokenizer and text encoder, extended by modifier tokens.
 
-    The tokenizer is copied and the encoder's table is exchanged only during :meth:`encode`, so the base model
-    never changes.
+    The tokenizer is a copy and the encoder a view (:mod:`sdk.views`), so the base model never changes.
 
     Args:
         tokenizer: the base tokenizer.
         text_encoder: the base text encoder.
-        tokens: modifier tokens to add; an existing word is refused by the caller, not here.
+        tokens: modifier tokens to add; where the base model knows one of them by itself, the added one is meant.
+
+    Attributes:
+        text_encoder: the view.
+        vocabulary: words and tokens to ids.
+        table_size: rows of the embedding table; the added tokens' ids are those behind it, in order.
     """
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: Sequence[str] = ()):
-        self.text_encoder = text_encoder
-        self.tokenizer = copy.deepcopy(tokenizer)
-        self.table_size = text_encoder.get_input_embeddings().num_embeddings
-        if len(self.tokenizer) < self.table_size:
-            # A table larger than the vocabulary: fill up, so that new tokens land behind the table.
-            self.tokenizer.add_tokens([f"<unused{i}>" for i in range(len(self.tokenizer), self.table_size)])
-        if tokens:
-            self.tokenizer.add_tokens(list(tokens), special_tokens=True)
+        self.text_encoder = private_view(text_encoder)
+        with lock_of(self.text_encoder):
+            self.table_size = self.text_encoder.get_input_embeddings().num_embeddings
+        self.vocabulary = vocabulary_of(tokenizer, self.table_size, tokens)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """A copy of the tokenizer with the added tokens, for files."""
+        return self.vocabulary.tokenizer()
 
     @property
     def length(self) -> int:
         """Tokens of every prompt, padding included."""
-        return int(self.tokenizer.model_max_length)
+        return self.vocabulary.length
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, int64 ``[B, T]``, padded and cut to the model's length."""
-        return self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
+        return self.vocabulary.ids(prompts)
 
     def pieces(self, words: str) -> list[int]:
         """Return the ids of words without start and end token."""
-        return self.tokenizer(words, add_special_tokens=False).input_ids
+        return self.vocabulary.pieces(words)
 
     def truncated(self, prompt: str) -> bool:
         """Whether a prompt is longer than the model reads."""
-        return len(self.tokenizer(prompt).input_ids) > self.tokenizer.model_max_length
+        return self.vocabulary.truncated(prompt)
 
     def embedding_of(self, word: str) -> Tensor:
-        """Return the base embedding of a word, float32 ``[C]``; the mean of its pieces."""
-        weight = self.text_encoder.get_input_embeddings().weight
-        return weight[self.pieces(word)].detach().float().mean(0)
+        """Return the base embedding of a word, float32 ``[C]``; the mean of its pieces.
+
+        Raises:
+            InputError: nothing to read, or an added token.
+        """
+        pieces = self.pieces(word)
+        if not pieces or max(pieces) >= self.table_size:
+            raise InputError(f"{word!r} is no word of the base model; give plain words")
+        return self.base_rows(pieces).mean(0)
+
+    def base_rows(self, ids: Sequence[int]) -> Tensor:
+        """Return rows of the base model's embedding table, float32 ``[N, C]``, a copy."""
+        with lock_of(self.text_encoder):
+            return self.text_encoder.get_input_embeddings().weight[list(ids)].detach().float()
 
     def encode(self, token_ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the last hidden states ``[B, T, C]``.
@@ -84,14 +98,14 @@ class TextConditioner:
             token_ids: from :meth:`tokenize`.
             rows: embeddings ``[S, C]`` of the added tokens, needed if ``token_ids`` contain any.
         """
-        ids = token_ids.to(self.text_encoder.device)
-        if rows is None:
-            return self.text_encoder(ids)[0]
-        with self._extended(rows):
-            return self.text_encoder(ids)[0]
+        with lock_of(self.text_encoder), self._extended(rows):
+            return self.text_encoder(token_ids.to(self.text_encoder.device))[0]
 
     @contextmanager
-    def _extended(self, rows: Tensor) -> Iterator[None]:
+    def _extended(self, rows: Tensor | None) -> Iterator[None]:
+        if rows is None or not len(rows):
+            yield
+            return
         table = self.text_encoder.get_input_embeddings()
         self.text_encoder.set_input_embeddings(_EmbeddingsWithRows(table, rows.to(table.weight.device)))
         try:

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from ..views import lock_of
+
 
 @contextmanager
 def replaced_weights(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Use these parameters, by name, instead of a module's own, and put its own back.
+    """Use these parameters, by name, instead of a module's own, and put its own back; blocks on one module take turns.
 
     Of a layer that a LoRA wraps, the layer inside is meant.
     """
-    owners = [module.get_submodule(name.rpartition(".")[0]) for name in weights]
-    owners = [getattr(owner, "base_layer", owner) for owner in owners]
-    places = [(owner, name.rpartition(".")[2]) for owner, name in zip(owners, weights, strict=True)]
-    before = [getattr(owner, leaf) for owner, leaf in places]
-    try:
-        for (owner, leaf), weight in zip(places, weights.values(), strict=True):
-            setattr(owner, leaf, weight)
-        yield
-    finally:
-        for (owner, leaf), own in zip(places, before, strict=True):
-            setattr(owner, leaf, own)
+    with lock_of(module):
+        owners = [module.get_submodule(name.rpartition(".")[0]) for name in weights]
+        owners = [getattr(owner, "base_layer", owner) for owner in owners]
+        places = [(owner, name.rpartition(".")[2]) for owner, name in zip(owners, weights, strict=True)]
+        before = [getattr(owner, leaf) for owner, leaf in places]
+        try:
+            for (owner, leaf), weight in zip(places, weights.values(), strict=True):
+                setattr(owner, leaf, weight)
+            yield
+        finally:
+            for (owner, leaf), own in zip(places, before, strict=True):
+                setattr(owner, leaf, own)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from ..drawing_rules import Generation, check_size, check_steps
+from ..arguments import cancelling, texts, to_be_called
+from ..drawing_rules import MOST_PICTURES, Generation, call_notes, check_numbers
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
-from .requests import Request, packs_for, requests_for
+from ..runtime import Phase, Progress, check_cancelled
+from .from_picture import Start
+from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
+from .schedulers import check_scheduler, takes_eta
 
 log = logging.getLogger("sdk")
 _BATCH = 16  # pictures drawn at a time
 
 
 class Engine(BaseModel):
-    """A base model, and the sampler on it. Nothing here remembers a pack."""
-
-    def __init__(self, pipe: StableDiffusionPipeline, name: str | Path = "custom"):
-        super().__init__(pipe, name)
-        self._sampler = Sampler(self)
+    """A base model that draws. Nothing here remembers a pack, and a call leaves nothing for the next one."""
 
     def draw(
         self,
@@ -37,62 +35,106 @@ class Engine(BaseModel):
         seed: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        **arguments: Any,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        start: Start | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        callback_on_step_end: Callable | None = None,
     ) -> Generation:
-        """Draw prompts with packs; see :meth:`sdk.Personalizer.generate`.
+        """Draw prompts with packs; see :meth:`sdk.Personalizer.generate`. Several threads may draw at once.
 
         Args:
             prompts: what to draw.
             packs: one for all, or one (or ``None``: the plain base model) for each prompt.
-            num_images: per prompt; the other named arguments are those of ``generate``.
-            **arguments: of :meth:`sdk.sampling.sampler.Sampler.draw`.
+            num_images: per prompt; the other arguments are those of ``generate``.
+            start: where drawing starts from a picture.
 
         Raises:
-            InputError: an empty prompt, a token that was not learned or lacks its class noun, wrong counts or sizes.
+            InputError: an empty prompt, a token that was not learned or lacks its class noun, arguments of another
+                type, wrong counts or sizes.
             BaseModelError: a pack of another base model.
+            NotFiniteError: the model computed NaN or infinite values.
         """
+        prompts = texts(prompts, "prompt", MOST_PICTURES)
         chosen = packs_for(prompts, packs)
-        notes = []
-        for text, pack in zip(prompts, chosen, strict=True):
-            if pack is not None:
-                self.check_base(pack)
-            note = self._sampler.check_prompt(text, pack)
-            if note is not None:
-                log.warning(note)
-                notes.append(note)
-        requests = requests_for(prompts, chosen, num_images, seed, negative_prompt, generator)
-        check_size(height, width, self.size_multiple)
-        check_steps(num_inference_steps)
-        images = self._batches(
-            requests,
-            generator if isinstance(generator, list) else None,
+        numbers = check_numbers(
+            prompts,
+            self.resolution,
+            self.size_multiple,
+            num_images=num_images,
+            seed=seed,
             num_inference_steps=num_inference_steps,
-            guidance_scale=self.recommended_guidance if guidance_scale is None else guidance_scale,
+            guidance_scale=guidance_scale,
             eta=eta,
             height=height,
             width=width,
-            **arguments,
         )
-        return Generation(images, notes)
-
-    def _batches(
-        self, requests: list[Request], generators: list[torch.Generator] | None, **arguments: Any
-    ) -> list[Image.Image]:
-        """Draw all requests, a batch at a time; a pack with UNet weights of its own has batches to itself."""
-        apart: dict[int, list[int]] = {}
-        for index, request in enumerate(requests):
-            whole = request.pack is not None and bool(request.pack.unet)
-            apart.setdefault(id(request.pack) if whole else 0, []).append(index)
+        guidance = self.recommended_guidance if numbers.guidance is None else numbers.guidance
+        negatives = negatives_for(prompts, negative_prompt)
+        requests = requests_for(prompts, chosen, numbers, negatives, generator, self.device)
+        cancelling(cancel)
+        for name, function in (("progress", progress), ("callback_on_step_end", callback_on_step_end)):
+            to_be_called(function, name)
+        sampler = Sampler(self)
+        check_scheduler(sampler.scheduler, from_picture=start is not None)
+        notes = self._checked(sampler, prompts, negatives if guidance > 1 else [""] * len(prompts), chosen)
+        notes += call_notes(
+            type(sampler.scheduler).__name__,
+            guided=guidance > 1,
+            negative=any(negatives),
+            eta_unused=numbers.eta is not None and not takes_eta(sampler.scheduler),
+            seed_unused=numbers.seed is not None and generator is not None,
+        )
+        for note in notes:
+            log.warning(note)
+        check_cancelled(cancel)
+        batches = _batches(requests)
+        steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
+        phase = Phase("draw", steps * len(batches), progress, cancel)
+        generators = list(generator) if isinstance(generator, Sequence) else None
         images: dict[int, Image.Image] = {}
-        for indices in apart.values():
-            for start in range(0, len(indices), _BATCH):
-                part = indices[start : start + _BATCH]
-                own = [generators[i] for i in part] if generators is not None else None
-                drawn = self._sampler.draw([requests[i] for i in part], generators=own, **arguments)
-                images.update(zip(part, drawn, strict=True))
-        return [images[index] for index in range(len(requests))]
+        for part in batches:
+            drawn = sampler.draw(
+                [requests[i] for i in part],
+                num_inference_steps=numbers.steps,
+                guidance_scale=guidance,
+                eta=1.0 if numbers.eta is None else numbers.eta,
+                height=numbers.height,
+                width=numbers.width,
+                phase=phase,
+                generators=[generators[i] for i in part] if generators is not None else None,
+                start=start,
+                callback_on_step_end=callback_on_step_end,
+            )
+            images.update(zip(part, drawn, strict=True))
+        return Generation([images[index] for index in range(len(requests))], notes)
+
+    def _checked(
+        self,
+        sampler: Sampler,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        packs: Sequence[ConceptPack | None],
+    ) -> list[str]:
+        """Check texts and packs against each other; return notes on them, each once."""
+        notes: list[str] = []
+        for each in {id(pack): pack for pack in packs if pack is not None}.values():
+            self.check_base(each)
+        for text, negative, pack in zip(prompts, negatives, packs, strict=True):
+            notes += sampler.check_prompt(text, pack)
+            if negative:
+                notes += sampler.check_negative(negative, pack)
+        return list(dict.fromkeys(notes))
+
+
+def _batches(requests: Sequence[Request]) -> list[list[int]]:
+    """Which requests are drawn together; a pack with UNet weights of its own has batches to itself."""
+    apart: dict[int, list[int]] = {}
+    for index, request in enumerate(requests):
+        whole = request.pack is not None and bool(request.pack.unet)
+        apart.setdefault(id(request.pack) if whole else 0, []).append(index)
+    return [indices[start : start + _BATCH] for indices in apart.values() for start in range(0, len(indices), _BATCH)]

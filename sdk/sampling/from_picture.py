@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
 from ..images.image_io import to_tensor
 from ..model.base_model import BaseModel
+from ..model.latents import encoded
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,19 @@ class Start:
     hole: Tensor | None = None
 
 
-@torch.no_grad()
 def start_from(base: BaseModel, image: Image.Image, hole: Image.Image | None = None, strength: float = 1.0) -> Start:
-    """Encode a picture and reduce what is to be redrawn to the latents' size (a cell is, if any of its pixels is)."""
+    """Encode a picture and reduce what is to be redrawn to the latents' size (a cell is, if any of its pixels is).
+
+    Raises:
+        NotFiniteError: see :func:`sdk.model.latents.encoded`.
+    """
     vae = base.pipe.vae
-    latents = vae.encode(to_tensor(image)[None].to(base.device, vae.dtype)).latent_dist.mode()
+    latents, _ = encoded(vae, to_tensor(image)[None].to(base.device))
     cells = None
     if hole is not None:
         white = (to_tensor(hole.convert("RGB"))[:1] > 0).float()[None]
         cells = F.adaptive_max_pool2d(white, latents.shape[-2:]).to(latents)
     return Start(latents * vae.config.scaling_factor, strength, cells)
-
-
-class LastSteps(DDIMScheduler):
-    """DDIM without the first steps.
-
-    Attributes:
-        skipped: how many are left out.
-    """
-
-    skipped = 0
-
-    def set_timesteps(self, *arguments: Any, **keywords: Any) -> None:
-        """Choose the timesteps as DDIM does, and keep the last ones."""
-        super().set_timesteps(*arguments, **keywords)
-        self.timesteps: Tensor = self.timesteps[self.skipped :]
 
 
 def blending(start: Start, noise: Tensor) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ..drawing_rules import check_counts, one_each
+from ..arguments import several, shown
+from ..drawing_rules import MOST_PICTURES, Numbers, one_text_each
 from ..errors import InputError
 from ..pack import ConceptPack
 
@@ -32,47 +35,67 @@ def packs_for(
     """
     if concepts is None or isinstance(concepts, ConceptPack):
         return [concepts] * len(prompts)
-    packs = list(concepts)
-    if len(packs) != len(prompts):
-        raise InputError(f"give one pack, or one for each of the {len(prompts)} prompts, got {len(packs)}")
+    if isinstance(concepts, (str, os.PathLike)):
+        raise InputError(f"concepts must be packs, got a path; give ConceptPack.from_pretrained({str(concepts)!r})")
+    packs = several(concepts, "concepts", "packs", MOST_PICTURES)
     if any(pack is not None and not isinstance(pack, ConceptPack) for pack in packs):
         raise InputError("concepts must be packs; read one with ConceptPack.from_pretrained(folder)")
+    if len(packs) != len(prompts):
+        raise InputError(f"give one pack, or one for each of the {len(prompts)} prompts, got {len(packs)}")
     return packs
+
+
+def negatives_for(prompts: Sequence[str], negative: Any) -> list[str]:
+    """Return the negative prompt of each prompt, empty for none: one for all, or one each.
+
+    Raises:
+        InputError: another count, or something that is no text.
+    """
+    return one_text_each(negative, len(prompts), "negative prompt", "")
 
 
 def requests_for(
     prompts: Sequence[str],
     packs: Sequence[ConceptPack | None],
-    num_images: int,
-    seed: int | None,
-    negative: str | Sequence[str] | None = None,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    numbers: Numbers,
+    negatives: Sequence[str],
+    generator: Any,
+    device: torch.device,
 ) -> list[Request]:
-    """Return ``num_images`` requests per prompt, all of the first prompt, then all of the second, ...
+    """Return one request per picture: all of the first prompt, then all of the second, ...
 
     Args:
         prompts: at least one.
         packs: one per prompt.
-        num_images: per prompt.
-        seed: picture ``i`` has ``seed + i``; ``None``: at random.
-        negative: one for all, or one per prompt.
-        generator: a single one gives each picture a seed; of a list only the length is looked at.
+        numbers: of pictures per prompt and the seed: picture ``i`` has ``seed + i``; ``None``: at random.
+        negatives: one per prompt.
+        generator: a single one gives each picture a seed; a list is only looked at.
+        device: of the model, on which generators may be, too.
 
     Raises:
-        InputError: no prompt, no picture, or counts that do not fit.
+        InputError: a wrong number of generators, or one of another device.
     """
-    check_counts(prompts, num_images)
-    negatives = one_each(negative or "", len(prompts), "negative prompt")
-    total = len(prompts) * num_images
-    if isinstance(generator, list) and len(generator) != total:
-        raise InputError(f"give one generator, or one for each of the {total} pictures, got {len(generator)}")
+    total = len(prompts) * numbers.num_images
+    if generator is not None:
+        _check_generators(generator, total, device)
     if isinstance(generator, torch.Generator):
         seeds = torch.randint(2**62, (total,), generator=generator, device=generator.device).tolist()
     else:
-        first = int(torch.randint(2**31, ()).item()) if seed is None else seed
+        first = int(torch.randint(2**31, ()).item()) if numbers.seed is None else numbers.seed
         seeds = list(range(first, first + total))
     return [
-        Request(text, minus, pack, seeds[index * num_images + k])
+        Request(text, minus, pack, seeds[index * numbers.num_images + k])
         for index, (text, minus, pack) in enumerate(zip(prompts, negatives, packs, strict=True))
-        for k in range(num_images)
+        for k in range(numbers.num_images)
     ]
+
+
+def _check_generators(generator: Any, total: int, device: torch.device) -> None:
+    given = generator if isinstance(generator, (list, tuple)) else [generator]
+    for each in given:
+        if not isinstance(each, torch.Generator):
+            raise InputError(f"generator must be a torch.Generator or a list of them, got {shown(each)}")
+        if each.device.type not in ("cpu", device.type):
+            raise InputError(f"a generator is on {each.device}, the model on {device}; make one with torch.Generator()")
+    if given is generator and len(given) != total:
+        raise InputError(f"give one generator, or one for each of the {total} pictures, got {len(given)}")

@@ -6,7 +6,7 @@ different packs and a step costs what it costs without packs.
 
 from __future__ import annotations
 
-import threading
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,81 +17,120 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..combine.routing import RoutedPack, token_owners
-from ..concepts import check_tokens, find_positions
+from ..concepts import Concept, check_tokens, find_positions
 from ..drawing_rules import prompt_note, skipped_steps
+from ..errors import NotFiniteError
+from ..finite import is_finite
 from ..model.attention import CachedKeyValueProcessor, attention_processors, plain_processors
 from ..model.base_model import BaseModel
+from ..model.latents import decoded
 from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
 from ..model.weights import replaced_weights
 from ..pack import ConceptPack
-from ..runtime import Event, Progress, check_cancelled
-from .from_picture import LastSteps, Start, blending, noise_beside
+from ..prompt_rules import check_negative, negative_note, word_notes
+from ..runtime import Phase
+from ..views import private_views, undisturbed
+from .from_picture import Start, blending, noise_beside
 from .requests import Request
+from .schedulers import LastSteps, noised
 
+Wanted = Sequence[tuple[ConceptPack | None, str]]
 Segments = list[tuple[slice | list[int], ConceptPack | None]]
+_MUCH_GUIDANCE = 30
 
 
 class Sampler:
-    """Draws batches of requests with one pipeline.
+    """Draws batches of requests: what one call needs of a base model, as the model was when the call began.
+
+    The UNet and the text encoder are views (:mod:`sdk.views`) and the scheduler a copy, so calls do not meet.
 
     Args:
         base: the base model; nothing in it is changed.
+
+    Attributes:
+        scheduler: see :meth:`sdk.model.BaseModel.drawing_scheduler`.
+        layers: the cross-attentions by name.
     """
 
     def __init__(self, base: BaseModel):
         self.pipe = base.pipe
-        self.scheduler = LastSteps.from_config(base.sampling_scheduler().config)
-        self.layers = cross_attention_layers(base.pipe.unet)
+        self.unet, self.text_encoder = private_views(base.pipe.unet, base.pipe.text_encoder)
+        self.scheduler = base.drawing_scheduler()
+        self.layers = cross_attention_layers(self.unet)
         self._conditioners: dict[tuple[str, ...], TextConditioner] = {}
 
-    def draw(
+    def steps(self, num_inference_steps: int, strength: float = 1.0) -> int:
+        """Return how many steps a batch takes, which some schedulers answer in their own way."""
+        scheduler = self._scheduler(num_inference_steps, strength)
+        scheduler.set_timesteps(num_inference_steps)
+        return len(scheduler.timesteps)
+
+    def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:
+        """Draw one picture per request, in one batch; see :meth:`_draw`, whose arguments it takes."""
+        with undisturbed(self.unet, self.text_encoder):
+            return self._draw(requests, **arguments)
+
+    def _draw(
         self,
         requests: Sequence[Request],
         *,
         num_inference_steps: int,
         guidance_scale: float,
         eta: float,
-        height: int | None,
-        width: int | None,
+        height: int,
+        width: int,
+        phase: Phase,
         generators: list[torch.Generator] | None = None,
         start: Start | None = None,
-        progress: Progress | None = None,
-        cancel: threading.Event | None = None,
         callback_on_step_end: Callable | None = None,
     ) -> list[Image.Image]:
         """Draw one picture per request, in one batch; packs with UNet weights of their own cannot share it with others.
 
         Each picture's noise comes from its own generator on the CPU, so it does not depend on the batch it is in.
+
+        Args:
+            requests: the pictures.
+            num_inference_steps: of the sampler.
+            guidance_scale: classifier-free guidance, from 1 up to none at all.
+            eta: share of fresh noise in each step, where the scheduler has that.
+            height: of the pictures, pixels.
+            width: likewise.
+            phase: the whole call's: steps count on from batch to batch.
+            generators: one per request, instead of its seed.
+            start: where drawing starts from a picture.
+            callback_on_step_end: diffusers', its step that of the whole call.
+
+        Raises:
+            NotFiniteError: text states, latents or pixels hold NaN or infinite values.
+            Cancelled: the phase's ``cancel`` was set.
         """
-        check_cancelled(cancel)
         guided = guidance_scale > 1
         wanted = [(r.pack, r.negative_prompt) for r in requests] if guided else []
         wanted += [(r.pack, r.prompt) for r in requests]
         states, processors = self._condition(wanted)
         generators = generators or [torch.Generator().manual_seed(r.seed) for r in requests]
-        skipped = 0 if start is None else skipped_steps(num_inference_steps, start.strength)
-        pipe = self._pipeline(skipped)
-        latents = self._noised(start, generators, num_inference_steps) if start is not None and skipped else None
+        pipe = self._pipeline(num_inference_steps, 1.0 if start is None else start.strength)
+        latents = None
+        if start is not None and isinstance(pipe.scheduler, LastSteps):
+            pipe.scheduler.set_timesteps(num_inference_steps)
+            latents = noised(pipe.scheduler, start.clean.to(self.unet.device, self.unet.dtype), generators)
         blend = None if start is None or start.hole is None else blending(start, noise_beside(start, generators))
+        before = phase.count
 
         def after_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if callback_on_step_end is not None:
-                values = values | (callback_on_step_end(pipe, step, timestep, values) or {})
+                values = values | (callback_on_step_end(pipe, before + step, timestep, values) or {})
             if blend is not None:
                 values = blend(pipe, step, timestep, values)
-            done, steps = step + 1, num_inference_steps - skipped
-            if progress is not None:
-                progress(Event("draw", done, steps))
-            if done < steps:
-                check_cancelled(cancel)
+            phase.step()
             return values
 
         with (
-            attention_processors(pipe.unet, plain_processors(pipe.unet) | processors),
-            replaced_weights(pipe.unet, self._learned_weights(requests)),
+            attention_processors(self.unet, plain_processors(self.unet) | processors),
+            replaced_weights(self.unet, self._learned_weights(requests)),
         ):
-            result = pipe(
+            drawn = pipe(
                 prompt_embeds=states[-len(requests) :],
                 negative_prompt_embeds=states[: len(requests)] if guided else None,
                 num_inference_steps=num_inference_steps,
@@ -101,42 +140,63 @@ class Sampler:
                 width=width,
                 generator=generators,
                 latents=latents,
+                output_type="latent",
                 callback_on_step_end=after_step,
-            )
-        return result.images
+            ).images
+        if not is_finite(drawn):
+            raise NotFiniteError(self._not_finite("the latents", wanted, guidance_scale))
+        return self._pictures(pipe, drawn)
+
+    def _pictures(self, pipe: StableDiffusionPipeline, latents: Tensor) -> list[Image.Image]:
+        """Decode latents as diffusers' pipeline does, after a look at what the decoder made."""
+        images = decoded(pipe.vae, latents)
+        images, flagged = pipe.run_safety_checker(images, self.unet.device, self.unet.dtype)
+        shown = [True] * len(images) if flagged is None else [not each for each in flagged]
+        return pipe.image_processor.postprocess(images, output_type="pil", do_denormalize=shown)
+
+    def _not_finite(self, what: str, wanted: Wanted, guidance_scale: float = 0.0) -> str:
+        """What to tell when values are not finite: what may have made them so."""
+        causes = []
+        if self.unet.dtype == torch.float16:
+            causes.append("float16 overflows (load the model with dtype=torch.float32)")
+        if any(pack is not None for pack, _ in wanted):
+            causes.append("the fit of the pack diverged (fit again at a lower learning rate)")
+        if guidance_scale > _MUCH_GUIDANCE:
+            causes.append(f"guidance_scale={guidance_scale:g} is too large")
+        why = ", or ".join(causes) or "the model's weights are damaged (load another model)"
+        return f"{what} hold NaN or infinite values, nothing was drawn: {why}"
 
     def _learned_weights(self, requests: Sequence[Request]) -> dict[str, nn.Parameter]:
         """UNet weights beyond K and V, of the one pack that is in this batch."""
         pack = requests[0].pack
         if pack is None:
             return {}
-        unet = self.pipe.unet
+        unet = self.unet
         return {name: nn.Parameter(w.to(unet.device, unet.dtype), requires_grad=False) for name, w in pack.unet.items()}
 
-    def _pipeline(self, skipped: int) -> StableDiffusionPipeline:
-        self.scheduler.skipped = skipped
-        parts = dict(self.pipe.components) | {"scheduler": self.scheduler}
-        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    def _scheduler(self, num_inference_steps: int, strength: float) -> Any:
+        own = copy.deepcopy(self.scheduler)  # some remember steps
+        skipped = skipped_steps(num_inference_steps, strength)
+        return LastSteps(own, skipped) if skipped else own
+
+    def _pipeline(self, num_inference_steps: int, strength: float) -> StableDiffusionPipeline:
+        own = {"scheduler": None, "unet": self.unet, "text_encoder": self.text_encoder}
+        pipe = StableDiffusionPipeline(**(dict(self.pipe.components) | own), requires_safety_checker=False)
+        pipe.scheduler = self._scheduler(
+            num_inference_steps, strength
+        )  # afterwards: a pipeline corrects what it is given
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _noised(self, start: Start, generators: list[torch.Generator], steps: int) -> Tensor:
-        """The picture at the noise level of the first step that is done, ``[B, C, h, w]``."""
-        self.scheduler.set_timesteps(steps)
-        shape, device = start.clean.shape, self.pipe.unet.device
-        noise = torch.cat([torch.randn(shape, generator=g, device=g.device).to(device) for g in generators])
-        clean = start.clean.expand(len(generators), -1, -1, -1).to(device, self.pipe.unet.dtype)
-        level = self.scheduler.timesteps[:1].expand(len(generators))
-        return self.scheduler.add_noise(clean, noise.to(clean), level.to(clean.device))
-
     @torch.no_grad()
-    def _condition(
-        self, wanted: Sequence[tuple[ConceptPack | None, str]]
-    ) -> tuple[Tensor, dict[str, CachedKeyValueProcessor]]:
+    def _condition(self, wanted: Wanted) -> tuple[Tensor, dict[str, CachedKeyValueProcessor]]:
         """Encode prompts under their packs and project them to K and V: once per distinct prompt, for all steps.
 
         Returns:
             Text states ``[B, T, C]``, one row per item of ``wanted``, and processors that hold the projections.
+
+        Raises:
+            NotFiniteError: of states or projections that hold NaN or infinite values.
         """
         distinct: dict[tuple[int, str], int] = {}
         segments: list[Segments] = []
@@ -146,15 +206,20 @@ class Sampler:
                 distinct[id(pack), prompt] = len(distinct)
                 segments.append(self._segments(pack, prompt))
                 encoded.append(self._encode(pack, prompt))
-        rows = torch.tensor([distinct[id(pack), prompt] for pack, prompt in wanted], device=self.pipe.unet.device)
+        rows = torch.tensor([distinct[id(pack), prompt] for pack, prompt in wanted], device=self.unet.device)
+        states = torch.stack(encoded)[rows]
+        finite = [states.isfinite().all()]
         processors = {}
         for name, layer in self.layers.items():
             key, value = (
                 torch.stack([_project(m, state, s, name, i) for state, s in zip(encoded, segments, strict=True)])[rows]
                 for i, m in enumerate((layer.to_k, layer.to_v))
             )
+            finite += [key.isfinite().all(), value.isfinite().all()]
             processors[name] = CachedKeyValueProcessor(key, value)
-        return torch.stack(encoded)[rows], processors
+        if not torch.stack(finite).all():
+            raise NotFiniteError(self._not_finite("the text states or their keys and values", wanted))
+        return states, processors
 
     def _segments(self, pack: ConceptPack | None, prompt: str) -> Segments:
         """Whose K and V which tokens of a prompt get; later segments overrule earlier ones."""
@@ -167,36 +232,47 @@ class Sampler:
         """Return the text states ``[T, C]`` of a prompt under a pack."""
         conditioner = self.conditioner(pack)
         rows = pack.embeddings.float() if pack is not None else None
-        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(
-            self.pipe.unet.device, self.pipe.unet.dtype
-        )
+        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(self.unet.device, self.unet.dtype)
 
     def conditioner(self, pack: ConceptPack | None) -> TextConditioner:
-        """Return the tokenizer and text encoder extended by a pack's tokens; one per set of tokens is kept."""
+        """Return the tokenizer and text encoder extended by a pack's tokens."""
         tokens = tuple(pack.tokens) if pack is not None else ()
         if tokens not in self._conditioners:
-            self._conditioners[tokens] = TextConditioner(self.pipe.tokenizer, self.pipe.text_encoder, tokens)
+            self._conditioners[tokens] = TextConditioner(self.pipe.tokenizer, self.text_encoder, tokens)
         return self._conditioners[tokens]
 
-    def check_prompt(self, prompt: str, pack: ConceptPack | None) -> str | None:
+    def check_prompt(self, prompt: str, pack: ConceptPack | None) -> list[str]:
         """Check a prompt against the pack it is meant with.
 
         Returns:
-            A note worth telling the user, or ``None``.
+            Notes worth telling the user.
 
         Raises:
             InputError: empty, an unknown token, or a learned token without its class noun.
         """
         concepts = pack.concepts if pack is not None else []
         written = check_tokens(prompt, concepts, "concepts")
+        conditioner = self._check_phrases(prompt, pack, written)
+        note = prompt_note(concepts, written, conditioner.length, truncated=conditioner.truncated(prompt))
+        return [*([note] if note else []), *word_notes(prompt, conditioner.vocabulary.unknown_words(prompt))]
+
+    def check_negative(self, prompt: str, pack: ConceptPack | None) -> list[str]:
+        """Check a negative prompt likewise; it may be empty."""
+        concepts = pack.concepts if pack is not None else []
+        conditioner = self._check_phrases(prompt, pack, check_negative(prompt, concepts, "concepts"))
+        note = negative_note(conditioner.length, truncated=conditioner.truncated(prompt))
+        return [*([note] if note else []), *word_notes(prompt, conditioner.vocabulary.unknown_words(prompt))]
+
+    def _check_phrases(self, prompt: str, pack: ConceptPack | None, written: Sequence[str]) -> TextConditioner:
+        """Check that the written tokens stand before their nouns."""
+        concepts: Sequence[Concept] = pack.concepts if pack is not None else []
         conditioner = self.conditioner(pack)
         ids = conditioner.tokenize([prompt])[0].tolist()
         for slot, concept in enumerate(concepts):
             if concept.token in written:
                 modifier = conditioner.table_size + slot
                 find_positions(ids, modifier, conditioner.pieces(concept.noun), phrase=concept.phrase)
-        longest = conditioner.tokenizer.model_max_length
-        return prompt_note(concepts, written, longest, truncated=conditioner.truncated(prompt))
+        return conditioner
 
 
 def _project(module: Any, states: Tensor, segments: Segments, name: str, which: int) -> Tensor:

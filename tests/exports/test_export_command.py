@@ -10,6 +10,7 @@ import torch
 
 from sdk import Concept, ConceptPack, Personalizer
 from sdk.commands.main import main
+from sdk.model.layers import cross_attention_layers
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def pack_folder(tiny_model, tmp_path_factory):
     personalizer = Personalizer.from_pretrained(tiny_model, device="cpu")
     key_value = {
         name: tuple((w.weight.detach() * 1.1).half() for w in (layer.to_k, layer.to_v))
-        for name, layer in personalizer._sampler.layers.items()
+        for name, layer in cross_attention_layers(personalizer.pipe.unet).items()
     }
     concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
     pack = ConceptPack(concepts, personalizer.base, key_value, torch.zeros(2, 32).half())
@@ -44,7 +45,7 @@ def export(tiny_model, pack_folder, output, *arguments):
             },
         ),
         (["--format", "webui"], {"my-pets.safetensors", "my-pets-new1.safetensors", "my-pets-new2.safetensors"}),
-        (["--format", "onnx", "--adapter-only"], {"my pets.onnx_adapter"}),
+        (["--format", "onnx", "--adapter-only"], {"my-pets.onnx_adapter"}),
     ],
 )
 def test_every_format_writes_its_files(tiny_model, pack_folder, tmp_path, capsys, arguments, files):
@@ -63,7 +64,7 @@ def test_onnx_both_ways_and_verify(tiny_model, pack_folder, tmp_path, capsys):
     assert "a <new1> cat and a <new2> dog" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "both" / "base")]) == 0
     assert "shared, float16" in capsys.readouterr().out
-    assert main(["verify", str(tmp_path / "both" / "my pets.onnx_adapter")]) == 0
+    assert main(["verify", str(tmp_path / "both" / "my-pets.onnx_adapter")]) == 0
     assert "<new1> cat, <new2> dog" in capsys.readouterr().out
     graph = tmp_path / "merged" / "unet" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")

@@ -117,7 +117,7 @@ def test_our_loader_makes_a_plain_pipeline_draw_the_concepts(personalizer, tiny_
     import numpy as np
 
     pipe = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
-    pipe.scheduler = personalizer._sampler.scheduler
+    pipe.scheduler = personalizer.sampling_scheduler()
     load_into(pipe, pack)
     prompt = "a <new1> cat and a <new2> dog"
     arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "eta": 1.0}

@@ -11,7 +11,9 @@ from sdk.combine.merging import merge
 from sdk.combine.routing import route, token_owners, with_own_tokens
 from sdk.concepts import Concept
 from sdk.errors import BaseModelError, InputError, OutputError
+from sdk.model.layers import cross_attention_layers
 from sdk.model.text import TextConditioner
+from sdk.sampling.sampler import Sampler
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def packs(personalizer):
         generator = torch.Generator().manual_seed(seed)
         table = personalizer.pipe.text_encoder.get_input_embeddings().weight
         key_value = {}
-        for name, layer in personalizer._sampler.layers.items():
+        for name, layer in cross_attention_layers(personalizer.pipe.unet).items():
             pair = [w.weight.detach() for w in (layer.to_k, layer.to_v)]
             key_value[name] = tuple(w + 0.3 * w.std() * torch.randn(w.shape, generator=generator) for w in pair)
         rows = table.std() * torch.randn(1, table.shape[1], generator=generator)
@@ -52,8 +54,8 @@ def test_a_routed_pack_draws_one_concept_as_its_own_pack_would_word_by_word(pers
     prompt = "a <new1> cat and a <new2> dog"
     conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, both.tokens)
     assert token_owners(both, conditioner, prompt) == [[2, 3], [6, 7]]
-    states, processors = personalizer._sampler._condition([(both, prompt)])
-    for name, layer in personalizer._sampler.layers.items():
+    states, processors = Sampler(personalizer)._condition([(both, prompt)])
+    for name, layer in cross_attention_layers(personalizer.pipe.unet).items():
         for which, (got, module) in enumerate(
             ((processors[name].key, layer.to_k), (processors[name].value, layer.to_v))
         ):
@@ -71,7 +73,7 @@ def test_a_routed_pack_draws_one_concept_as_its_own_pack_would_word_by_word(pers
 def test_a_merged_pack_keeps_each_concept_and_the_ordinary_words(personalizer, packs, tmp_path):
     merged = merge(personalizer, packs)
     assert merged.tokens == ["<new1>", "<new2>"]
-    sampler = personalizer._sampler
+    sampler = Sampler(personalizer)
     separate = with_own_tokens(packs)
     for pack, prompt in zip(separate, ("photo of a <new1> cat", "photo of a <new2> dog"), strict=True):
         (own, _), (joint, _) = (sampler._condition([(p, prompt)]) for p in (pack, merged))
@@ -94,6 +96,6 @@ def test_a_merged_pack_keeps_each_concept_and_the_ordinary_words(personalizer, p
 
 def test_packs_of_another_base_are_not_merged(personalizer, packs):
     with torch.no_grad():
-        next(iter(personalizer._sampler.layers.values())).to_k.weight.mul_(1.01)
+        next(iter(cross_attention_layers(personalizer.pipe.unet).values())).to_k.weight.mul_(1.01)
     with pytest.raises(BaseModelError, match="load that model"):
         merge(Personalizer(personalizer.pipe, "other"), packs)

@@ -222,7 +222,7 @@ def test_own_tokens(personalizer, picture, quick):
     ("concepts", "message"),
     [
         ([], "at least one"),
-        ("cat", "at least one"),
+        ("cat", "are a list"),
         (["cat"] * 20, "too many"),
         ([""], "empty class"),
         (["<new1> cat"], "holds a token"),

@@ -36,7 +36,7 @@ def test_a_fit_that_diverges_is_no_success(personalizer, picture, tmp_path, rate
     """It stops, with the step and the cause in the message, or at the latest where float16 would overflow."""
     config = FitConfig.preset("reference", method, steps=30, batch_size=2, prior="none", target_share=1.0)
     rates = dict.fromkeys(("learning_rate",), rate) | ({} if method == "dreambooth" else {"token_learning_rate": rate})
-    with pytest.raises(NotFiniteError, match="learning_rate"):
+    with pytest.raises(NotFiniteError, match="learning.rate"):
         personalizer.fit(
             picture, ["cat"], method=method, config=config.with_changes(**rates), output_dir=tmp_path / "p"
         )

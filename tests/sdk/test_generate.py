@@ -9,6 +9,7 @@ from PIL import Image
 
 from sdk import ConceptPack, Personalizer
 from sdk.errors import BaseModelError, InputError
+from sdk.model.layers import cross_attention_layers
 from sdk.sampling.sampler import _project
 
 
@@ -59,7 +60,7 @@ def test_cached_keys_and_values_equal_folded_weights(personalizer, packs, tiny_m
         folded.pipe.tokenizer.add_tokens(pack.tokens)
         folded.pipe.text_encoder.resize_token_embeddings(len(folded.pipe.tokenizer), mean_resizing=False)
         folded.pipe.text_encoder.get_input_embeddings().weight[-2:] = pack.embeddings.float()
-    folded.pipe.scheduler = folded._sampler.scheduler
+    folded.pipe.scheduler = folded.sampling_scheduler()
     folded.pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(5)
     expected = folded.pipe(
@@ -208,7 +209,7 @@ def test_words_between_token_and_noun(personalizer, packs):
 
 def test_a_pack_of_another_base_is_refused(personalizer, packs):
     with torch.no_grad():
-        next(iter(personalizer._sampler.layers.values())).to_k.weight.mul_(1.01)
+        next(iter(cross_attention_layers(personalizer.pipe.unet).values())).to_k.weight.mul_(1.01)
     other = Personalizer(personalizer.pipe, "other")
     with pytest.raises(BaseModelError, match="weights are others"):
         other.load_pack(packs[0])

@@ -53,7 +53,10 @@ def test_layout_is_custom_diffusions(folder):
 
 def test_manifest_says_how_to_repeat_the_fit(folder):
     manifest = json.loads((folder / "personalizer.json").read_text())
-    assert manifest["concepts"] == [{"token": "<new1>", "class": "cat"}, {"token": "<new2>", "class": "dog"}]
+    assert manifest["concepts"] == [
+        {"token": "<new1>", "class": "cat", "file": "new1.safetensors"},
+        {"token": "<new2>", "class": "dog", "file": "new2.safetensors"},
+    ]
     assert manifest["settings"]["steps"] == 1
     assert manifest["provenance"]["seed"] == 0
     assert set(manifest["provenance"]["libraries"]) == {"personalizer-sdk", "torch", "diffusers", "transformers"}

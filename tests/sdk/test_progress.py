@@ -131,17 +131,18 @@ def test_drawing_tells_of_its_steps_and_can_be_cancelled(personalizer, picture):
         options = DRAWING | ({"strength": 0.5} if name == "img2img" else {})
         seen = []
         result = draw(*arguments, progress=lambda e, seen=seen: seen.append((e.phase, e.done, e.total)), **options)
-        assert seen == [("draw", i + 1, steps) for i in range(steps)], name
+        assert seen == [("draw", i, steps) for i in range(steps + 1)], name
         assert result.notes == []
         cancel, told = threading.Event(), []
 
         def stop(event, cancel=cancel, told=told):
             told.append(event.done)
-            cancel.set()
+            if event.done:
+                cancel.set()
 
         with pytest.raises(Cancelled):
             draw(*arguments, progress=stop, cancel=cancel, **options)
-        assert told == [1]
+        assert told == [0, 1]
         assert draw(*arguments, **options).images[0].tobytes() == result.images[0].tobytes()
 
 

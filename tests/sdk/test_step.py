@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from sdk.concepts import resolve_concepts
 from sdk.config import FitConfig
@@ -247,16 +249,27 @@ def test_disendiff_shows_all_concepts_or_one_in_a_window(personalizer):
     assert [sum(view.named == (i,) for view in views) / 300 for i in range(3)] == pytest.approx([1 / 3] * 3, abs=0.09)
 
 
+def of_size(tokenizer, size):
+    """A tokenizer with further words of its own."""
+    definition = json.loads(tokenizer.to_str())
+    vocabulary = definition["model"]["vocab"]
+    vocabulary |= {f"word{number}</w>": number for number in range(len(vocabulary), size)}
+    return Tokenizer.from_str(json.dumps(definition))
+
+
 def test_in_clips_vocabulary_tokens_start_from_words_it_hardly_saw(personalizer):
-    """The released code's, for one to three concepts; DreamBooth's identifiers stay there."""
-    encoder = personalizer.pipe.text_encoder
-    encoder.resize_token_embeddings(49408, mean_resizing=False)
-    table = encoder.get_input_embeddings().weight
+    """The released code's, for one to three concepts; DreamBooth's stay there. Added words change nothing."""
+    encoder, tokenizer = personalizer.pipe.text_encoder, personalizer.pipe.tokenizer
+    tokenizer._tokenizer = of_size(tokenizer._tokenizer, 49408)
     nouns = ("cat", "dog", "car", "house")
-    for method in ("disendiff", "dreambooth"):
-        for rows in ([42170], [47629, 42170], [43514, 47629, 42170]):
-            learner = learner_on(personalizer, method, nouns=nouns[: len(rows)])
-            assert torch.equal(learner.embeddings.detach(), table[rows])
+    for added in ([], ["<mine>", "<new1>"]):
+        tokenizer.add_tokens(added)
+        encoder.resize_token_embeddings(49408 + len(added), mean_resizing=False)
+        table = encoder.get_input_embeddings().weight
+        for method in ("disendiff", "dreambooth"):
+            for rows in ([42170], [47629, 42170], [43514, 47629, 42170]):
+                learner = learner_on(personalizer, method, nouns=nouns[: len(rows)])
+                assert torch.equal(learner.embeddings.detach(), table[rows])
     learner = learner_on(personalizer, nouns=nouns)
     ids = [learner.conditioner.pieces(noun)[0] for noun in nouns]
     assert torch.equal(learner.embeddings.detach(), table[ids])

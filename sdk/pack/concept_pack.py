@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,28 +15,27 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
-from .concepts import Concept, join_phrases
-from .errors import InputError, MissingFileError, OutputError, PackError
-from .files import prepare_output_folder, sha256_file
-from .folders import new_folder
-from .model.fingerprint import BaseIdentity
+from ..concepts import Concept, join_phrases, resolve_concepts
+from ..errors import InputError, OutputError
+from ..file_names import token_file_name
+from ..files import prepare_output_folder, sha256_file
+from ..folders import new_folder
+from ..images.image_io import check_reference
+from ..learned import check_finite, check_key_value, check_row
+from ..model.fingerprint import BaseIdentity
+from ..printable import printable
+from ..reading import parse_json
+from .card import CARD, card
+from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
+from .manifest import read_parts
 
-FORMAT_VERSION = 1
-MANIFEST = "personalizer.json"
-WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
-UNET = "unet.safetensors"
-REFERENCE = "reference.png"
-BY_PRODUCTS = ("attention.png", "masks.png", "mask-*.png", "samples.png", "metrics.jsonl")  # patterns, not read again
 _AND_AT_MOST = 3  # concepts
-_KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
-_KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
 
 
-@dataclass
+@dataclass(repr=False)
 class ConceptPack:
     """Learned K and V weights, token embeddings and where they come from.
 
@@ -77,12 +75,6 @@ class ConceptPack:
         """The modifier tokens, such as ``["<new1>", "<new2>"]``."""
         return [c.token for c in self.concepts]
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the learned weights of the UNet by parameter name."""
-        for layer, pair in self.key_value.items():
-            yield from zip((f"{layer}.to_k.weight", f"{layer}.to_v.weight"), pair, strict=True)
-        yield from self.unet.items()
-
     @property
     def prompt(self) -> str:
         """A prompt that names every concept; of many in as few words as the captions of a fit."""
@@ -106,17 +98,23 @@ class ConceptPack:
             digest.update(self.unet[name].numpy().tobytes())
         return digest.hexdigest()
 
+    def __repr__(self) -> str:
+        names = ", ".join(c.phrase for c in self.concepts)
+        text = f"{type(self).__name__}({names}; {self.method} on {self.base.name}; {self.content_hash()[:12]})"
+        return printable(text)
+
     def export_adapter(self, path: str | Path) -> Path:
         """Write the pack as one ``.onnx_adapter`` for a shared ONNX export, see :class:`sdk.deploy.OnnxPersonalizer`.
 
         Raises:
             InputError: a pack that holds UNet weights beyond K and V, or ONNX Runtime is missing.
+            NotFiniteError: values that are no numbers, or overflow float16.
         """
         self.check_storable()
         if self.unet:
             raise InputError(f"a pack of {self.method} changes the whole UNet; merge it in: export_onnx(dir, pack)")
         try:
-            from .deploy.adapters import write_adapter
+            from ..deploy.adapters import write_adapter
         except ModuleNotFoundError as error:
             raise InputError("adapters need ONNX Runtime; run: pip install 'personalizer-sdk[onnx]'") from error
         weights = {
@@ -129,15 +127,69 @@ class ConceptPack:
         write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict())
         return file
 
+    def check_finite(self, name: str = "the pack") -> None:
+        """Raise :class:`NotFiniteError` if a value is no number, or was too large for float16.
+
+        Args:
+            name: what messages call the pack.
+        """
+        check_finite(name, self._named())
+
+    def misfit(self, unet: nn.Module) -> str | None:
+        """Return why the weights have no place in a UNet, or ``None`` if they have."""
+        there = {name: tuple(weight.shape) for name, weight in unet.named_parameters()}
+        weights = dict(self.unet)
+        for layer, pair in self.key_value.items():
+            weights |= {f"{layer}.to_{which}.weight": weight for which, weight in zip("kv", pair, strict=True)}
+        for name, weight in weights.items():
+            inner = name if name in there else name.removesuffix(".weight") + ".base_layer.weight"  # beneath a LoRA
+            if there.get(inner) != tuple(weight.shape):
+                wanted = list(there[inner]) if inner in there else "none"
+                return f"{name} is {list(weight.shape)} instead of {wanted}"
+        return None
+
     def check_storable(self) -> None:
-        """Raise :class:`InputError` if the pack cannot be written to a file; this one can."""
+        """Check that the pack can be written to a file and read again.
+
+        Raises:
+            NotFiniteError: values that are no numbers, or overflow float16.
+            InputError: shapes that do not belong together, or concepts that are none.
+        """
+        if resolve_concepts(self.concepts) != list(self.concepts):
+            raise InputError("the pack's concepts are not tidied; make them by resolve_concepts")
+        self.check_finite()
+
+        def fail(reason: str) -> InputError:
+            return InputError(f"this is no pack: {reason}")
+
+        check_key_value(self.key_value, self.base.fingerprint.keys(), self.base.context, fail)
+        if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.concepts):
+            raise fail(f"{len(self.concepts)} concepts have embeddings {list(self.embeddings.shape)}")
+        for concept, row in zip(self.concepts, self.embeddings, strict=True):
+            check_row(concept.token, row, self.base.context, fail)
+        if self.reference is not None:
+            check_reference(self.reference, "the pack's reference")
+        try:
+            written = json.dumps([self.settings, self.provenance]).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise fail(f"its settings and provenance are no plain values ({error})") from error
+        parse_json(written, "the pack's settings or provenance", advice="give plain, finite values")
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        """All learned tensors by name."""
+        yield "the token embeddings", self.embeddings
+        for layer, pair in self.key_value.items():
+            yield from zip((f"K of {layer}", f"V of {layer}"), pair, strict=True)
+        yield from self.unet.items()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the pack; the folder is whole or absent, and an earlier pack there is replaced.
 
         Raises:
             OutputError: the folder cannot be written, or is a file, or holds something that is not a pack.
+            NotFiniteError: values that are no numbers, or overflow float16.
         """
+        self.check_storable()
         destination = Path(folder)
         if destination.exists() and not destination.is_dir():
             raise OutputError(f"{destination} is a file; give a folder for the pack")
@@ -150,7 +202,7 @@ class ConceptPack:
     def weights_bytes(self) -> bytes:
         """Return K and V as a safetensors file, with diffusers' Custom Diffusion keys."""
         weights = {
-            _KEY.format(layer=layer, which=which): weight
+            KEY.format(layer=layer, which=which): weight
             for layer, pair in self.key_value.items()
             for which, weight in zip("kv", pair, strict=True)
         }
@@ -158,11 +210,16 @@ class ConceptPack:
 
     def token_files(self) -> dict[str, bytes]:
         """Return one textual-inversion file per token by name, ``{"<new1>": [C]}`` in safetensors."""
-        rows = zip(self.tokens, self.embeddings, strict=True)
-        return {f"{t.strip('<>')}.safetensors": save({t: row.clone()}, metadata={"format": "pt"}) for t, row in rows}
+        rows = enumerate(zip(self.tokens, self.embeddings, strict=True))
+        return {token_file_name(i): save({t: row.clone()}, metadata={"format": "pt"}) for i, (t, row) in rows}
 
     def write_files(self, folder: Path) -> None:
-        """Write the pack's files into an existing folder, the manifest last."""
+        """Write the pack's files into an existing folder, the manifest last.
+
+        Raises:
+            NotFiniteError: values that are no numbers, or overflow float16; see also :meth:`check_storable`.
+        """
+        self.check_storable()
         (folder / WEIGHTS).write_bytes(self.weights_bytes())
         names = [WEIGHTS]
         if self.unet:
@@ -178,13 +235,16 @@ class ConceptPack:
             "format_version": FORMAT_VERSION,
             "method": self.method,
             "base_model": self.base.to_dict(),
-            "concepts": [{"token": c.token, "class": c.noun} for c in self.concepts],
+            "concepts": [
+                {"token": c.token, "class": c.noun, "file": token_file_name(i)} for i, c in enumerate(self.concepts)
+            ],
             "prompt": self.prompt,
             "content_sha256": self.content_hash(),
             "files": {name: sha256_file(folder / name) for name in names},
             "settings": self.settings,
             "provenance": self.provenance,
         }
+        (folder / CARD).write_text(card(self), encoding="utf-8")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -194,80 +254,8 @@ class ConceptPack:
         Raises:
             MissingFileError: no such folder, or it holds no pack.
             PackError: damaged, incomplete, or of a later format.
+            NotFiniteError: it holds values that are no numbers.
         """
-        path = Path(folder)
-        manifest = read_manifest(path)
-        contents = {name: _read_checked(path, name, digest) for name, digest in manifest["files"].items()}
-        try:
-            weights = load(contents[WEIGHTS])
-            unet = load(contents[UNET]) if UNET in contents else {}
-            concepts = [Concept(c["class"], c["token"]) for c in manifest["concepts"]]
-            rows = [load(contents[f"{c.token.strip('<>')}.safetensors"])[c.token] for c in concepts]
-            base = BaseIdentity.from_dict(manifest["base_model"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise PackError(f"the pack {path} is incomplete or malformed; fit or copy it again") from error
-        reference = None
-        if REFERENCE in contents:
-            with Image.open(path / REFERENCE) as opened:
-                reference = opened.convert("RGB")
-        return cls(
-            concepts=concepts,
-            base=base,
-            key_value=_pair_up(weights, path),
-            embeddings=torch.stack(rows),
-            unet=unet,
-            method=manifest["method"],
-            settings=manifest["settings"],
-            provenance=manifest["provenance"],
-            reference=reference,
-        )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read ``personalizer.json`` of a pack.
-
-    Raises:
-        MissingFileError: no such folder, or it holds no pack.
-        PackError: unreadable, incomplete, or of a later format.
-    """
-    if not folder.is_dir():
-        raise MissingFileError(f"there is no pack at {folder}; give the folder that a fit wrote")
-    if not (folder / MANIFEST).is_file():
-        raise MissingFileError(f"{folder} holds no {MANIFEST}; give the folder that a fit wrote")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackError(f"{folder / MANIFEST} is damaged; fit or copy the pack again") from error
-    if version != FORMAT_VERSION:
-        raise PackError(
-            f"the pack {folder} has format {version}, this version reads {FORMAT_VERSION}; update the package"
-        )
-    missing = {"method", "base_model", "concepts", "files", "settings", "provenance"} - manifest.keys()
-    if missing:
-        raise PackError(f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; fit or copy the pack again")
-    return manifest
-
-
-def _read_checked(folder: Path, name: str, digest: str) -> bytes:
-    if Path(name).name != name:
-        raise PackError(f"the pack {folder} refers to {name!r} outside itself; do not use it")
-    file = folder / name
-    if not file.is_file():
-        raise PackError(f"the pack {folder} lacks {name}; fit or copy it again")
-    data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise PackError(f"{file} is damaged (its hash does not match); fit or copy the pack again")
-    return data
-
-
-def _pair_up(weights: dict[str, Tensor], path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, weight in weights.items():
-        match = _KEY_PATTERN.fullmatch(key)
-        if match is None:
-            raise PackError(f"the pack {path} holds an unknown weight {key!r}; fit or copy it again")
-        layers.setdefault(match["layer"], {})[match["which"]] = weight
-    if any(set(pair) != {"k", "v"} for pair in layers.values()):
-        raise PackError(f"the pack {path} lacks K or V of a layer; fit or copy it again")
-    return {layer: (pair["k"], pair["v"]) for layer, pair in layers.items()}
+        pack = cls(**read_parts(folder))
+        pack.check_finite(f"the pack {folder}")
+        return pack

@@ -1,0 +1,155 @@
+"""One call's drawing with an exported model: prompts to what the UNet needs, noise to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..concepts import Concept
+from ..drawing_rules import skipped_steps
+from ..errors import NotFiniteError
+from ..finite import is_finite
+from ..runtime import Phase
+from .adapters import ROWS, Adapter
+from .model import ExportedModel
+from .noise import Noise
+from .pixels import from_pixels, to_pixels
+from .schedulers import Scheduler
+
+Wanted = tuple[Adapter | None, str]  # a pack and a text
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a drawing starts from a picture.
+
+    Attributes:
+        clean: its latents, ``[1, C, h, w]``.
+        strength: share of the noise levels that is drawn anew.
+        hole: ``[1, 1, h, w]``, 1 where it is redrawn; ``None``: everywhere.
+    """
+
+    clean: np.ndarray
+    strength: float = 1.0
+    hole: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What all batches of a call share.
+
+    Attributes:
+        model: the exported model.
+        sampler: makes a sampler for a batch.
+        guidance: the guidance scale.
+        shape: of a picture's latents, ``(C, h, w)``.
+        phase: of the whole call.
+        start: where drawing starts from a picture.
+    """
+
+    model: ExportedModel
+    sampler: Callable[[], Scheduler]
+    guidance: float
+    shape: tuple[int, int, int]
+    phase: Phase
+    start: Start | None
+
+    def batch(self, minus: Sequence[Wanted], wanted: Sequence[Wanted], noises: Sequence[Noise]) -> list[Image.Image]:
+        """Draw one batch, from noise to pictures.
+
+        Args:
+            minus: packs and negative prompts; none without guidance.
+            wanted: packs and prompts.
+            noises: one per prompt.
+
+        Raises:
+            NotFiniteError: text states, latents or pixels hold NaN or infinite values.
+            Cancelled: the phase's ``cancel`` was set.
+        """
+        unet = self.model.graphs["unet"].bound(self._conditioning([*minus, *wanted]))
+        sampler, start = self.sampler(), self.start
+
+        def fresh() -> np.ndarray:
+            return np.concatenate([noise.normal((1, *self.shape)) for noise in noises])
+
+        sample = fresh()
+        skipped = 0
+        if start is not None:
+            kept_noise = np.concatenate([Noise(noise.seed + 1).normal(self.shape)[None] for noise in noises])
+            skipped = skipped_steps(len(sampler.timesteps), start.strength)
+            if start.strength < 1:
+                sample = self.model.levels.add_noise(start.clean, sample, int(sampler.timesteps[skipped]))
+        for index in range(skipped, len(sampler.timesteps)):
+            both = np.concatenate([sample, sample]) if minus else sample
+            answer = unet.run({"sample": both, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
+            if minus:
+                without, with_it = np.split(answer, 2)
+                answer = without + np.float32(self.guidance) * (with_it - without)
+            sample = sampler.step(index, answer, sample, fresh() if sampler.needs_noise else None)
+            if start is not None and start.hole is not None:
+                kept = start.clean
+                if index + 1 < len(sampler.timesteps):
+                    kept = self.model.levels.add_noise(kept, kept_noise, int(sampler.timesteps[index + 1]))
+                sample = start.hole * sample + (1 - start.hole) * kept
+            self.phase.step()
+        if not is_finite(sample):
+            raise NotFiniteError(
+                "the latents hold NaN or infinite values, nothing was drawn; take a smaller guidance_scale, or export "
+                "the model in float32"
+            )
+        return [self._picture(row) for row in sample / np.float32(self.model.about["scaling_factor"])]
+
+    def _picture(self, latents: np.ndarray) -> Image.Image:
+        pixels = self.model.graphs["vae_decoder"].run({"latent_sample": latents[None]})["sample"][0]
+        return from_pixels(finite(pixels, "the decoder's pixels"))
+
+    def _conditioning(self, wanted: list[Wanted]) -> dict[str, np.ndarray]:
+        """What the UNet needs of the prompts: computed once for each distinct pack and prompt, for all steps."""
+        distinct: dict[tuple[int, str], int] = {}
+        made: list[dict[str, np.ndarray]] = []
+        for pack, text in wanted:
+            if (id(pack), text) not in distinct:
+                distinct[id(pack), text] = len(made)
+                made.append(self._encode(pack, text))
+        rows = [distinct[id(pack), text] for pack, text in wanted]
+        return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
+
+    def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
+        feeds = {"input_ids": self.model.tokenizer.ids(text, concepts_of(self.model, pack))[None]}
+        if pack is not None:
+            feeds[ROWS] = pack.rows
+        states = finite(self.model.graphs["text_encoder"].run(feeds)["last_hidden_state"], "the text states")
+        if not self.model.shared:
+            return {"encoder_hidden_states": states}
+        weights = {} if pack is None else pack.weights
+        projected = self.model.graphs["kv_projection"].run({"encoder_hidden_states": states, **weights})
+        return {name: finite(value, "the keys and values of a prompt") for name, value in projected.items()}
+
+
+def encoded(model: ExportedModel, picture: Image.Image) -> np.ndarray:
+    """Return a square picture's latents ``[1, C, h, w]``.
+
+    Raises:
+        NotFiniteError: they hold NaN or infinite values.
+    """
+    parameters = model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
+    finite(parameters, "the picture's latents")
+    return parameters[:, : model.channels].astype(np.float32) * np.float32(model.about["scaling_factor"])
+
+
+def concepts_of(model: ExportedModel, pack: Adapter | None) -> list[Concept]:
+    """Return the concepts of an added pack, or of the one that is merged in."""
+    return model.concepts if pack is None else pack.concepts
+
+
+def finite(values: np.ndarray, what: str) -> np.ndarray:
+    """Return the values, or raise :class:`NotFiniteError` saying what to do."""
+    if not is_finite(values):
+        raise NotFiniteError(
+            f"{what} hold NaN or infinite values, nothing was drawn; the pack diverged (fit it again), or float16 "
+            "overflows (export the model in float32)"
+        )
+    return values

@@ -1,0 +1,108 @@
+"""The page that goes with a pack: ``README.md``, in the form that the Hub and people read (a model card)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .concept_pack import ConceptPack
+
+CARD = "README.md"
+RIGHTS = ("licence", "consent")  # what a person says about a pack, kept in its provenance
+
+
+def card(pack: ConceptPack) -> str:
+    """Return the page: what the pack is, how each tool uses it, what it was made from, and what may be done with it."""
+    names = ", ".join(_code(c.phrase) for c in pack.concepts)
+    said = {name: str(pack.provenance[name]) for name in RIGHTS if pack.provenance.get(name)}
+    lines = [
+        "---",
+        *_header(pack, said.get("licence")),
+        "---",
+        "",
+        f"# {_plain(', '.join(c.noun for c in pack.concepts))}",
+        "",
+    ]
+    lines += [
+        f"A concept pack: {names}, learned with the Personalizer SDK from one picture by the method "
+        f"{_code(pack.method)} for the base model {_code(pack.base.name)}.",
+        "",
+        "## Use",
+        "",
+        f"- write {_code(pack.prompt)}, or the same words in another scene",
+        "- Personalizer SDK: `personalizer generate FOLDER --prompt ... --output pictures`; in Python "
+        "`Personalizer.from_pretrained(base).generate(prompt, concepts=ConceptPack.from_pretrained(folder))`",
+        "- A1111, Forge, ComfyUI: `personalizer export FOLDER --format webui --output DIR` prints the words to type",
+        "- diffusers: `--format lora` or `--format diffusers`; ONNX Runtime without torch: `--format onnx`",
+        "- `personalizer verify FOLDER` checks every file and lists what loads it",
+        "",
+        "## Made from",
+        "",
+        *(f"- {line}" for line in _origin(pack)),
+        "",
+        "## Rights",
+        "",
+        f"- licence: {_plain(said.get('licence', 'none stated; ask whoever made the pack'))}",
+        f"- consent of whoever is shown: {_plain(said.get('consent', 'none stated'))}",
+        "- the base model has a licence of its own, which goes on to hold",
+        "",
+        f"Content SHA-256: `{pack.content_hash()}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def rights_of(packs: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what several packs' provenances say about rights, joined: each statement once."""
+    found = {}
+    for name in RIGHTS:
+        said = list(dict.fromkeys(str(p[name]) for p in packs if p.get(name)))
+        if said and len([p for p in packs if p.get(name)]) < len(packs):
+            said.append("not stated for every part")
+        if said:
+            found[name] = "; ".join(said)
+    return found
+
+
+def _header(pack: ConceptPack, licence: str | None) -> list[str]:
+    """Fields that the Hub reads; values in JSON, which is YAML too."""
+    fields: dict[str, Any] = {"pipeline_tag": "text-to-image"}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", pack.base.name):  # as the Hub names models
+        fields["base_model"] = pack.base.name
+    fields |= {"tags": ["personalization", "text-to-image", pack.method], "instance_prompt": pack.prompt}
+    if licence:
+        # The Hub knows licences by identifiers; anything else is a name.
+        known = re.fullmatch(r"[a-z0-9.+-]{1,40}", licence)
+        fields |= {"license": licence} if known else {"license": "other", "license_name": licence}
+    return [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+
+
+def _origin(pack: ConceptPack) -> list[str]:
+    found = pack.provenance
+    lines = []
+    if "seed" in found:
+        lines.append(f"one fit, seed {_plain(found['seed'])}, {_plain(pack.settings.get('steps', '?'))} steps")
+    if "parts" in found:
+        lines.append(f"{len(found['parts'])} packs, merged")
+    if "file" in found:
+        lines.append(f"the file {_code(found['file'])} of another program")
+    versions = found.get("libraries")
+    if isinstance(versions, dict):
+        lines.append(", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items()))
+    lines.append(
+        "the picture is in the folder as `reference.png`" if pack.reference else "no picture is kept in the folder"
+    )
+    return lines
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(text).split()))[:500]
+
+
+def _code(text: object) -> str:
+    """Text as Markdown shows code."""
+    shown = " ".join(str(text).split())[:500].replace("`", "'")
+    return f"`{shown}`"

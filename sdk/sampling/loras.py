@@ -1,0 +1,62 @@
+"""LoRAs beside packs: loaded whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InputError, NotFiniteError
+from ..finite import first_not_finite
+from ..views import undisturbed
+
+
+def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
+    """Load a LoRA by diffusers' ``load_lora_weights``, or leave the pipeline without a trace of it.
+
+    Raises:
+        InputError: a file that cannot be read, or one for another model.
+        NotFiniteError: a LoRA that holds NaN or infinite values.
+    """
+    with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
+        before = _adapters(pipe)
+        try:
+            pipe.load_lora_weights(*arguments, **keywords)
+            new = _adapters(pipe) - before
+            if not new:
+                raise InputError("the LoRA holds nothing for this model; give a LoRA of the same family of models")
+            wrong = first_not_finite(_weights(pipe, new))
+            if wrong is not None:
+                raise NotFiniteError(f"the LoRA holds NaN or infinite values in {wrong}; train or download it again")
+        except BaseException as error:
+            _remove(pipe, before)
+            if not isinstance(error, Exception) or isinstance(error, (InputError, NotFiniteError)):
+                raise
+            said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise InputError(f"cannot load the LoRA ({said}); give a whole LoRA file of this kind of model") from error
+
+
+def unload_loras(pipe: Any) -> None:
+    """Remove all LoRAs."""
+    with undisturbed(pipe.unet, pipe.text_encoder):
+        pipe.unload_lora_weights()
+
+
+def _adapters(pipe: Any) -> set[tuple[str, str]]:
+    """The LoRAs in a pipeline: part and name."""
+    return {(part, name) for part, names in pipe.get_list_adapters().items() for name in names}
+
+
+def _weights(pipe: Any, adapters: set[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
+    for part, adapter in adapters:
+        for name, weight in getattr(pipe, part).named_parameters():
+            if f".{adapter}." in name:
+                yield name, weight
+
+
+def _remove(pipe: Any, kept: set[tuple[str, str]]) -> None:
+    """Remove all LoRAs but some, and the layers that wrap those of the model when none is left."""
+    new = {name for _, name in _adapters(pipe) - kept}
+    if not kept:
+        pipe.unload_lora_weights()
+    elif new:
+        pipe.delete_adapters(sorted(new))
