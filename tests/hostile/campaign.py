@@ -73,14 +73,15 @@ class _Worker:
         self.since = monotonic()
 
     def ready(self) -> None:
-        """Wait for the first word."""
+        """Wait for the first word, which says what is wrong if something is."""
         if not self.pipe.poll(STARTS_WITHIN):
             raise TimeoutError("a worker did not start")
         try:
-            self.pipe.recv()
+            problem = self.pipe.recv()
         except EOFError:
-            log = "see output.txt in its folder of the workspace"
-            raise RuntimeError(f"a worker ended before its first case; {log}") from None
+            problem = "it died"
+        if problem:
+            raise RuntimeError(f"a worker ended before its first case: {problem}")
 
     def give(self, case: tuple[str, int, int]) -> None:
         self.case, self.what, self.since = case, "", monotonic()

@@ -43,13 +43,12 @@ def write_folder(engine: Any, folder: Path) -> None:
 def _configurations(engine: Any, folder: Path, layers: list[str], rows: int) -> None:
     engine.pipe.tokenizer.save_pretrained(folder / "tokenizer")
     engine.sampling_scheduler().save_pretrained(folder / "scheduler")
-    config = engine.pipe.unet.config
-    about = {
-        "sample_size": config.sample_size,
-        "in_channels": config.in_channels,
-        "block_out_channels": list(config.block_out_channels),
-    }
-    (folder / "unet" / "config.json").write_text(json.dumps(about))
+    pipe = engine.pipe
+    parts = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae_decoder": pipe.vae, "vae_encoder": pipe.vae}
+    for part, module in parts.items():
+        config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+        plain = {k: v for k, v in config.items() if isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
+        (folder / part / "config.json").write_text(json.dumps(plain))
     (folder / "model_index.json").write_text("{}")
     manifest = {
         "format_version": 1,

@@ -28,7 +28,7 @@ _SHORTAGE = ("can't allocate memory", "not enough memory", "bad allocation", "st
 
 
 def main(pipe: Connection, workspace: str, number: int, build: bool, prepared: bool) -> None:
-    """Serve: a case's name comes in, what it did goes out; ``None`` ends it.
+    """Serve: a case's name comes in, what it did goes out; ``None`` ends it. First why it cannot, or an empty text.
 
     Args:
         pipe: to the campaign.
@@ -41,17 +41,21 @@ def main(pipe: Connection, workspace: str, number: int, build: bool, prepared: b
     scratch = base / f"worker{number}"
     scratch.mkdir()
     _separate(base, scratch)
-    from .assets import Assets
-    from .kinds import maker_of
+    try:
+        from .assets import Assets
+        from .kinds import maker_of
 
-    assets = Assets(base / "assets")
-    if build:
-        assets.build()
-    if prepared:
-        assets.warm_up(scratch)
+        assets = Assets(base / "assets")
+        if build:
+            assets.build()
+        if prepared:
+            assets.warm_up(scratch)
+    except BaseException:
+        pipe.send(traceback.format_exc())
+        raise
     guard = Guard()
-    limit_memory(4 * GIGABYTE)
-    pipe.send("ready")
+    limit_memory(6 * GIGABYTE)  # more than any length of 32 bits, which is asked for and not touched
+    pipe.send("")
     count = 0
     while (asked := pipe.recv()) is not None:
         kind, seed, index = asked
