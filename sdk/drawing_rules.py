@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from . import __version__
 from .arguments import number, several, text, whole
 from .concepts import Concept
 from .errors import InputError
@@ -17,6 +16,7 @@ from .files import prepare_output_folder, write_next
 from .images.image_io import load_image, square
 from .images.record import PictureRecord, png_bytes, remember
 from .rights import Statement
+from .version import __version__
 
 MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 

@@ -22,10 +22,10 @@ from ..fit.defaults import recommended_config
 from ..fit.fit import fit_concepts
 from ..fit.identity import library_versions
 from ..fit.prepare import priors_for
+from ..fit.whole import whole_identity
 from ..images.image_io import load_image, square
 from ..masks.user import read_masks
 from ..methods import METHODS, method_class
-from ..model.whole import whole_identity
 from ..pack import ConceptPack
 from ..plain import merged
 from ..runtime import Progress, check_cancelled, peak_memory

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..errors import InputError, SdkError
+from ..errors import SdkError
 from ..eval.scorers import Scorer, default_scorer, registered_scorers
 from ..pack import ConceptPack
 from ..printable import printable
@@ -117,11 +117,11 @@ class Fit:
 
 def _look(engine: Engine, asked: FitRequest) -> None:
     """Let who knows pictures of such classes say it if these are none: the model may know them as little."""
-    for scorer in registered_scorers():
-        if scorer.knows(asked.concepts, engine.resolution):
-            with suppress(InputError):  # it cannot tell these concepts apart, and need not
-                scorer.look_at(asked.images[0], asked.concepts)
-            return
+    # It need not be able to tell these concepts apart, and a fit goes on without it.
+    with suppress(SdkError, OSError, ValueError):
+        scorer = next((s for s in registered_scorers() if s.knows(asked.concepts, engine.resolution)), None)
+        if scorer is not None:
+            scorer.look_at(asked.images[0], asked.concepts)
 
 
 def _room(fit: PreparedFit) -> int:

@@ -16,8 +16,8 @@ from ..concepts import Concept
 from ..config import FitConfig
 from ..files import sha256_file
 from ..images.image_io import list_images
-from ..model.whole import whole_identity
 from ..sampling.engine import Engine
+from .whole import whole_identity
 
 _CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
 

@@ -21,12 +21,12 @@ from ..methods.base import Method
 from ..methods.token_init import best_descriptions
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
-from ..model.whole import whole_identity
 from ..pack import ConceptPack
 from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
 from .identity import library_versions
 from .request import FitRequest
+from .whole import whole_identity
 
 
 @dataclass(frozen=True)

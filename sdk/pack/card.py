@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from .concept_pack import ConceptPack
+from ..concepts import Concept
+from ..rights import Statement
 
 CARD = "README.md"
 
 
-def card(pack: ConceptPack) -> str:
+@dataclass(frozen=True)
+class Described:
+    """What the page tells of a pack.
+
+    Attributes:
+        concepts: with their tokens.
+        base: name of the base model.
+        method: that learned it.
+        prompt: that names every concept.
+        settings: of the fit.
+        provenance: where the pack comes from.
+        statement: its hash, licence and consent.
+        pictured: whether the reference picture is in the folder.
+    """
+
+    concepts: Sequence[Concept]
+    base: str
+    method: str
+    prompt: str
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    statement: Statement
+    pictured: bool
+
+
+def card(pack: Described) -> str:
     """Return the page: what the pack is, how each tool uses it, what it was made from, and what may be done with it."""
     names = ", ".join(_code(c.phrase) for c in pack.concepts)
     stated = pack.statement
@@ -26,7 +53,7 @@ def card(pack: ConceptPack) -> str:
     ]
     lines += [
         f"A concept pack: {names}, learned with the Personalizer SDK from one picture by the method "
-        f"{_code(pack.method)} for the base model {_code(pack.base.name)}.",
+        f"{_code(pack.method)} for the base model {_code(pack.base)}.",
         "",
         "## Use",
         "",
@@ -47,17 +74,17 @@ def card(pack: ConceptPack) -> str:
         f"- consent of whoever is shown: {_plain(stated.consent or 'none stated')}",
         "- the base model has a licence of its own, which goes on to hold",
         "",
-        f"Content SHA-256: `{pack.content_hash()}`",
+        f"Content SHA-256: `{pack.statement.content}`",
         "",
     ]
     return "\n".join(lines)
 
 
-def _header(pack: ConceptPack, licence: str | None) -> list[str]:
+def _header(pack: Described, licence: str | None) -> list[str]:
     """Fields that the Hub reads; values in JSON, which is YAML too."""
     fields: dict[str, Any] = {"pipeline_tag": "text-to-image"}
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", pack.base.name):  # as the Hub names models
-        fields["base_model"] = pack.base.name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", pack.base):  # as the Hub names models
+        fields["base_model"] = pack.base
     fields |= {"tags": ["personalization", "text-to-image", pack.method], "instance_prompt": pack.prompt}
     if licence:
         # The Hub knows licences by identifiers; anything else is a name.
@@ -66,7 +93,7 @@ def _header(pack: ConceptPack, licence: str | None) -> list[str]:
     return [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
 
 
-def _origin(pack: ConceptPack) -> list[str]:
+def _origin(pack: Described) -> list[str]:
     found = pack.provenance
     lines = []
     if "seed" in found:
@@ -79,7 +106,7 @@ def _origin(pack: ConceptPack) -> list[str]:
     if isinstance(versions, dict):
         lines.append(", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items()))
     lines.append(
-        "the picture is in the folder as `reference.png`" if pack.reference else "no picture is kept in the folder"
+        "the picture is in the folder as `reference.png`" if pack.pictured else "no picture is kept in the folder"
     )
     return lines
 

@@ -29,7 +29,7 @@ from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..reading import parse_json
 from ..rights import Statement
-from .card import CARD, card
+from .card import CARD, Described, card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
 from .manifest import read_parts
 
@@ -251,7 +251,17 @@ class ConceptPack:
             "settings": self.settings,
             "provenance": self.provenance,
         }
-        (folder / CARD).write_text(card(self), encoding="utf-8")
+        described = Described(
+            self.concepts,
+            self.base.name,
+            self.method,
+            self.prompt,
+            self.settings,
+            self.provenance,
+            self.statement,
+            self.reference is not None,
+        )
+        (folder / CARD).write_text(card(described), encoding="utf-8")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

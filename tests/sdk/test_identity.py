@@ -9,7 +9,7 @@ import torch
 
 from sdk import ConceptPack, Personalizer
 from sdk.model.fingerprint import BaseIdentity
-from sdk.model.whole import major_version, whole_identity
+from sdk.fit.whole import major_version, whole_identity
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -59,7 +59,7 @@ def test_every_number_counts(personalizer):
 
 
 def test_two_numbers_that_change_places_count():
-    from sdk.model.whole import _tensor_sums
+    from sdk.fit.whole import _tensor_sums
 
     numbers = torch.arange(100_000, dtype=torch.float32).view(100, 1000)
     first = _tensor_sums(numbers)
