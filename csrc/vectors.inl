@@ -130,7 +130,8 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
     }
     float top = highest_of(highest);
     const float scaled = top * factor;
-    if (scaled - scaled != 0) top = scaled;  // what overflows only with the factor: infinite here as well
+    // What overflows only with the factor is infinite here as well. Rare: a jump, not a step before all the rest.
+    if (__builtin_expect(scaled - scaled != 0, 0)) top = scaled;
     Vector sums = {};
     for (int64_t t = 0; t < line; t += LANES) {
       const Vector value = exponential((load(row + t) - top) * factor);

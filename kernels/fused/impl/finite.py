@@ -28,10 +28,13 @@ class _FiniteGradients(torch.autograd.Function):
     """Passes out and columns on. Gradients that are not finite go to the inputs in the exact way instead."""
 
     @staticmethod
-    def forward(ctx, exact: Way, query, key, value, token_indices, scale, out, columns):
-        ctx.exact, ctx.scale = exact, scale
-        ctx.save_for_backward(query, key, value, token_indices)
+    def forward(exact: Way, query, key, value, token_indices, scale, out, columns):
         return out.view_as(out), columns.view_as(columns)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.exact, query, key, value, token_indices, ctx.scale, _, _ = inputs
+        ctx.save_for_backward(query, key, value, token_indices)
 
     @staticmethod
     def backward(ctx, grad_out, grad_columns):

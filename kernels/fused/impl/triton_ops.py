@@ -17,9 +17,9 @@ from ..ops import (
     with_dense_rows,
 )
 from ..options import CalibrationOptions
-from .triton import refuses_attention, refuses_loss
 from .triton_attention import launch_backward, launch_forward
 from .triton_calibration import launch_calibration
+from .triton_limits import refuses_attention, refuses_loss
 
 _REACH = 2**31  # elements of a row of the batch: inside it the kernels count in 32 bits
 
