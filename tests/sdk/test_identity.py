@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdk import ConceptPack, Personalizer
-from sdk.model.fingerprint import BaseIdentity
 from sdk.fit.whole import major_version, whole_identity
+from sdk.model.fingerprint import BaseIdentity
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
