@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from .arguments import cancelling, listed, of_type, path, text, to_be_called
+from .arguments import cancelling, flag, listed, optional, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
 from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
@@ -118,8 +118,7 @@ class Personalizer(Engine):
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.fit.reporting.StepReport`.
             progress: called with a :class:`sdk.runtime.Event` after each step and each batch of prior pictures.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step, and with
-                ``output_dir`` the fit can be resumed from there.
+            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step; see ``resume``.
             report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
 
         Returns:
@@ -140,7 +139,7 @@ class Personalizer(Engine):
             seed=check_seed(seed),
             masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
             output_dir=None if output_dir is None else path(output_dir, "output_dir"),
-            resume=bool(resume),
+            resume=flag(resume, "resume"),
             callback=to_be_called(callback, "callback"),
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
@@ -174,7 +173,7 @@ class Personalizer(Engine):
         Raises:
             SdkError: bad input, or maps that hold NaN or infinite values; the message says what to do.
         """
-        config = self.default_config() if config is None else of_type(config, FitConfig, "config")
+        config = optional(config, FitConfig, "config") or self.default_config()
         return masks_of(
             self,
             load_image(image),
@@ -393,8 +392,8 @@ class Personalizer(Engine):
             InputError: both a pack and ``shared``, another dtype, or packages that are missing.
             OutputError: a part that computes something else, or a folder that holds other files.
         """
-        pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
+        kind: dict[str, Any] = {"shared": flag(shared, "shared"), "dtype": usable_dtype(dtype, torch.device("cpu"))}
         phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
-        figures = export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype)
+        figures = export_model(self, path(folder, "folder"), optional(concepts, ConceptPack, "concepts"), **kind)
         phase.step()
         return figures

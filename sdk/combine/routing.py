@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import listed, of_type
 from ..concepts import Concept, find_positions, resolve_concepts
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
@@ -71,6 +72,7 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
     Raises:
         InputError: fewer than two, or packs that cannot be used together.
     """
+    packs = [of_type(pack, ConceptPack, "each of packs") for pack in listed(packs, "packs", "packs")]
     if len(packs) < 2:
         raise InputError(f"give at least two packs to combine, got {len(packs)}")
     taken: set[str] = set()
