@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AnySet
 from itertools import islice
 from math import isfinite
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from .errors import InputError
 
 T = TypeVar("T")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes and characters, where most systems end
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
@@ -73,19 +74,23 @@ def text(value: Any, name: str) -> str:
 
 def texts(value: Any, name: str, most: int) -> list[str]:
     """Return a text, or several, as a list of at least one."""
-    given = [value] if isinstance(value, str) else several(value, name, "texts", most)
+    given = [value] if isinstance(value, str) else several(value, name, "text", most)
     if not given:
         raise InputError(f"give at least one {name}")
     return [text(each, name) for each in given]
 
 
 def several(value: Any, name: str, what: str, most: int) -> list[Any]:
-    """Return what a list, a tuple, an iterator holds, in its order."""
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, bytearray, Mapping, AnySet)):
-        raise InputError(f"{name} must be one of its kind or a list of {what}, got {shown(value)}")
-    found = list(islice(value, most + 1))
+    """Return what a list, a tuple, an iterator holds, in its order; ``what`` one of them is."""
+    wrong = f"{name} must be a {what} or a list of {what}s, got {shown(value)}"
+    if isinstance(value, (str, bytes, bytearray, Mapping, AnySet)):
+        raise InputError(wrong)
+    try:
+        found = list(islice(value, most + 1))
+    except TypeError:  # nothing to go through, or an array of no dimension
+        raise InputError(wrong) from None
     if len(found) > most:
-        raise InputError(f"{name} holds more than {most} {what}; give fewer")
+        raise InputError(f"{name} holds more than {most} {what}s; give fewer")
     return found
 
 
@@ -103,11 +108,30 @@ def of_type(value: Any, kind: type[T], name: str) -> T:
     return value
 
 
+def optional(value: Any, kind: type[T], name: str) -> T | None:
+    """Return an object of a class, or ``None``."""
+    return None if value is None else of_type(value, kind, name)
+
+
 def path(value: Any, name: str) -> Path:
-    """Return a path out of a text or a path."""
-    if not isinstance(value, (str, os.PathLike)):
+    """Return a path out of a text or a path, one that a system can have."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise InputError(f"{name} must be a path, got {shown(value)}")
-    return Path(value)
+    given = os.fspath(value)
+    try:
+        longest = max(len(part.encode()) for part in given.split("/"))
+    except UnicodeEncodeError:
+        longest = 0  # a name that is no text, which systems can have
+    if "\0" in given or longest > _LONGEST_NAME or len(given) > _LONGEST_PATH:
+        raise InputError(f"{name} is no path that a system can have, got {shown(given)}")
+    return Path(given)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return True or False, numpy's too."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def to_be_called(value: Any, name: str) -> Any:

@@ -64,7 +64,7 @@ def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
         InputError: another count or type.
     """
     one = given is None or isinstance(given, str)
-    values = [given] * count if one else several(given, what, "texts", MOST_PICTURES)
+    values = [given] * count if one else several(given, what, "text", MOST_PICTURES)
     if len(values) != count:
         raise InputError(f"give one {what}, or one for each of the {count} prompts, got {len(values)}")
     return [missing if value is None else text(value, what) for value in values]

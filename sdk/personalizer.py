@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from .arguments import cancelling, listed, of_type, path, text, to_be_called
+from .arguments import cancelling, flag, listed, optional, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
 from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
@@ -141,7 +141,7 @@ class Personalizer(Engine):
             seed=check_seed(seed),
             masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
             output_dir=None if output_dir is None else path(output_dir, "output_dir"),
-            resume=bool(resume),
+            resume=flag(resume, "resume"),
             callback=to_be_called(callback, "callback"),
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
@@ -173,7 +173,7 @@ class Personalizer(Engine):
             One picture of mode ``L`` per concept. ``info["confidence"]`` says from 0 to 1 how sure attention is, see
             :meth:`sdk.masks.AttentionProbe.confidence`; what it is not sure of is named in the log.
         """
-        config = self.default_config() if config is None else of_type(config, FitConfig, "config")
+        config = optional(config, FitConfig, "config") or self.default_config()
         return masks_of(
             self,
             load_image(image),
@@ -392,6 +392,12 @@ class Personalizer(Engine):
             InputError: both a pack and ``shared``, another dtype, or packages that are missing.
             OutputError: a part that computes something else, or a folder that holds other files.
         """
-        pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
-        told = {"progress": to_be_called(progress, "progress"), "cancel": cancelling(cancel)}
-        return export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype, **told)
+        return export_model(
+            self,
+            path(folder, "folder"),
+            optional(concepts, ConceptPack, "concepts"),
+            shared=flag(shared, "shared"),
+            dtype=usable_dtype(dtype, torch.device("cpu")),
+            progress=to_be_called(progress, "progress"),
+            cancel=cancelling(cancel),
+        )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import listed, of_type
 from ..concepts import Concept, checked_concepts, find_positions
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
@@ -75,6 +76,7 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
     Raises:
         InputError: fewer than two, or packs that cannot be used together.
     """
+    packs = [of_type(pack, ConceptPack, "each of packs") for pack in listed(packs, "packs", "packs")]
     if len(packs) < 2:
         raise InputError(f"give at least two packs to combine, got {len(packs)}")
     taken: set[str] = set()

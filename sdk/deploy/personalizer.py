@@ -67,7 +67,7 @@ class OnnxPersonalizer:
             BaseModelError: a folder of another version, or a damaged part.
             InputError: a provider that this ONNX Runtime does not have.
         """
-        chosen = None if providers is None else listed(providers, "providers", "names")
+        chosen = None if providers is None else [text(p, "providers") for p in listed(providers, "providers", "names")]
         return cls(ExportedModel.load(as_path(folder, "folder"), chosen))
 
     def add_pack(self, name: str, path: str | Path) -> None:

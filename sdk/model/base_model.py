@@ -120,7 +120,7 @@ def usable_device(device: Any) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"device must be one that is here, such as 'cpu', got {shown(device)} ({said})") from error
     if chosen.type == "meta":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..arguments import shown
 from ..errors import InputError, NotFiniteError
 from ..finite import first_not_finite
 from ..views import undisturbed
@@ -17,6 +19,9 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
         InputError: a file that cannot be read, or one for another model.
         NotFiniteError: a LoRA that holds NaN or infinite values.
     """
+    source = next(iter(arguments), keywords.get("pretrained_model_name_or_path_or_dict"))
+    if not isinstance(source, (str, os.PathLike, dict)):
+        raise InputError(f"a LoRA is a file, a folder, a name or a dictionary of weights, got {shown(source)}")
     with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
         before = _adapters(pipe)
         try:

@@ -37,7 +37,7 @@ def packs_for(
         return [concepts] * len(prompts)
     if isinstance(concepts, (str, os.PathLike)):
         raise InputError(f"concepts must be packs, got a path; give ConceptPack.from_pretrained({str(concepts)!r})")
-    packs = several(concepts, "concepts", "packs", MOST_PICTURES)
+    packs = several(concepts, "concepts", "pack", MOST_PICTURES)
     if any(pack is not None and not isinstance(pack, ConceptPack) for pack in packs):
         raise InputError("concepts must be packs; read one with ConceptPack.from_pretrained(folder)")
     if len(packs) != len(prompts):
