@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from .checked import Fail, Table, shown
+from .disk.checked import Fail, Table, shown
 from .errors import InputError
 from .printable import printable
 

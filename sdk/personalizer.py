@@ -11,10 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from .arguments import cancelling, flag, listed, optional, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
-from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
@@ -26,6 +24,8 @@ from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
 from .rights import stated_rights
+from .rules.arguments import cancelling, flag, listed, optional, path, text, to_be_called
+from .rules.drawing import Generation, check_seed, check_strength, picture_and_hole
 from .runtime import Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from

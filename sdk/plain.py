@@ -7,7 +7,7 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .checked import shown
+from .disk.checked import shown
 from .errors import InputError
 
 _LARGEST = 2**63 - 1  # whole numbers beyond it fit into no tensor, no file and no seed

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .checked import Table
+from .disk.checked import Table
 from .errors import InputError
 from .printable import printable
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import cancelling, to_be_called
 from ..concepts import Concept
 from ..errors import NotFiniteError
 from ..finite import first_not_finite
@@ -26,6 +25,7 @@ from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..rights import joined_rights
+from ..rules.arguments import cancelling, to_be_called
 from ..runtime import Phase, Progress
 from ..turns import beside_others
 from ..views import lock_of

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import listed, of_type
 from ..concepts import Concept, checked_concepts, find_positions
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..rights import joined_rights
+from ..rules.arguments import listed, of_type
 
 
 @dataclass(repr=False)

@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     resolve_concepts(arguments.concept)
     from ..comparison.report import save_comparison
     from ..comparison.runs import compare
-    from ..files import prepare_output_folder
-    from ..folders import exclusive
+    from ..disk.files import prepare_output_folder
+    from ..disk.folders import exclusive
     from ..images.image_io import load_image
 
     for file in (arguments.image, *(arguments.mask or [])):

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..files import prepare_output_folder
-    from ..folders import exclusive
+    from ..disk.files import prepare_output_folder
+    from ..disk.folders import exclusive
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)

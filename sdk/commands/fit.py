@@ -8,8 +8,8 @@ from typing import Any
 
 from ..concepts import resolve_concepts
 from ..config import FitConfig
+from ..disk.reading import read_toml
 from ..methods import METHODS, PRESETS, check_method
-from ..reading import read_toml
 from ..runtime import progress
 from ..settings import PRECISIONS
 from .common import add_model_arguments, load_personalizer, say

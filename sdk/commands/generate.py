@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..files import prepare_output_folder, write_next
+    from ..disk.files import prepare_output_folder, write_next
     from ..images.record import png_bytes
     from ..pack import ConceptPack
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 
 from ..concepts import resolve_concepts
-from ..file_names import mask_name
+from ..disk.file_names import mask_name
 from ..runtime import progress
 from .common import add_model_arguments, load_personalizer, say
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     resolved = resolve_concepts(arguments.concept)
-    from ..files import prepare_output_folder, write_next
+    from ..disk.files import prepare_output_folder, write_next
     from ..images.image_io import load_image, png
 
     picture = load_image(arguments.image)

@@ -11,9 +11,9 @@ import shlex
 from pathlib import Path
 
 from ..deploy.onnx_folder import MANIFEST, check_folder
+from ..disk.reading import as_path
 from ..exports import FORMATS, load_format
 from ..exports.result import default_name
-from ..reading import as_path
 from ..rights import Statement
 from .common import add_model_arguments, load_personalizer, say
 

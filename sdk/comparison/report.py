@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..disk.files import prepare_output_folder, write_bytes
 from ..eval.report import STYLE, embedded
-from ..files import prepare_output_folder, write_bytes
 from ..images.contact_sheet import labelled_grid
 from ..images.image_io import png
 from .runs import Comparison, Result

@@ -18,8 +18,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..disk.files import write_bytes
 from ..errors import OutputError
-from ..files import write_bytes
 from ..images.image_io import png
 
 log = logging.getLogger("sdk")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..checked import Fail, Table
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
+from ..disk.checked import Fail, Table
+from ..disk.files import whole_file
+from ..disk.learned import check_finite, check_key_value, check_type
+from ..disk.reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
 from ..errors import PackError
-from ..files import whole_file
-from ..learned import check_finite, check_key_value, check_type
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
-from ..reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
 from ..rights import Statement
 
 VERSION = 1

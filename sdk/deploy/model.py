@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..checked import shown
 from ..concepts import Concept
+from ..disk.checked import shown
+from ..disk.reading import TABLE_LIMIT, read_text
 from ..errors import BaseModelError, InputError
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
-from ..reading import TABLE_LIMIT, read_text
 from .adapters import ROWS, Adapter
 from .onnx_folder import Folder, check_folder
 from .schedulers import Levels

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checked import Table
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
+from ..disk.checked import Table
+from ..disk.file_names import is_inner_path
+from ..disk.files import sha256_file
+from ..disk.reading import TABLE_LIMIT, as_path, open_regular, read_json
 from ..errors import BaseModelError, MissingFileError
-from ..file_names import is_inner_path
-from ..files import sha256_file
 from ..model.fingerprint import BaseIdentity
-from ..reading import TABLE_LIMIT, as_path, open_regular, read_json
 from ..rights import Statement
 
 FORMAT_VERSION = 1

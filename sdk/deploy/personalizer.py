@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..arguments import cancelling, listed, text, texts, to_be_called
-from ..arguments import path as as_path
-from ..drawing_rules import (
+from ..errors import BaseModelError, InputError
+from ..images.image_io import load_image, square
+from ..images.record import laid_in
+from ..rules.arguments import cancelling, listed, text, texts, to_be_called
+from ..rules.arguments import path as as_path
+from ..rules.drawing import (
     MOST_PICTURES,
     Generation,
     call_notes,
@@ -24,9 +27,6 @@ from ..drawing_rules import (
     sign,
     skipped_steps,
 )
-from ..errors import BaseModelError, InputError
-from ..images.image_io import load_image, square
-from ..images.record import laid_in
 from ..runtime import Phase, Progress, check_cancelled
 from .adapters import Adapter, read_adapter
 from .drawing import Drawing, Start, concepts_of, encoded

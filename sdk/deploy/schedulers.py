@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..checked import Table
+from ..disk.checked import Table
 from ..errors import BaseModelError
 
 

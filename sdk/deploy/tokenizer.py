@@ -8,8 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..concepts import MAX_CONCEPTS, Concept, check_tokens, find_positions
-from ..drawing_rules import prompt_note
 from ..errors import BaseModelError
+from ..rules.drawing import prompt_note
 
 # Stand for a pack's tokens, by position. Unicode keeps these characters for a program's own use: no text has them, no
 # vocabulary knows them. So one tokenizer serves every pack.

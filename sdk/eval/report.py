@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import prepare_output_folder, write_bytes
+from ..disk.files import prepare_output_folder, write_bytes
 from ..images.contact_sheet import labelled_grid, tile
 from ..images.image_io import png
 from .drawing import Drawn

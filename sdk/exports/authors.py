@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from ..concepts import MAX_CONCEPTS, Concept, is_token, resolve_concepts
+from ..disk.learned import check_finite
+from ..disk.reading import as_path, read_bytes
 from ..errors import InputError, MissingFileError, PackError
-from ..learned import check_finite
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers
 from ..pack import ConceptPack, read_tensors
 from ..printable import printable
-from ..reading import as_path, read_bytes
 
 log = logging.getLogger("sdk")
 _LARGEST = 8 << 30  # bytes; a file of all K and V has 77 million

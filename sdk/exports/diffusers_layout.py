@@ -47,7 +47,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     Raises:
         InputError: a pack that holds other weights than K and V.
     """
-    from ..files import prepare_output_folder, write_bytes
+    from ..disk.files import prepare_output_folder, write_bytes
     from ..pack import WEIGHTS
     from .tokens import export_tokens
 

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checked import shown
+from ..disk.checked import shown
 from ..errors import InputError
 from .result import Export, write_tensors
 
@@ -67,7 +67,7 @@ def export(
     import torch
     import torch.nn.functional as F
 
-    from ..files import prepare_output_folder
+    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
     from .tokens import export_tokens

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..file_names import check_name
+from ..disk.file_names import check_name
 from .result import Export, default_name
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
+from ..disk.files import sha256_file
+from ..disk.folders import new_folder
 from ..errors import InputError, NotFiniteError, OutputError
-from ..files import sha256_file
 from ..finite import is_finite
-from ..folders import new_folder
 from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers

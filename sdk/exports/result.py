@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..file_names import kept_name
-from ..files import write_bytes
-from ..learned import check_finite
+from ..disk.file_names import kept_name
+from ..disk.files import write_bytes
+from ..disk.learned import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

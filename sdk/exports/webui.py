@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..file_names import check_name, concept_word
+from ..disk.file_names import check_name, concept_word
 from .result import Export, default_name, write_tensors
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
-    from ..files import prepare_output_folder
+    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..config import FitConfig
-from ..files import sha256_file
+from ..disk.files import sha256_file
 from ..images.image_io import list_images
 from ..sampling.engine import Engine
 from .whole import whole_identity

@@ -21,7 +21,7 @@ from ..masks.user import read_masks
 from ..methods.token_init import initial_embeddings
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
-from ..prompt_rules import word_notes
+from ..rules.prompts import word_notes
 from ..sampling.engine import Engine
 from .identity import depends_on, identity_hash
 

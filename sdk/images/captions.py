@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..disk.reading import read_text
 from ..errors import InputError
-from ..reading import read_text
 
 _LONGEST = 2000  # characters; models read some 300
 

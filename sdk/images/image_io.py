@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..checked import shown
+from ..disk.checked import shown
+from ..disk.reading import as_path, open_regular
 from ..errors import ImageError, InputError, MissingFileError
-from ..reading import as_path, open_regular
 from .pixels import to_rgb, upright
 
 if TYPE_CHECKING:

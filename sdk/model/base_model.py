@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
-from ..arguments import shown
 from ..errors import BaseModelError, InputError
+from ..rules.arguments import shown
 from .fingerprint import BaseIdentity
 from .loading import identify, recommended_settings
 

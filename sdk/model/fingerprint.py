@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checked import Fail, Table
+from ..disk.checked import Fail, Table
 from ..errors import BaseModelError
 
 _MOST_LAYERS, _MOST_PARTS, _MOST_WEIGHTS = 1000, 10, 10_000

@@ -11,10 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from ..checked import Table
+from ..disk.checked import Table
+from ..disk.reading import read_json
 from ..errors import BaseModelError, MissingFileError, NotFiniteError
 from ..finite import first_not_finite
-from ..reading import read_json
 from ..runtime import without_bars
 from .fingerprint import BaseIdentity
 from .layers import cross_attention_layers

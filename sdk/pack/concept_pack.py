@@ -19,15 +19,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..concepts import Concept, checked_concepts, join_phrases
+from ..disk.file_names import token_file_name
+from ..disk.files import prepare_output_folder, sha256_file
+from ..disk.folders import new_folder
+from ..disk.learned import check_finite, check_key_value, check_row
+from ..disk.reading import parse_json
 from ..errors import InputError, OutputError
-from ..file_names import token_file_name
-from ..files import prepare_output_folder, sha256_file
-from ..folders import new_folder
 from ..images.image_io import check_reference
-from ..learned import check_finite, check_key_value, check_row
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
-from ..reading import parse_json
 from ..rights import Statement
 from .card import CARD, Described, card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checked import Fail, Table
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
+from ..disk.checked import Fail, Table
+from ..disk.file_names import is_plain_name
+from ..disk.learned import check_key_value, check_row
+from ..disk.reading import as_path, read_bytes, read_json
 from ..errors import ImageError, MissingFileError, PackError
-from ..file_names import is_plain_name
 from ..images.image_io import read_reference
-from ..learned import check_key_value, check_row
 from ..model.fingerprint import BaseIdentity
-from ..reading import as_path, read_bytes, read_json
 from .layout import FORMAT_VERSION, KEY_PATTERN, MANIFEST, MOST_FILES, REFERENCE, UNET, WEIGHTS, file_limit
 from .tensors import read_tensors
 

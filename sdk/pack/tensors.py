@@ -5,8 +5,8 @@ from __future__ import annotations
 from safetensors.torch import load
 from torch import Tensor
 
-from ..checked import Fail
-from ..learned import check_type
+from ..disk.checked import Fail
+from ..disk.learned import check_type
 from ..printable import printable
 
 _MOST = 20_000  # tensors; a whole UNet has some 700

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from ..arguments import cancelling, texts, to_be_called
-from ..drawing_rules import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
 from ..rights import Statement
+from ..rules.arguments import cancelling, texts, to_be_called
+from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..runtime import Phase, Progress, check_cancelled
 from ..turns import beside_others
 from .from_picture import Start

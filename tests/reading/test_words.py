@@ -8,12 +8,12 @@ import string
 import pytest
 
 from sdk import Concept, FitConfig
-from sdk.checked import Table, shown
 from sdk.concepts import check_prompt, resolve_concepts
+from sdk.disk.checked import Table, shown
+from sdk.disk.file_names import check_name, is_inner_path, is_plain_name, kept_name, mask_name, token_file_name
+from sdk.disk.reading import read_json, read_toml
 from sdk.errors import InputError, MissingFileError
-from sdk.file_names import check_name, is_inner_path, is_plain_name, kept_name, mask_name, token_file_name
 from sdk.plain import from_plain
-from sdk.reading import read_json, read_toml
 from tests.reading.mutations import OTHERS, changed_table, read_or_refused
 
 

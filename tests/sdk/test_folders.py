@@ -10,10 +10,10 @@ import textwrap
 
 import pytest
 
-from sdk import folders
+from sdk.disk import folders
+from sdk.disk.files import check_space, prepare_output_folder, write_bytes, write_next
+from sdk.disk.folders import exclusive, new_folder
 from sdk.errors import OutputError
-from sdk.files import check_space, prepare_output_folder, write_bytes, write_next
-from sdk.folders import exclusive, new_folder
 
 NAME = "about.json"
 
@@ -95,7 +95,7 @@ def test_what_fails_leaves_the_old_one_and_nothing_else(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from sdk import folders
+from sdk.disk import folders
 
 place, moment = sys.argv[2], int(sys.argv[3])
 calls = 0
@@ -173,8 +173,10 @@ def test_one_at_a_time(tmp_path):
     with exclusive(tmp_path, "taken"):
         with pytest.raises(OutputError, match="taken"), exclusive(tmp_path, "taken"):
             pass
-        program = f"import pathlib, sdk.folders as f\nwith f.exclusive(pathlib.Path({str(tmp_path)!r}), 'taken'): pass"
-        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        program = (
+            f"import pathlib, sdk.disk.folders as f\nwith f.exclusive(pathlib.Path({str(tmp_path)!r}), 'taken'): pass"
+        )
+        other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
         assert "taken" in other.stderr
     with exclusive(tmp_path, "taken"):
         pass
@@ -193,7 +195,7 @@ def test_files_are_whole_and_nothing_is_replaced_by_the_next_one(tmp_path):
 
 def test_what_a_killed_writer_left_is_taken_over(tmp_path):
     kill = "import os, sys\nos.replace = lambda *_: os._exit(9)\n"
-    kill += f"import pathlib, sdk.files as f\nf.write_bytes(pathlib.Path({str(tmp_path / 'f')!r}), b'a' * 100)"
+    kill += f"import pathlib, sdk.disk.files as f\nf.write_bytes(pathlib.Path({str(tmp_path / 'f')!r}), b'a' * 100)"
     assert subprocess.run([sys.executable, "-c", kill]).returncode == 9
     assert len(os.listdir(tmp_path)) == 1
     write_bytes(tmp_path / "f", b"b")

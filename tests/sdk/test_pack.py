@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from sdk import ConceptPack
+from sdk.disk.files import write_bytes
 from sdk.errors import MissingFileError, OutputError, PackError
-from sdk.files import write_bytes
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_masks_that_were_edited_stay(tiny_model, picture, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
 def test_two_programs_do_not_share_a_report(personalizer, picture, quick, tmp_path, capsys, command):
-    from sdk.folders import exclusive
+    from sdk.disk.folders import exclusive
 
     picture.save(tmp_path / "photo.png")
     personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(steps=1), output_dir=tmp_path / "p")

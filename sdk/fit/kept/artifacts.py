@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...concepts import Concept
-from ...file_names import mask_name
-from ...files import write_bytes
+from ...disk.file_names import mask_name
+from ...disk.files import write_bytes
 from ...images.contact_sheet import attention_sheet, labelled_grid, mask_sheet
 from ...images.image_io import png
 from ...masks.crops import drawn_mask

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...checked import shown
+from ...disk.checked import shown
+from ...disk.files import write_bytes
+from ...disk.reading import open_regular
 from ...errors import PackError
-from ...files import write_bytes
 from ...finite import first_not_finite
 from ...methods.base import Method
-from ...reading import open_regular
 from ..early_stopping import Best
 from ..request import FitRequest
 from .metrics import METRICS

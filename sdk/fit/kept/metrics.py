@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...files import reporting_full_disk
+from ...disk.files import reporting_full_disk
 from ..identity import library_versions
 from ..request import FitRequest
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...disk.files import as_path, check_space, reporting_full_disk
+from ...disk.folders import exclusive, new_folder, recover
 from ...errors import OutputError
-from ...files import as_path, check_space, reporting_full_disk
-from ...folders import exclusive, new_folder, recover
 from ...pack import BY_PRODUCTS, MANIFEST, ConceptPack
 from ..identity import changes
 from ..request import FitRequest

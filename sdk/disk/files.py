@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import InputError, OutputError, SdkError
 from . import reading
-from .errors import InputError, OutputError, SdkError
 
 try:
     import fcntl

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import NotFiniteError
+from ..finite import first_not_finite
 from .checked import Fail
-from .errors import NotFiniteError
-from .finite import first_not_finite
 
 FLOATS = ("float16", "bfloat16", "float32")
 _WIDEST = 1 << 15  # of a layer

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .errors import InputError
-from .printable import printable
+from ..errors import InputError
+from ..printable import printable
 
 LONGEST_NAME = 64
 _KEPT = re.compile(r"[A-Za-z0-9_-]+")

@@ -15,8 +15,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import InputError, MissingFileError
-from .printable import printable
+from ..errors import InputError, MissingFileError
+from ..printable import printable
 
 MANIFEST_LIMIT = 4 << 20  # bytes; tables of settings, norms and file names are a few thousand
 TABLE_LIMIT = 16 << 20  # bytes; the largest table there is, a tokenizer's, has 4 million

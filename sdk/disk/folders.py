@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .errors import OutputError
+from ..errors import OutputError
 from .files import lock, reporting_full_disk
 
 _INCOMING = ".personalizer-incoming"  # in a folder that is filled in place

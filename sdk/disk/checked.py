@@ -7,8 +7,8 @@ from math import isfinite
 from reprlib import Repr
 from typing import Any
 
-from .errors import SdkError
-from .printable import printable
+from ..errors import SdkError
+from ..printable import printable
 
 Fail = Callable[[str], SdkError]  # makes the error out of what is wrong: "context is missing"
 _SHORT = Repr()

@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL import Image
 
+from ..concepts import Concept
+from ..disk.files import prepare_output_folder, write_next
+from ..errors import InputError
+from ..images.image_io import load_image, square
+from ..images.record import PictureRecord, png_bytes, remember
+from ..rights import Statement
+from ..version import __version__
 from .arguments import number, several, text, whole
-from .concepts import Concept
-from .errors import InputError
-from .files import prepare_output_folder, write_next
-from .images.image_io import load_image, square
-from .images.record import PictureRecord, png_bytes, remember
-from .rights import Statement
-from .version import __version__
 
 MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 
