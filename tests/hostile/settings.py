@@ -94,7 +94,7 @@ def _same_again(made: Any, method: Any) -> None:
         text = json.dumps(plain, allow_nan=False)
     except ValueError:
         raise Silent("settings that are not finite") from None
-    if FitConfig.from_dict(json.loads(text), method) != made:
+    if FitConfig.from_dict(json.loads(text), method).to_dict() != plain:
         raise Silent("settings that are others once written down")
 
 
