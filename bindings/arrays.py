@@ -75,7 +75,10 @@ def _factor(scale: float | None, width: int) -> float:
         return width**-0.5
     if not isinstance(scale, Real) or isinstance(scale, bool):
         raise TypeError(f"scale must be a number, got {scale!r}")
-    factor = c_float(scale).value if abs(scale) < 1e39 else 0.0
+    try:
+        factor = c_float(float(scale)).value
+    except OverflowError:  # of an integer that no float can hold
+        factor = 0.0
     if not (factor > 0 and isfinite(factor)):
         raise ValueError(f"scale must be above zero and finite in float32, got {scale}")
     return factor

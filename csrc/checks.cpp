@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <initializer_list>
 
 namespace pk {
@@ -16,6 +17,14 @@ bool countable(std::initializer_list<int64_t> sizes) {
   for (const int64_t size : sizes)
     if (size > 0 && (__builtin_mul_overflow(product, size, &product) || product > MOST_ELEMENTS)) return false;
   return true;
+}
+
+// C callers may have stored any number in the enumeration, which C++ may not even read as one.
+int number_of(const pk_type &type) {
+  int number;
+  static_assert(sizeof number == sizeof type);
+  std::memcpy(&number, &type, sizeof number);
+  return number;
 }
 
 int64_t bytes_of(pk_type type) { return type == PK_FLOAT32 ? 4 : 2; }
@@ -69,8 +78,8 @@ pk_status checked(const pk_attention *shape) {
       !countable({s.batch, s.heads, s.queries, s.width}) || !countable({s.batch, s.heads, s.keys, s.width}) ||
       !countable({s.batch, s.heads, s.tracked, s.queries}))
     return PK_BAD_SHAPE;
-  if ((s.type != PK_FLOAT32 && s.type != PK_BFLOAT16) || !(s.scale > 0) || !std::isfinite(s.scale))
-    return PK_BAD_OPTION;
+  const int type = number_of(s.type);
+  if ((type != PK_FLOAT32 && type != PK_BFLOAT16) || !(s.scale > 0) || !std::isfinite(s.scale)) return PK_BAD_OPTION;
   const int64_t tokens = s.batch * s.tracked;
   const pk_status status = checked_memory(s.tokens, tokens, sizeof *s.tokens);
   if (status != PK_OK) return status;

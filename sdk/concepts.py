@@ -46,6 +46,22 @@ def resolve_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
     Raises:
         InputError: none or too many, a noun that is no plain words, a malformed or repeated token.
     """
+    resolved = checked_concepts(concepts)
+    for concept in resolved:
+        if "," in concept.noun:
+            nouns = _nouns_in(concept.noun)
+            options = " ".join(f"--concept {shlex.quote(part)}" for part in nouns)
+            raise InputError(
+                f"{shown(concept.noun)} holds a comma; give each concept its own noun: {nouns} or {options}"
+            )
+    if len({c.token.lower() for c in resolved}) < len(resolved):
+        names = ", ".join(c.token for c in resolved)
+        raise InputError(f"every concept needs a token of its own, capital letters aside, got {names}")
+    return resolved
+
+
+def checked_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
+    """Check what must hold of all concepts, also in files of earlier versions; see :func:`resolve_concepts`."""
     example = "name at least one concept, such as ['cat', 'dog']"
     if isinstance(concepts, (str, Concept)):
         single = _nouns_in(concepts) if isinstance(concepts, str) else [concepts]
@@ -71,13 +87,15 @@ def resolve_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
             )
         resolved.append(Concept(_checked_noun(concept.noun, index), token))
     tokens = [c.token for c in resolved]
-    if len({token.lower() for token in tokens}) < len(tokens):
-        raise InputError(f"every concept needs a token of its own, capital letters aside, got {', '.join(tokens)}")
+    if len(set(tokens)) < len(tokens):
+        raise InputError(f"every concept needs a token of its own, got {', '.join(tokens)}")
     return resolved
 
 
 def stated_concepts(entries: Sequence[Table], fail: Fail) -> list[Concept]:
-    """Return the concepts that a file states, ``{"token": ..., "class": ...}`` each, checked as a user's are.
+    """Return the concepts that a file states, ``{"token": ..., "class": ...}`` each, checked nearly as a user's are.
+
+    Earlier versions took commas in nouns, and tokens that differ in capital letters alone.
 
     Args:
         entries: none is allowed, too.
@@ -85,7 +103,7 @@ def stated_concepts(entries: Sequence[Table], fail: Fail) -> list[Concept]:
     """
     stated = [Concept(entry.text("class"), entry.text("token")) for entry in entries]
     try:
-        return resolve_concepts(stated) if stated else []
+        return checked_concepts(stated) if stated else []
     except InputError as error:
         raise fail(str(error)) from error
 
@@ -102,10 +120,6 @@ def _checked_noun(value: object, index: int) -> str:
     noun = " ".join(value.split())
     if not noun:
         raise InputError(f"concept {index} has an empty class; name it by a noun such as 'cat'")
-    if "," in noun:
-        nouns = _nouns_in(noun)
-        options = " ".join(f"--concept {shlex.quote(part)}" for part in nouns)
-        raise InputError(f"{shown(noun)} holds a comma; give each concept its own noun: {nouns} or {options}")
     if _TOKEN.search(noun):
         raise InputError(f"the class {shown(noun)} holds a token; give the plain noun, tokens are added for you")
     if printable(noun, len(noun)) != noun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -15,34 +15,37 @@ from .arguments import cancelling, listed, of_type, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
 from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
-from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
-from .images.image_io import load_image, square
+from .images.image_io import load_image, load_images, square
+from .images.record import laid_in
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
-from .runtime import Phase, Progress, check_cancelled
+from .rights import stated_rights
+from .runtime import Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
 from .sampling.loras import load_lora, unload_loras
+from .turns import all_alone, beside_others
 
 Picture = str | Path | Image.Image
 
 
 class Personalizer(Engine):
-    """A base model, and what it was taught.
+    """A base model, and what it was taught; build one with :meth:`from_pretrained`.
 
-    Build one with :meth:`from_pretrained`. The base model itself is never changed: packs act only during a call, on a
+    The base model itself is never changed: packs act only during a call, on a
     view of the model that the call alone has (:mod:`sdk.views`), and nothing is left of a call that fails.
 
     Several threads may use one object at once and get what each would get alone. They share :attr:`pack`, which a call
     looks at once, as it begins. What is changed of :attr:`pipe` (a scheduler, processors, its device) counts from the
     next call on; LoRAs may be loaded and removed while others draw, everything else is changed while nobody does. Of
     modules that are compiled or offloaded by accelerate there is no view: there drawings and steps of fits take turns.
+    :meth:`export_onnx` waits until nothing else runs, and others until it has ended: torch's exporter wants it so.
 
     Attributes:
         pack: the active pack, used where a call names none.
@@ -75,8 +78,7 @@ class Personalizer(Engine):
         """
         path(model, "model")
         chosen = usable_device(device)
-        pipe = load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options)
-        return cls(pipe.to(chosen), model)
+        return cls(load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options).to(chosen), model)
 
     def default_config(self, preset: str = "best", method: str = "disendiff", **changes: Any) -> FitConfig:
         """Return a method's preset with the settings that come with this base model, and further changes.
@@ -86,6 +88,7 @@ class Personalizer(Engine):
         """
         return recommended_config(self, preset, method, **changes)
 
+    @beside_others()
     def fit(
         self,
         image: Picture | Sequence[Picture],
@@ -101,6 +104,8 @@ class Personalizer(Engine):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         report_to: str | None = None,
+        licence: str | None = None,
+        consent: str | None = None,
     ) -> ConceptPack:
         """Learn each concept of one picture as its own token.
 
@@ -110,15 +115,16 @@ class Personalizer(Engine):
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
             seed: of everything random; the same seed gives the same pack on the same machine.
-            masks: where each concept is, white on black, of the size of the picture or its centre square; one per
-                concept, picture by picture. Default: :meth:`find_masks`.
+            masks: white where a concept is, of the picture's size or its centre square's; one per concept, picture by
+                picture. Default: :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.fit.reporting.StepReport`.
-            progress: called with a :class:`sdk.runtime.Event` after each step and each batch of prior pictures.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step, and with
-                ``output_dir`` the fit can be resumed from there.
-            report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
+            progress: called with a :class:`sdk.runtime.Event` as each phase begins and after each of its steps.
+            cancel: once set, :class:`sdk.runtime.Cancelled` is raised before the next step; ``resume`` goes on there.
+            report_to: ``"tensorboard"`` to log the losses there, in ``{output_dir}.tensorboard``.
+            licence: of the pack, such as ``"CC-BY-4.0"``; goes along into merged packs, exports and pictures.
+            consent: a line about the consent of whoever is shown; likewise.
 
         Returns:
             The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.
@@ -126,12 +132,9 @@ class Personalizer(Engine):
         Raises:
             SdkError: bad input; the message says what to do.
         """
-        given = list(image) if isinstance(image, (list, tuple)) else [cast(Picture, image)]
-        if not given:
-            raise InputError("give at least one reference picture")
         pack = fit_concepts(
             self,
-            [load_image(p) for p in given],
+            load_images(image, "reference picture"),
             concepts,
             method=text(method, "method"),
             config=self.default_config(method=method) if config is None else config,
@@ -143,6 +146,7 @@ class Personalizer(Engine):
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
             report_to=report_to,
+            rights=stated_rights(licence, consent),
         )
         self.pack = pack
         return pack
@@ -162,15 +166,12 @@ class Personalizer(Engine):
             image: the reference picture.
             concepts: class nouns, or :class:`Concept` objects.
             config: its ``masks`` and ``precision`` say how; default :meth:`default_config`.
-            progress: called with a :class:`sdk.runtime.Event` after each noise; without clear masks from 0 again.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next noise.
+            progress: see :meth:`fit`; without clear masks the phase begins again.
+            cancel: likewise.
 
         Returns:
             One picture of mode ``L`` per concept. ``info["confidence"]`` says from 0 to 1 how sure attention is, see
             :meth:`sdk.masks.AttentionProbe.confidence`; what it is not sure of is named in the log.
-
-        Raises:
-            SdkError: bad input, or maps that hold NaN or infinite values; the message says what to do.
         """
         config = self.default_config() if config is None else of_type(config, FitConfig, "config")
         return masks_of(
@@ -198,8 +199,7 @@ class Personalizer(Engine):
     def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """Add a LoRA; arguments as in diffusers. It stays beside the packs, also where both touch K and V.
 
-        Raises:
-            InputError, NotFiniteError: one that is unreadable, of another model, or not finite; nothing is loaded.
+        One that is unreadable, of another model or not finite is refused, and nothing of it stays.
         """
         load_lora(self.pipe, *args, **kwargs)
 
@@ -359,11 +359,12 @@ class Personalizer(Engine):
             cancel=cancel,
             callback_on_step_end=callback_on_step_end,
         )
-        return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
+        return Generation([laid_in(new, picture, hole) for new in drawn.images], drawn.notes)
 
     def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
         return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)
 
+    @all_alone()
     def export_onnx(
         self,
         folder: str | Path,
@@ -381,8 +382,8 @@ class Personalizer(Engine):
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
-            progress: called with a :class:`sdk.runtime.Event` before and after.
-            cancel: an event; if it is set, nothing is written.
+            progress: called with a :class:`sdk.runtime.Event` at first and after each part.
+            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next part.
 
         Returns:
             The largest difference from PyTorch, relative to the largest value, by part.
@@ -392,8 +393,5 @@ class Personalizer(Engine):
             OutputError: a part that computes something else, or a folder that holds other files.
         """
         pack = None if concepts is None else of_type(concepts, ConceptPack, "concepts")
-        phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
-        check_cancelled(cancel)
-        figures = export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype)
-        phase.step()
-        return figures
+        told = {"progress": to_be_called(progress, "progress"), "cancel": cancelling(cancel)}
+        return export_model(self, path(folder, "folder"), pack, shared=shared, dtype=dtype, **told)

@@ -8,7 +8,7 @@ and in each kernel.
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -18,6 +18,13 @@ MAX_SUPPRESS = 16  # x^(2^16) is 0, 1 or infinite in any type, and each squaring
 
 def _field(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class CalibrationOptions:
             # A truth value is a number to Python, but hardly to whoever gave it here.
             if not isinstance(value, kind) or (plain is not bool and isinstance(value, bool)):
                 raise TypeError(f"{name} must be {words}, got {value!r}")
-            if not -sys.float_info.max <= value <= sys.float_info.max:
+            if not _is_finite(value):
                 raise ValueError(f"{name} must be finite, got {value}")
             if type(value) not in (bool, int, float):  # of numpy, say, which no operator's schema knows
                 object.__setattr__(self, name, plain(value))

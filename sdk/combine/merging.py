@@ -25,7 +25,9 @@ from ..finite import first_not_finite
 from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
 from ..runtime import Phase, Progress
+from ..turns import beside_others
 from ..views import lock_of
 from .routing import with_own_tokens
 
@@ -49,6 +51,7 @@ _CAPTIONS = (
 )
 
 
+@beside_others()
 def merge(
     base: BaseModel,
     packs: Sequence[ConceptPack],
@@ -113,7 +116,10 @@ def merge(
         key_value=merged,
         embeddings=embeddings,
         method="merged",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         reference=None,
     )
     tensors = {name: torch.stack(pair) for name, pair in pack.key_value.items()} | {"embeddings": pack.embeddings}

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from ..concepts import Concept, find_positions, resolve_concepts
+from ..concepts import Concept, checked_concepts, find_positions
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
 
 
 @dataclass(repr=False)
@@ -60,7 +61,10 @@ def route(packs: Sequence[ConceptPack]) -> RoutedPack:
         key_value={},
         embeddings=torch.cat([pack.embeddings for pack in parts]),
         method="routed",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         parts=parts,
     )
 
@@ -89,7 +93,7 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
             taken.add(token.lower())
             concepts.append(Concept(concept.noun, token))
         parts.append(replace(pack, concepts=concepts))
-    resolve_concepts([c for pack in parts for c in pack.concepts])
+    checked_concepts([c for pack in parts for c in pack.concepts])
     return parts
 
 

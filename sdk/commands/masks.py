@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable
 
 from ..concepts import resolve_concepts
+from ..file_names import mask_name
+from ..runtime import progress
 from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer masks photo.jpg --concept cat --concept dog --output masks"
@@ -29,12 +31,14 @@ def run(arguments: argparse.Namespace) -> None:
     picture = load_image(arguments.image)
     folder = prepare_output_folder(arguments.output)
     personalizer = load_personalizer(arguments, "bundled")
+    with progress() as bar:
+        masks = personalizer.find_masks(picture, resolved, progress=bar)
     files = []
-    for index, mask in enumerate(personalizer.find_masks(picture, resolved), start=1):
+    for index, mask in enumerate(masks):
         # Those that are there may have been edited.
         file, _ = write_next(folder, _name(index), png(mask), 1)
         files.append(file)
-        say(f"{file}: {resolved[index - 1].phrase}")
+        say(f"{file}: {resolved[index].phrase}")
     command = ["personalizer", "fit", arguments.image]
     for concept, file in zip(resolved, files, strict=True):
         command += ["--concept", concept.noun, "--mask", str(file)]
@@ -43,5 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _name(concept: int) -> Callable[[int], str]:
-    """Names of the masks of a concept, by number; the first has none."""
-    return lambda number: f"mask-new{concept}{f'-{number}' if number > 1 else ''}.png"
+    """Names of the masks of a concept, by number; the first is the one of a fit."""
+    stem, _, suffix = mask_name(concept).rpartition(".")
+    return lambda number: f"{stem}{f'-{number}' if number > 1 else ''}.{suffix}"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from ..printable import printable
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
-_LONGEST = 5000  # characters of a line; paths may be long
 EXAMPLE = "personalizer merge my-cat my-dog --output both"
 
 
@@ -32,4 +30,4 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}",
         f"try: {shlex.join(command)}",
     ):
-        print(printable(line, _LONGEST))
+        say(line)

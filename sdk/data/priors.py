@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ..concepts import Concept, class_prompts
+from ..images.captions import read_caption
 from ..images.image_io import list_images, load_image, square
 from ..runtime import Phase, Progress
 from ..settings import FitSettings
@@ -37,7 +38,7 @@ def from_folder(folder: str | Path, caption: str, resolution: int) -> list[Prior
     pictures = []
     for path in list_images(folder):
         note = path.with_suffix(".txt")
-        text = " ".join(note.read_text(encoding="utf-8").split()) if note.is_file() else ""
+        text = read_caption(note) if note.exists() else ""
         pictures.append(PriorPicture(square(load_image(path), resolution), text or caption))
     return pictures
 

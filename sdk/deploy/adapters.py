@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ import onnxruntime
 from ..checked import Fail, Table
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
 from ..errors import PackError
-from ..files import reporting_full_disk
+from ..files import whole_file
 from ..learned import check_finite, check_key_value, check_type
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
+from ..rights import Statement
 
 VERSION = 1
 ROWS, ABOUT = "token_rows", "personalizer.json"
@@ -41,19 +41,28 @@ class Adapter:
         rows: embeddings of the tokens, ``[MAX_CONCEPTS, C]``, zero behind the concepts.
         weights: K and V weights by parameter name, ``[hidden, context]``.
         base: the pack's base model.
+        statement: the pack's hash, licence and consent, where its file says so.
     """
 
     concepts: list[Concept]
     rows: np.ndarray
     weights: dict[str, np.ndarray]
     base: BaseIdentity
+    statement: Statement = Statement()
 
     def __repr__(self) -> str:
         names = ", ".join(c.phrase for c in self.concepts)
         return printable(f"Adapter({names}; {len(self.weights)} weights on {self.base.name})")
 
 
-def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights: dict, base: dict[str, Any]) -> None:
+def write_adapter(
+    path: Path,
+    concepts: list[Concept],
+    rows: np.ndarray,
+    weights: dict,
+    base: dict[str, Any],
+    statement: Statement,
+) -> None:
     """Write an adapter; float16 as a pack is, one row of zeros for each concept that is missing to the most."""
     table = np.zeros((MAX_CONCEPTS, rows.shape[1]), rows.dtype)
     table[: len(rows)] = rows
@@ -63,16 +72,15 @@ def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights
         "sha256": _digest(values),
         "concepts": [{"token": c.token, "class": c.noun} for c in concepts],
         "base_model": base,
+        "pack": statement.to_dict(),
     }
     stored = values | {ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(VERSION)
     adapter.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in stored.items()})
-    with reporting_full_disk(path), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        whole = Path(scratch) / path.name
+    with whole_file(path) as whole:
         adapter.export_adapter(str(whole))
-        whole.replace(path)
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -110,7 +118,7 @@ def read_adapter(path: str | Path) -> Adapter:
     check_type(ROWS, rows, fail)
     check_key_value(_paired(values, fail), base.fingerprint.keys(), base.context, fail)
     check_finite(file, [(ROWS, rows), *values.items()])
-    return Adapter(concepts, rows, values, base)
+    return Adapter(concepts, rows, values, base, Statement.read(about))
 
 
 def _stored(file: Path) -> dict[str, np.ndarray]:

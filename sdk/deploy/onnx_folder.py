@@ -12,6 +12,7 @@ from ..file_names import is_inner_path
 from ..files import sha256_file
 from ..model.fingerprint import BaseIdentity
 from ..reading import TABLE_LIMIT, as_path, open_regular, read_json
+from ..rights import Statement
 
 FORMAT_VERSION = 1
 MANIFEST = "personalizer_onnx.json"
@@ -47,6 +48,7 @@ class Folder:
         scaling_factor: of the latents.
         guidance_scale: what the base model recommends.
         concepts: of the pack that is merged in.
+        statement: its hash, licence and consent.
 
     Raises:
         MissingFileError: no such folder, or it holds no manifest.
@@ -77,6 +79,7 @@ class Folder:
         self.scaling_factor = table.number("scaling_factor", 1e-6, 1e6)
         self.guidance_scale = table.number("guidance_scale", 0, 1000)
         self.concepts: list[Concept] = stated_concepts(table.tables("concepts", MAX_CONCEPTS), self.fail)
+        self.statement = Statement.read(table)
         self._files = self._listed(table.table("files"))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .result import Export, default_name
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
     from ..pack import ConceptPack
+    from ..runtime import Progress
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
@@ -42,6 +44,8 @@ def export(
     adapter_only: bool = False,
     half: bool = False,
     name: str = "pack",
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> Export:
     """Write a pack for :class:`sdk.deploy.OnnxPersonalizer`.
 
@@ -53,6 +57,8 @@ def export(
         adapter_only: write the adapter alone.
         half: float16 instead of float32.
         name: of the adapter's file; at most 64 letters, digits, ``-`` and ``_``.
+        progress: called with a :class:`sdk.runtime.Event` after each part of the model.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next part.
 
     Returns:
         Its figures are the largest differences from PyTorch, relative to the largest value, by part.
@@ -67,13 +73,14 @@ def export(
 
     dtype = torch.float16 if half else torch.float32
     output = Path(folder)
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
     check_name(name)
     if not (shared or adapter_only):
-        figures = export_model(base, output, pack, dtype=dtype)
+        figures = export_model(base, output, pack, dtype=dtype, **told)
         line = f"try: OnnxPersonalizer.from_pretrained({str(output)!r}).generate({pack.prompt!r})"
         usage = [*_compared(figures), line]
         return Export([output], usage, figures=figures)
-    figures = {} if adapter_only else export_model(base, output / "base", shared=True, dtype=dtype)
+    figures = {} if adapter_only else export_model(base, output / "base", shared=True, dtype=dtype, **told)
     adapter = pack.export_adapter(output / f"{name}.onnx_adapter")
     usage = [
         *_compared(figures),

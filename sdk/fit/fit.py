@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -46,11 +47,12 @@ def fit_concepts(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     report_to: str | None = None,
+    rights: Mapping[str, str] = MappingProxyType({}),
 ) -> ConceptPack:
     """Fit and return the pack; see :meth:`sdk.Personalizer.fit`."""
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
-    asked = check_request(engine, images, resolved, method, config, seed, masks)
+    asked = replace(check_request(engine, images, resolved, method, config, seed, masks), rights=dict(rights))
     fit = Fit(engine, asked, reporters(callback, report_to, output_dir), progress, cancel)
     _look(engine, asked)
     if output_dir is None:

@@ -23,7 +23,7 @@ from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
 from ..model.whole import whole_identity
 from ..pack import ConceptPack
-from ..runtime import Phase, Progress, check_cancelled
+from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
 from .identity import library_versions
 from .request import FitRequest
@@ -71,6 +71,7 @@ class PreparedFit:
                 "initializers": self.words,
                 "libraries": library_versions(),
                 "device": engine.device.type,
+                **asked.rights,
             },
             reference=asked.images[0],
         )
@@ -98,16 +99,11 @@ def prepare(
     clean = [latents.mean(image) for image in asked.images]
     found = asked.masks
     if found is None:
-        phase = Phase("masks", len(clean), progress, cancel)
-        found = []
-        for each in clean:
-            found.append(method.probe.find_masks(each, config.masks))
-            phase.step()
+        found = [method.probe.find_masks(each, config.masks, progress=progress, cancel=cancel) for each in clean]
     method.use_masks(found, clean)
     words = list(config.initializers)
     check_cancelled(cancel)
     if config.initializer_candidates and not words:
-        phase = Phase("words", 1, progress, cancel)
         words = best_descriptions(
             Denoiser(engine),
             method.conditioner,
@@ -116,9 +112,10 @@ def prepare(
             asked.images[0],
             method.masks[0][:-1],
             latents,
+            progress=progress,
+            cancel=cancel,
         )
         method.start_from(words)
-        phase.step()
     check_cancelled(cancel)
     references = ReferenceRows(
         asked.images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..masks.user import read_masks
 from ..methods.token_init import initial_embeddings
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
+from ..prompt_rules import word_notes
 from ..sampling.engine import Engine
 from .identity import depends_on, identity_hash
 
@@ -40,6 +41,7 @@ class FitRequest:
         seed: of everything random.
         masks: the user's, per picture float ``[S, r, r]``, or ``None``.
         depends_on: everything the result depends on, see :func:`sdk.fit.identity.depends_on`.
+        rights: what is stated about the pack, see :mod:`sdk.rights`.
     """
 
     images: list[Image.Image]
@@ -49,6 +51,7 @@ class FitRequest:
     seed: int
     masks: list[Tensor] | None
     depends_on: dict[str, Any]
+    rights: dict[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -84,6 +87,9 @@ def check_request(
     config = config.for_method(method)
     conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
     initial_embeddings(conditioner, concepts, config.initializers)
+    for concept in concepts:
+        for note in word_notes(concept.noun, conditioner.vocabulary.unknown_words(concept.noun)):
+            log.warning(note)
     _check_captions(conditioner, concepts, config)
     if config.backend is not None:
         computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))

@@ -72,6 +72,13 @@ def remember(image: Image.Image, record: PictureRecord) -> None:
     image.info[KEY] = json.dumps(asdict(record))
 
 
+def laid_in(new: Image.Image, picture: Image.Image, hole: Image.Image) -> Image.Image:
+    """Return a picture with a drawn one in the white part of a mask, and the drawn one's record."""
+    whole = Image.composite(new, picture, hole)
+    whole.info = dict(new.info)
+    return whole
+
+
 def record_of(image: Image.Image) -> PictureRecord | None:
     """Return the record that a picture carries, or ``None``: it has none, or none that this version reads."""
     text = image.info.get(KEY)

@@ -15,11 +15,13 @@ from ..model.latents import LatentCache
 from ..model.precision import forward_dtype
 from ..model.text import TextConditioner
 from ..runtime import Progress, check_cancelled
+from ..turns import beside_others
 from .attention_maps import AttentionProbe
 from .crops import drawn_mask
 from .options import MaskOptions
 
 
+@beside_others()
 def masks_of(
     base: BaseModel,
     picture: Image.Image,

@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, StableDif
 from ..arguments import shown
 from ..errors import BaseModelError, InputError
 from .fingerprint import BaseIdentity
-from .layers import cross_attention_layers
 from .loading import identify, recommended_settings
 
 
@@ -107,25 +106,7 @@ class BaseModel:
         rows = tuple(pack.embeddings.shape)
         if rows != (len(pack.concepts), self.base.context):
             return f"embeddings of shape {rows} for {len(pack.concepts)} concepts of width {self.base.context}"
-        layers = cross_attention_layers(self.pipe.unet)
-        for name, pair in pack.key_value.items():
-            if name not in layers:
-                return f"it has no cross-attention {name!r}"
-            for weight, own in zip(pair, (layers[name].to_k, layers[name].to_v), strict=True):
-                if weight.shape != own.weight.shape:
-                    return f"{name!r} has weights of shape {tuple(own.weight.shape)}, not {tuple(weight.shape)}"
-        own_names = dict(self.pipe.unet.named_parameters()) if pack.unet else {}
-        for name, weight in pack.unet.items():
-            own = own_names.get(name, own_names.get(_inside_a_lora(name)))
-            if own is None or weight.shape != own.shape:
-                return f"it has no weight {name!r} of shape {tuple(weight.shape)}"
-        return None
-
-
-def _inside_a_lora(name: str) -> str:
-    """A parameter's name once a LoRA wraps its layer."""
-    layer, _, leaf = name.rpartition(".")
-    return f"{layer}.base_layer.{leaf}"
+        return pack.misfit(self.pipe.unet)
 
 
 def usable_device(device: Any) -> torch.device:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import nn
 
 from ..checked import Table
 from ..errors import BaseModelError, MissingFileError, NotFiniteError
@@ -21,6 +22,7 @@ from .layers import cross_attention_layers
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "model"
 _SINGLE_FILES = (".safetensors", ".ckpt")
+_LARGE = 1024  # numbers of a weight whose norm is remembered
 _REMOVE = "correct or remove it"
 
 
@@ -94,7 +96,17 @@ def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
     if bad is not None:
         raise NotFiniteError(f"the base model {name} holds values that are no numbers in {bad}; load it again")
     resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution))
+    whole = {part: _norms(getattr(pipe, part)) for part in ("unet", "text_encoder", "vae")}
+    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution), whole)
+
+
+def _norms(module: nn.Module) -> tuple[float, ...]:
+    """Norms of a module's weights, in its order; of small ones rounding to half precision would change them."""
+    large = [p.detach() for p in module.parameters() if p.numel() >= _LARGE and p.is_floating_point()]
+    if not large:
+        return ()
+    found = torch.stack([torch.linalg.vector_norm(p, dtype=torch.float32) for p in large])
+    return tuple(float(f"{norm:.7g}") for norm in found.tolist())
 
 
 def recommended_settings(model: str | Path) -> dict[str, Any]:

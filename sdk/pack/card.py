@@ -10,16 +10,15 @@ if TYPE_CHECKING:
     from .concept_pack import ConceptPack
 
 CARD = "README.md"
-RIGHTS = ("licence", "consent")  # what a person says about a pack, kept in its provenance
 
 
 def card(pack: ConceptPack) -> str:
     """Return the page: what the pack is, how each tool uses it, what it was made from, and what may be done with it."""
     names = ", ".join(_code(c.phrase) for c in pack.concepts)
-    said = {name: str(pack.provenance[name]) for name in RIGHTS if pack.provenance.get(name)}
+    stated = pack.statement
     lines = [
         "---",
-        *_header(pack, said.get("licence")),
+        *_header(pack, stated.licence),
         "---",
         "",
         f"# {_plain(', '.join(c.noun for c in pack.concepts))}",
@@ -44,26 +43,14 @@ def card(pack: ConceptPack) -> str:
         "",
         "## Rights",
         "",
-        f"- licence: {_plain(said.get('licence', 'none stated; ask whoever made the pack'))}",
-        f"- consent of whoever is shown: {_plain(said.get('consent', 'none stated'))}",
+        f"- licence: {_plain(stated.licence or 'none stated; ask whoever made the pack')}",
+        f"- consent of whoever is shown: {_plain(stated.consent or 'none stated')}",
         "- the base model has a licence of its own, which goes on to hold",
         "",
         f"Content SHA-256: `{pack.content_hash()}`",
         "",
     ]
     return "\n".join(lines)
-
-
-def rights_of(packs: list[dict[str, Any]]) -> dict[str, str]:
-    """Return what several packs' provenances say about rights, joined: each statement once."""
-    found = {}
-    for name in RIGHTS:
-        said = list(dict.fromkeys(str(p[name]) for p in packs if p.get(name)))
-        if said and len([p for p in packs if p.get(name)]) < len(packs):
-            said.append("not stated for every part")
-        if said:
-            found[name] = "; ".join(said)
-    return found
 
 
 def _header(pack: ConceptPack, licence: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..concepts import Concept, join_phrases, resolve_concepts
+from ..concepts import Concept, checked_concepts, join_phrases
 from ..errors import InputError, OutputError
 from ..file_names import token_file_name
 from ..files import prepare_output_folder, sha256_file
@@ -28,6 +28,7 @@ from ..learned import check_finite, check_key_value, check_row
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..reading import parse_json
+from ..rights import Statement
 from .card import CARD, card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
 from .manifest import read_parts
@@ -47,7 +48,8 @@ class ConceptPack:
         unet: what else of the UNet was learned, by parameter name, float16; of methods that train more than K and V.
         method: name of the method that learned it.
         settings: the fit's configuration.
-        provenance: seed, library versions, hash of the picture: what it takes to repeat the fit.
+        provenance: seed, library versions, hash of the picture: what it takes to repeat the fit; and the ``licence``
+            and ``consent`` that were stated, if any.
         reference: the reference picture as the fit saw it, or ``None``.
     """
 
@@ -98,6 +100,11 @@ class ConceptPack:
             digest.update(self.unet[name].numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def statement(self) -> Statement:
+        """What goes along with the pack wherever it goes."""
+        return Statement.of(self.content_hash(), self.provenance)
+
     def __repr__(self) -> str:
         names = ", ".join(c.phrase for c in self.concepts)
         text = f"{type(self).__name__}({names}; {self.method} on {self.base.name}; {self.content_hash()[:12]})"
@@ -124,7 +131,7 @@ class ConceptPack:
         }
         file = Path(path)
         prepare_output_folder(file.parent)
-        write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict())
+        write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict(), self.statement)
         return file
 
     def check_finite(self, name: str = "the pack") -> None:
@@ -155,7 +162,7 @@ class ConceptPack:
             NotFiniteError: values that are no numbers, or overflow float16.
             InputError: shapes that do not belong together, or concepts that are none.
         """
-        if resolve_concepts(self.concepts) != list(self.concepts):
+        if checked_concepts(self.concepts) != list(self.concepts):
             raise InputError("the pack's concepts are not tidied; make them by resolve_concepts")
         self.check_finite()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..images.image_io import to_tensor
 from ..model.base_model import BaseModel
 from ..model.latents import encoded
+from ..turns import beside_others
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Start:
     hole: Tensor | None = None
 
 
+@beside_others()
 def start_from(base: BaseModel, image: Image.Image, hole: Image.Image | None = None, strength: float = 1.0) -> Start:
     """Encode a picture and reduce what is to be redrawn to the latents' size (a cell is, if any of its pixels is).
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdk import Concept, ConceptPack, FitConfig
+from sdk import Concept, ConceptPack, FitConfig, turns
 from sdk.combine import merge
 from sdk.model.layers import cross_attention_layers
 from sdk.runtime import Cancelled
@@ -246,3 +246,44 @@ def test_a_view_takes_no_memory_and_shares_every_weight(personalizer):
     for name, weight in unet.state_dict(keep_vars=True).items():
         assert view.state_dict(keep_vars=True)[name] is weight
     assert not {id(m) for m in unet.modules()} & {id(m) for m in view.modules()}
+
+
+def test_an_export_runs_alone_and_is_waited_for():
+    """Calls beside each other, an export after those that run and before those that begin; never in a callback."""
+    from sdk.errors import InputError
+    from sdk.turns import all_alone, beside_others
+
+    order, inside, go_on = [], threading.Event(), threading.Event()
+
+    @beside_others()
+    def call(name, wait=False):
+        with beside_others():  # a fit draws, too
+            order.append(f"{name} begins")
+            inside.set()
+            assert go_on.wait(10) or not wait
+            order.append(f"{name} ends")
+
+    @all_alone()
+    def export():
+        order.append("export begins")
+        with beside_others():
+            order.append("export ends")
+
+    threads = [threading.Thread(target=call, args=("first", True))]
+    threads[0].start()
+    assert inside.wait(10)
+    threads.append(threading.Thread(target=export))
+    threads[1].start()
+    while not turns._waiting:
+        pass
+    threads.append(threading.Thread(target=call, args=("second",)))
+    threads[2].start()
+    threads[2].join(0.2)
+    assert order == ["first begins"]
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["first begins", "first ends", "export begins", "export ends", "second begins", "second ends"]
+    with beside_others(), pytest.raises(InputError, match="not in its callback"):
+        export()
+    call("third")

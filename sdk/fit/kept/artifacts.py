@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...concepts import Concept
+from ...file_names import mask_name
 from ...files import write_bytes
 from ...images.contact_sheet import attention_sheet, labelled_grid, mask_sheet
 from ...images.image_io import png
@@ -46,7 +47,7 @@ def write_artifacts(
     phase.step()
     masks = concept_pictures(concepts, method.masks[0], image.size)
     for index, mask in enumerate(masks):
-        write_bytes(folder / f"mask-new{index + 1}.png", png(mask))
+        write_bytes(folder / mask_name(index), png(mask))
     write_bytes(folder / "masks.png", png(mask_sheet(image, concepts, masks)))
     phase.step()
     write_bytes(folder / "samples.png", png(samples(engine, pack, cancel)))
