@@ -70,7 +70,7 @@ def _sparing(run: Callable[[], list[str]], place: Place) -> Callable[[], list[st
 
 
 def _tame(arguments: list[str], place: Place) -> list[str]:
-    """What a user asks for is no fault: outputs elsewhere go to the case's folder, models of a name's form to a path."""
+    """What a user asks for is no fault: outputs elsewhere come to the case's folder, names of models become paths."""
     made = list(arguments)
     for index, argument in enumerate(made):
         option, mark, value = argument.partition("=")
