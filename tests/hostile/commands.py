@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import honest, picture_bytes
@@ -49,17 +49,44 @@ def lines(rng: random.Random, place: Place) -> Case:
     )(rng, place, photo)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         arguments = _odd(rng, place, arguments)
-    arguments = [possible(argument) for argument in arguments]
+    arguments = _tame([possible(argument) for argument in arguments], place)
 
     def run() -> list[str]:
         return honest.printed(*call(arguments))
 
-    return Case(" ".join(repr(a[:40]) for a in arguments)[:300], run)
+    return Case(" ".join(repr(a[:40]) for a in arguments)[:300], _sparing(run, place), allowed=(place.cwd,))
+
+
+def _sparing(run: Callable[[], list[str]], place: Place) -> Callable[[], list[str]]:
+    """A relative output lies in the working directory; what was there stays."""
+    precious = {path: path.read_bytes() for path in place.cwd.iterdir()}
+
+    def checked() -> list[str]:
+        notes = run()
+        honest.untouched(precious)
+        return notes
+
+    return checked
+
+
+def _tame(arguments: list[str], place: Place) -> list[str]:
+    """What a user asks for is no fault: outputs elsewhere come to the case's folder, names of models become paths."""
+    made = list(arguments)
+    for index, argument in enumerate(made):
+        option, mark, value = argument.partition("=")
+        before = made[index - 1] if index else ""
+        named, value = (option, value) if mark and option.startswith("--") else (before, argument)
+        if named == "--output" and (value.startswith("~") or ".." in value):
+            value = str(place.out / value.strip("~/.").replace("..", "__"))
+        elif named in ("--model", "--clip", "--dino") and not value.startswith(("/", ".")):
+            value = f"./{value}"
+        made[index] = f"{option}={value}" if mark and option.startswith("--") else value
+    return made
 
 
 def _odd(rng: random.Random, place: Place, arguments: list[str]) -> list[str]:
     """One change to a command line."""
-    made = list(arguments)
+    made = list(arguments) or ["doctor"]
     at = rng.randrange(1, len(made)) if len(made) > 1 else 0
     kind = rng.choice(("replace",) * 5 + ("drop", "twice", "insert", "swap", "option", "number", "path", "equals"))
     if kind == "replace":
@@ -76,7 +103,7 @@ def _odd(rng: random.Random, place: Place, arguments: list[str]) -> list[str]:
     elif kind == "option":
         made.insert(
             at,
-            rng.choice(("--", "-", "--seed", "--nothing", "-h", "--version", "--config", "--mask", "--dtype", "--m")),
+            rng.choice(("--", "-", "--seed", "--nothing", "-h", "--version", "--config", "--mask", "--dtype", "--zz")),
         )
     elif kind == "number":
         option = rng.choice(("--seed", "--steps", "--num-images", "--guidance", "--patience", "--validate-every"))

@@ -114,7 +114,8 @@ class Guard:
         elif event in _CONNECTIONS:
             if event == "socket.bind" and _local(arguments):
                 return
-            seen.connections.append(f"{event} {arguments[1:]!r}" if len(arguments) > 1 else f"{event} {arguments!r}")
+            where = arguments if event.startswith("socket.get") else arguments[1:]  # after the socket itself
+            seen.connections.append(f"{event} {where!r}")
             raise PermissionError(f"{event} is not for a test")
 
     def _changing(self, seen: Seen, event: str, path: Any, follow: bool = True) -> None:

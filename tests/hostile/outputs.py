@@ -20,7 +20,7 @@ def paths(rng: random.Random, place: Place) -> Case:
     way = rng.choice(
         ("save", "save", "adapter", "lora", "webui", "diffusers", "generate", "generate", "masks", "merge", "fit")
     )
-    allowed = (place.cwd,) if kind in ("here", "empty", "odd relative", "tilde") else ()
+    allowed = (place.cwd,) if kind in ("here", "empty", "odd relative", "tilde", "an object") else ()
 
     def run() -> list[str]:
         notes = _WAYS[way](place, target)
@@ -64,7 +64,7 @@ def _folder(rng: random.Random, place: Place) -> Path:
 def _link(rng: random.Random, place: Place) -> Path:
     (place.out / "there").mkdir()
     path = place.out / "link"
-    path.symlink_to(rng.choice(("there", "nowhere", "link", ".", "..")) if rng.random() < 0.8 else "/dev/null")
+    path.symlink_to(rng.choice(("there", "nowhere", "link")) if rng.random() < 0.8 else "/dev/null")
     return path
 
 
@@ -83,7 +83,7 @@ def _closed(rng: random.Random, place: Place) -> Path:
 def _odd(rng: random.Random, place: Place) -> str:
     name = odd_name(rng).lstrip("/~")
     # What leads out of the folder by itself is the user's own wish, and no fault.
-    return str(place.out / name.replace("..", "__"))[:4000]
+    return str(place.out / (name.replace("..", "__").strip("./") or "x"))[:4000]
 
 
 _PLACES: dict[str, Any] = {
@@ -95,7 +95,7 @@ _PLACES: dict[str, Any] = {
     "an odd name": _odd,
     "odd relative": lambda rng, place: odd_name(rng).lstrip("/~").replace("..", "__")[:200] or "x",
     "a long part": lambda rng, place: place.out / ("x" * rng.choice((255, 256, 250, 245, 4000))),
-    "a long path": lambda rng, place: str(place.out) + "/x" * rng.choice((1000, 2500)),
+    "a long path": lambda rng, place: str(place.out) + ("/" + "x" * 200) * rng.choice((5, 25)),
     "here": lambda rng, place: rng.choice((".", "./", "")),
     "empty": lambda rng, place: rng.choice(("", " ", "  x")),
     "tilde": lambda rng, place: rng.choice(("~nobody-there/x", "~~")),

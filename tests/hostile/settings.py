@@ -94,7 +94,7 @@ def _same_again(made: Any, method: Any) -> None:
         text = json.dumps(plain, allow_nan=False)
     except ValueError:
         raise Silent("settings that are not finite") from None
-    if FitConfig.from_dict(json.loads(text), method) != made:
+    if FitConfig.from_dict(json.loads(text), method).to_dict() != plain:
         raise Silent("settings that are others once written down")
 
 
@@ -142,7 +142,7 @@ def fits(rng: random.Random, place: Place) -> Case:
         "initializers": (("giraffe",), ("",), ("x", "y", "z"), ("cat " * 100,), ("\0",), ("<new1>",), (" ",)),
         "initializer_candidates": (("",), ("x", ""), ("<new1>",)),
         "precision": ("bf16", "fp16", "auto"),
-        "backend": ("reference", "cpp", "nothing", "triton", "", "augmented_v"),
+        "backend": ("reference", "cpp", "nothing", "", "augmented_v"),
         "target_share": (0.0, 1.0),
         "prior": ("none", "", "no-such-folder", "\x1b[2J", "generate ", "/dev/null", "../..", str(place.inputs)),
         "masks": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -163,6 +162,13 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(tree[key])
 
 
+def copied(tree: Any) -> Any:
+    """A copy of dictionaries and lists alone; other values may be of a kind that cannot be copied."""
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
 def mutated(
     rng: random.Random, tree: Any, value: Callable[[random.Random], Any] = odd_json, under: tuple[str, ...] = ()
 ) -> tuple[Any, str]:
@@ -174,7 +180,7 @@ def mutated(
         value: makes the odd values.
         under: if given, only below these keys of the top.
     """
-    tree = copy.deepcopy(tree)
+    tree = copied(tree)
     if under:
         part, what = mutated(rng, {key: tree[key] for key in under if key in tree}, value)
         if isinstance(part, dict):
@@ -198,11 +204,11 @@ def mutated(
     elif kind == "wrap":
         container[key] = rng.choice(([old], {"value": old}, [old, old], [[old]]))
     elif kind == "twice" and isinstance(container, list):
-        container.append(copy.deepcopy(old))
+        container.append(copied(old))
     elif kind == "swap":
         other, there = rng.choice(spots)
         if other is container:
-            container[key], other[there] = copy.deepcopy(other[there]), old
+            container[key], other[there] = copied(other[there]), old
     elif kind == "text":
         container[key] = odd_text(rng)
     elif isinstance(old, (int, float)) and not isinstance(old, bool) and rng.random() < 0.3:
