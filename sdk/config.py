@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
+from .disk.checked import shown
 from .errors import InputError
 from .methods import METHODS, PRESETS, method_class
 from .plain import from_plain, merged, to_plain
@@ -50,6 +51,9 @@ class FitConfig(FitSettings):
         Raises:
             InputError: an unknown name, another method's group, or a value of the wrong type.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(f"settings are a table of names and values, got {shown(values)}")
+        method_class(method)  # an unknown one is refused
         values = dict(values)
         own = values.pop(method, None)
         shared = [f.name for f in fields(cls) if f.name != "method_options"]

@@ -73,8 +73,7 @@ class Personalizer(Engine):
 
         Raises:
             InputError: a model, device or dtype of another kind, or a device that is not here.
-            MissingFileError: a path that does not exist.
-            BaseModelError: something that is no Stable Diffusion model.
+            MissingFileError, BaseModelError: a path that does not exist, or no Stable Diffusion model.
         """
         path(model, "model")
         chosen = usable_device(device)
@@ -114,7 +113,7 @@ class Personalizer(Engine):
             concepts: class nouns in any order, such as ``["cat", "dog"]``, or :class:`Concept` objects.
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
-            seed: of everything random; the same seed gives the same pack on the same machine.
+            seed: of everything random.
             masks: white where a concept is, of the picture's size or its centre square's; one per concept, picture by
                 picture. Default: :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
@@ -130,7 +129,7 @@ class Personalizer(Engine):
             The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.
 
         Raises:
-            SdkError: bad input; the message says what to do.
+            SdkError: bad input, or a fit that diverged; the message says what to do.
         """
         pack = fit_concepts(
             self,
@@ -233,7 +232,7 @@ class Personalizer(Engine):
                 ``None`` takes the active pack, if any.
             num_images: pictures per prompt.
             seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
-            num_inference_steps: DDIM steps (paper: 50), or those of a scheduler that was set as ``pipe.scheduler``.
+            num_inference_steps: DDIM's (paper: 50), or of a scheduler that was set as ``pipe.scheduler``.
             guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
             eta: share of fresh noise in each DDIM step, in [0, 1]; ``None``: 1 (released code).
             negative_prompt: what to steer away from; one for all, or one per prompt.
@@ -332,8 +331,8 @@ class Personalizer(Engine):
     ) -> Generation:
         """Redraw the white part of ``mask`` in ``image`` as the prompt says; the rest keeps its pixels.
 
-        The picture's centre square is used, at the model's resolution. After each step the kept part is put back
-        at that step's noise level (blended diffusion), so any text-to-image base model works.
+        The centre square is used, at the model's resolution. The kept part is put back after each step at its noise
+        level (blended diffusion), so any text-to-image base model works.
 
         Args:
             image: the picture.
@@ -382,8 +381,8 @@ class Personalizer(Engine):
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
-            progress: called with a :class:`sdk.runtime.Event` at first and after each part.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next part.
+            progress: see :meth:`fit`; a step is a part.
+            cancel: likewise.
 
         Returns:
             The largest difference from PyTorch, relative to the largest value, by part.

@@ -15,7 +15,6 @@ __all__ = [
     "Cancelled",
     "Event",
     "Phase",
-    "Progress",
     "ProgressBar",
     "check_cancelled",
     "keep_memory",

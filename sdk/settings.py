@@ -19,6 +19,15 @@ class MethodOptions:
         check_types(self)
 
 
+_LARGE = 1e30  # float32 holds no more once it is multiplied
+_MOST = {
+    **dict.fromkeys(("learning_rate", "token_learning_rate", "weight_decay", "loss_scale", "prior_guidance"), _LARGE),
+    **dict.fromkeys(("steps", "target_pool", "prior_count"), 10_000_000),
+    "batch_size": 4096,
+    "prior_steps": 999,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """What :class:`sdk.FitConfig` holds; methods, rows and the loop read it.
@@ -112,6 +121,9 @@ class FitSettings:
         for name in ("decay", "swap_order", "alone", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise InputError(f"{name} must be at most {most:g}, got {getattr(self, name):g}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):

@@ -11,6 +11,7 @@ from importlib import import_module
 from .. import __version__
 from ..errors import SdkError
 from ..lazy import needed_extra
+from ..printable import printable
 from ..runtime import Cancelled
 from .common import say_aside
 
@@ -30,7 +31,8 @@ _COMMANDS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         # One line, as for every other mistake; the full usage is a --help away.
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        say_aside(f"{self.prog}: {printable(message)} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:

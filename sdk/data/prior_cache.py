@@ -19,7 +19,8 @@ from typing import Any
 from PIL import Image
 
 from ..disk.files import write_bytes
-from ..errors import OutputError
+from ..disk.reading import read_bytes
+from ..errors import InputError, MissingFileError, OutputError
 from ..images.image_io import png
 
 log = logging.getLogger("sdk")
@@ -62,9 +63,8 @@ class PriorCache:
         for name in self._names.get(index, []):
             path = self.folder / name
             try:
-                with path.open("rb") as file:
-                    data = file.read(_LARGEST)
-            except OSError:
+                data = read_bytes(path, limit=_LARGEST)
+            except (InputError, MissingFileError):  # gone meanwhile, somebody else's, or no file at all
                 continue
             if name != self._name(index, data):
                 with suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,8 @@ class ExportedModel:
         cell = 2 ** max(len(vae.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
         if unet.whole("sample_size", 1, opened.base.resolution) * cell != opened.base.resolution:
             raise opened.fail(f"the resolution {opened.base.resolution} is not that of the parts")
-        multiple = cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
+        # Of 8, too: torch's engine asks for it, and both take the same sizes.
+        multiple = lcm(8, cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0))
         channels = unet.whole("in_channels", 1, _MOST_CHANNELS)
         levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
         tokenizer = _tokenizer(opened)

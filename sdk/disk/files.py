@@ -113,6 +113,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     What a killed writer left is taken over by the next one of the same file.
     """
+    path = as_path(path)
     with reporting_full_disk(path.parent):
         handle, temporary = _temporary(path)
         try:

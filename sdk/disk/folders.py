@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import OutputError
-from .files import lock, reporting_full_disk
+from .files import as_path, lock, reporting_full_disk
 
 _INCOMING = ".personalizer-incoming"  # in a folder that is filled in place
 _COMPLETE = ".complete"  # in it, once everything is there
@@ -61,8 +61,9 @@ def new_folder(
     Raises:
         OutputError: it cannot be written, or holds a file of somebody else under a name that is needed.
     """
+    destination = as_path(destination)
     target = Path(os.path.realpath(destination))
-    with reporting_full_disk(destination):
+    with reporting_full_disk(destination, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target, manifest)
         parent = scratch or (target.parent if os.access(target.parent, os.W_OK | os.X_OK) else target)

@@ -111,7 +111,10 @@ def read_bytes(
     """Return a file's content; arguments and errors are those of :func:`open_regular`."""
     with open_regular(source, limit=limit, what=what, kind=kind, advice=advice) as file:
         try:
-            content = file.read(limit + 1)  # it may grow, and some files of the system have no size
+            # Not the whole limit at once: that much memory would be asked for. Some files of the system have no size.
+            content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+            while len(content) <= limit and (more := file.read(1 << 20)):
+                content += more
         except OSError as error:
             raise kind(f"{source} cannot be read: {error.strerror or error}; copy it again") from error
     if len(content) > limit:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
-from ..disk.files import sha256_file
+from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
 from ..errors import InputError, NotFiniteError, OutputError
 from ..finite import is_finite
@@ -64,7 +64,7 @@ def export_model(
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
         raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
-    destination = Path(folder)
+    destination = as_path(folder)
     taken = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ class BaseModel:
 
     @property
     def size_multiple(self) -> int:
-        """Sides of pictures must be multiples of this many pixels: a cell of the coarsest level of the UNet."""
-        return self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+        """Sides of pictures must be multiples of this many pixels: a cell of the coarsest level of the UNet.
+
+        And of 8, on which diffusers insists whatever the model.
+        """
+        return lcm(8, self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1))
 
     @property
     def recommended_guidance(self) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..concepts import Concept, checked_concepts, join_phrases
 from ..disk.file_names import token_file_name
-from ..disk.files import prepare_output_folder, sha256_file
+from ..disk.files import as_path, prepare_output_folder, reporting_full_disk, sha256_file
 from ..disk.folders import new_folder
 from ..disk.learned import check_finite, check_key_value, check_row
 from ..disk.reading import parse_json
@@ -129,7 +129,7 @@ class ConceptPack:
             for layer, pair in self.key_value.items()
             for which, weight in zip("kv", pair, strict=True)
         }
-        file = Path(path)
+        file = as_path(path)
         prepare_output_folder(file.parent)
         write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict(), self.statement)
         return file
@@ -197,11 +197,12 @@ class ConceptPack:
             NotFiniteError: values that are no numbers, or overflow float16.
         """
         self.check_storable()
-        destination = Path(folder)
-        if destination.exists() and not destination.is_dir():
-            raise OutputError(f"{destination} is a file; give a folder for the pack")
-        if destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).is_file():
-            raise OutputError(f"{destination} holds other files; give an empty or a new folder for the pack")
+        destination = as_path(folder)
+        with reporting_full_disk(destination, destination.parent):
+            if destination.exists() and not destination.is_dir():
+                raise OutputError(f"{destination} is a file; give a folder for the pack")
+            if destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).is_file():
+                raise OutputError(f"{destination} holds other files; give an empty or a new folder for the pack")
         with new_folder(destination, manifest=MANIFEST, by_products=BY_PRODUCTS) as work:
             self.write_files(work)
         return destination

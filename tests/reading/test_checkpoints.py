@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from sdk import FitConfig, Personalizer
 from sdk.errors import PackError
-from sdk.fit.checkpoint import CHECKPOINT, METRICS, Checkpoints
 from sdk.fit.early_stopping import Best
+from sdk.fit.kept.checkpoint import CHECKPOINT, Checkpoints
+from sdk.fit.kept.metrics import METRICS
+from sdk.fit.request import FitRequest
 from sdk.methods import method_class
 from tests.reading.mutations import changed_bytes, changed_tensors, read_or_refused
 
 STEPS = 8
-IDENTITY = "this fit"
+ASKED = FitRequest([], [], "disendiff", FitConfig(steps=STEPS), 0, None, {"seed": 0})
 
 
 def learner(personalizer):
@@ -47,7 +49,7 @@ def written(tiny_model, tmp_path_factory):
         optimizer.step()
         best.see(0.1 * step, step + 1, method.parameters())
     folder = tmp_path_factory.mktemp("work")
-    Checkpoints(folder, IDENTITY).save(2, method, optimizer, 5, best)
+    Checkpoints(folder, ASKED).save(2, method, optimizer, 5, best)
     (folder / METRICS).write_text("0123456789")
     return folder
 
@@ -71,7 +73,7 @@ def load(folder, resumed):
 
     def refusing():
         try:
-            return Checkpoints(folder, IDENTITY).load(method, optimizer, best)
+            return Checkpoints(folder, ASKED).load(method, optimizer, best)
         except PackError as error:
             why.append(str(error))
             raise
@@ -89,7 +91,6 @@ def load(folder, resumed):
 def test_a_whole_checkpoint(folder, resumed):
     assert load(folder, resumed) == 2
     assert (folder / METRICS).read_text() == "01234"
-    assert Checkpoints(folder, "another fit").load(*resumed, Best(patience=3)) == 0
 
 
 def test_changed_tensors(folder, resumed):
@@ -123,7 +124,7 @@ def test_changed_bytes(folder, resumed):
         *(("metrics_bytes", text) for text in ("-1", "x", None)),
         *(("best", text) for text in ("", "[]", "[1, 2]", "[NaN, 1, 1]", '["a", 1, 1]', "[1, 99, 0]", "[1, true, 0]")),
         *(("best", text) for text in ("[-Infinity, 1, 0]", "[Infinity, 1, 0]", "5", "[" * 100_000, None)),
-        ("identity", None),
+        *(("depends_on", text) for text in ("", "[]", "5", "[" * 100_000)),
     ],
 )
 def test_what_it_says_of_itself(folder, resumed, name, value):
@@ -147,4 +148,4 @@ def test_a_folder_in_its_place(folder, resumed):
     (folder / CHECKPOINT).unlink()
     (folder / CHECKPOINT).mkdir()
     with pytest.raises(PackError, match="is a folder"):
-        Checkpoints(folder, IDENTITY).load(*resumed, Best(patience=3))
+        Checkpoints(folder, ASKED).load(*resumed, Best(patience=3))

@@ -28,7 +28,8 @@ class MetricsLog:
     def __init__(self, folder: Path | None, asked: FitRequest, *, anew: bool):
         self._file = None if folder is None else folder / METRICS
         if self._file is not None and (anew or not self._file.is_file()):
-            self._file.unlink(missing_ok=True)
+            with reporting_full_disk(self._file.parent):
+                self._file.unlink(missing_ok=True)
             concepts = [{"token": c.token, "class": c.noun} for c in asked.concepts]
             about = {"method": asked.method, "concepts": concepts, "seed": asked.seed, "steps": asked.config.steps}
             about |= {"settings": asked.config.to_dict(), "libraries": library_versions()}
