@@ -108,9 +108,12 @@ class FitConfig(FitSettings):
             before = self.method_options if method else getattr(self, name)
             if method or (isinstance(value, dict) and is_dataclass(before)):
                 kind = method_class(name).Options if method else type(before)
+                if not isinstance(value, (dict, kind)):
+                    raise InputError(f"{name} is a group of settings; give a table, got {shown(value)}")
+                given = value if isinstance(value, dict) else to_plain(value)
                 own = to_plain(before) if type(before) is kind else {}
                 del changes[name]
-                changes["method_options" if method else name] = from_plain(kind, merged(own, value), name)
+                changes["method_options" if method else name] = from_plain(kind, merged(own, given), name)
         return replace(self, **changes)
 
 

@@ -87,6 +87,8 @@ def check_request(
     config = config.for_method(method)
     conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
     initial_embeddings(conditioner, concepts, config.initializers)
+    for words in config.initializer_candidates:
+        conditioner.embedding_of(words)  # refuses what the base model has no words for
     for concept in concepts:
         for note in word_notes(concept.noun, conditioner.vocabulary.unknown_words(concept.noun)):
             log.warning(note)

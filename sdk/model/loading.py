@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ..disk.checked import Table
@@ -55,10 +56,8 @@ def load_pipeline(
         BaseModelError: something is there, but it is no Stable Diffusion model; or a file states a model that is not
             on this machine.
     """
-    if stated_by_file:
-        if not stated_is_local(str(model)) and not _is_hub_id(str(model)):
-            raise BaseModelError(f"the base model {str(model)!r} is not here; name it with --model or model=")
-        options["local_files_only"] = True
+    if stated_by_file and not stated_is_local(str(model)):
+        model = _in_hub_cache(str(model))
     source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else os.path.expanduser(model))
     defaults: dict[str, Any] = {"dtype": dtype}
     looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in _SINGLE_FILES
@@ -72,11 +71,6 @@ def load_pipeline(
             where = str(source) if os.path.isdir(source) else str(model)
             return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
     except Exception as error:  # three libraries read what may be any folder or file
-        if stated_by_file and not stated_is_local(str(model)):
-            raise BaseModelError(
-                f"the base model {str(model)!r} is not on this machine, and nothing is fetched that only a file names; "
-                "if you trust it, name it with --model or model="
-            ) from error
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
             f"cannot load the base model {str(model)!r} ({first_line}); give 'bundled', a Stable Diffusion folder, a "
@@ -139,5 +133,17 @@ def recommended_settings(model: str | Path) -> dict[str, Any]:
     return values
 
 
-def _is_hub_id(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", name))
+def _in_hub_cache(name: str) -> Path:
+    """Return the folder of a model that was downloaded before; asking the Hub's own client may already connect.
+
+    Raises:
+        BaseModelError: it was not.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", name):
+        found = try_to_load_from_cache(name, "model_index.json")
+        if isinstance(found, str):
+            return Path(found).parent
+    raise BaseModelError(
+        f"the base model {name!r} is not on this machine, and nothing is fetched that only a file names; if you "
+        "trust it, name it with --model or model="
+    )
