@@ -114,8 +114,7 @@ class Personalizer(Engine):
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
             seed: of everything random.
-            masks: white where a concept is, of the picture's size or its centre square's; one per concept, picture by
-                picture. Default: :meth:`find_masks`.
+            masks: white where a concept is, one per concept, picture by picture; default :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.fit.reporting.StepReport`.
@@ -388,8 +387,7 @@ class Personalizer(Engine):
             The largest difference from PyTorch, relative to the largest value, by part.
 
         Raises:
-            InputError: both a pack and ``shared``, another dtype, or packages that are missing.
-            OutputError: a part that computes something else, or a folder that holds other files.
+            InputError, OutputError: a pack and ``shared``, missing packages, a part that computes something else, ...
         """
         return export_model(
             self,

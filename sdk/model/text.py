@@ -75,6 +75,10 @@ class TextConditioner:
         """Whether a prompt is longer than the model reads."""
         return self.vocabulary.truncated(prompt)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that the model was never shown, see :func:`sdk.prompt_rules.unknown_words`."""
+        return self.vocabulary.unknown_words(text)
+
     def embedding_of(self, word: str) -> Tensor:
         """Return the base embedding of a word, float32 ``[C]``; the mean of its pieces.
 

@@ -254,14 +254,14 @@ class Sampler:
         written = check_tokens(prompt, concepts, "concepts")
         conditioner = self._check_phrases(prompt, pack, written)
         note = prompt_note(concepts, written, conditioner.length, truncated=conditioner.truncated(prompt))
-        return [*([note] if note else []), *word_notes(prompt, conditioner.vocabulary.unknown_words(prompt))]
+        return [*([note] if note else []), *word_notes(prompt, conditioner.unknown_words(prompt))]
 
     def check_negative(self, prompt: str, pack: ConceptPack | None) -> list[str]:
         """Check a negative prompt likewise; it may be empty."""
         concepts = pack.concepts if pack is not None else []
         conditioner = self._check_phrases(prompt, pack, check_negative(prompt, concepts, "concepts"))
         note = negative_note(conditioner.length, truncated=conditioner.truncated(prompt))
-        return [*([note] if note else []), *word_notes(prompt, conditioner.vocabulary.unknown_words(prompt))]
+        return [*([note] if note else []), *word_notes(prompt, conditioner.unknown_words(prompt))]
 
     def _check_phrases(self, prompt: str, pack: ConceptPack | None, written: Sequence[str]) -> TextConditioner:
         """Check that the written tokens stand before their nouns."""
