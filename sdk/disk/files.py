@@ -29,6 +29,11 @@ _ADVICE = {
 }
 
 
+_FEW = 4096  # bytes that are tried
+# Of file systems that know no second name for a file.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
@@ -64,18 +69,23 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_space(folder: Path, count: int) -> None:
-    """Raise :class:`OSError` if ``count`` bytes cannot be written into a folder; nothing is left there."""
+    """Raise :class:`OSError` if ``count`` bytes cannot be written into a folder; nothing is left there.
+
+    A few bytes are written, to know that they may be; of many the system is asked, because reserving them may take
+    long, and on file systems in memory takes that memory.
+    """
     name = folder / f".{secrets.token_hex(6)}"
     probe = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         name.unlink()  # the open file goes on without a name, and is gone even if this program is killed
-        os.posix_fallocate(probe, 0, count)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        # Another refusal is of this way of asking, which not every file system knows.
+        os.write(probe, b"\0" * min(count, _FEW))
+        os.fsync(probe)
     finally:
         os.close(probe)
+    if hasattr(os, "statvfs"):
+        there = os.statvfs(folder)
+        if there.f_blocks and there.f_bavail * there.f_frsize < count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
@@ -156,13 +166,24 @@ def write_next(folder: Path, name: Callable[[int], str], data: bytes, first: int
             while True:
                 path = folder / name(number)
                 try:
-                    os.link(temporary, path)  # unlike a renaming it fails where something is
+                    _named(temporary, path, data)
                     return path, number
                 except FileExistsError:
                     number += 1
         finally:
             temporary.unlink(missing_ok=True)
             os.close(handle)
+
+
+def _named(temporary: Path, path: Path, data: bytes) -> None:
+    """Give a written file its name, or raise :class:`FileExistsError`; a renaming would replace what is there."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("xb") as file:
+            file.write(data)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:

@@ -29,7 +29,10 @@ def exclusive(folder: Path, refusal: str) -> Iterator[None]:
     Raises:
         OutputError: ``refusal``, if another block or program has it.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:  # gone meanwhile, or not to be looked at
+        raise OutputError(f"cannot use {folder}: {error.strerror}; try again, or give another folder") from error
     try:
         if not lock(handle) or not (folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())):
             raise OutputError(refusal)
@@ -130,7 +133,11 @@ def _put(work: Path, target: Path, manifest: str | None, by_products: Sequence[s
 
 def _fixed(folder: Path) -> bool:
     """Whether a folder must stay where it is: a mount point, or where this program stands."""
-    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder)
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return os.path.ismount(folder)
+    return os.path.ismount(folder) or here.is_relative_to(folder)
 
 
 def _exchange(work: Path, target: Path, manifest: str, by_products: Sequence[str]) -> None:

@@ -211,6 +211,20 @@ def test_paths_that_cannot_be(tmp_path, monkeypatch, path):
     assert not os.listdir(tmp_path)
 
 
+def test_where_files_have_one_name_only(tmp_path, monkeypatch):
+    """As on memory cards."""
+    import errno
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "1").write_bytes(b"mine")
+    assert write_next(tmp_path, str, b"x", 1) == (tmp_path / "2", 2)
+    assert (tmp_path / "1").read_bytes() == b"mine"
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
 def test_room_is_asked_for(tmp_path):
     check_space(tmp_path, 1000)
     with pytest.raises(OSError, match=r"No space|too large"):
