@@ -15,6 +15,7 @@ from pathlib import Path
 from sdk.kernels.options import CalibrationOptions
 
 FLOAT32, BFLOAT16 = 0, 1  # pk_type
+NO_MEMORY = 4  # pk_status
 
 
 class Array(ctypes.Structure):
@@ -97,10 +98,11 @@ def check(status: int) -> None:
     """Raise what a ``pk_status`` says.
 
     Raises:
-        ValueError: it is not ``PK_OK``.
+        MemoryError: it is ``PK_NO_MEMORY``.
+        ValueError: it is another one that is not ``PK_OK``.
     """
     if status:
-        raise ValueError(library().pk_message(status).decode())
+        raise (MemoryError if status == NO_MEMORY else ValueError)(library().pk_message(status).decode())
 
 
 def instruction_set() -> str:
@@ -112,7 +114,11 @@ def use_instruction_set(name: str | None) -> None:
     """Choose the instruction set; ``None`` takes the best one. Not while another thread computes.
 
     Raises:
+        TypeError: a name that is no text.
         ValueError: this processor or this build does not have it.
     """
-    if library().pk_use_instruction_set(name.encode() if name else None):
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"the name of an instruction set is a text or None, got {name!r}")
+    # C would stop reading at a null character.
+    if (name is not None and "\0" in name) or library().pk_use_instruction_set(None if name is None else name.encode()):
         raise ValueError(f"instruction set {name!r} cannot be used here")

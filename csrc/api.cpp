@@ -1,10 +1,11 @@
 // The C interface: checks, the choice of instruction set, memory and the division of work.
 #include <atomic>
 #include <cstring>
+#include <initializer_list>
 #include <new>
-#include <vector>
 
 #include "calibration.hpp"
+#include "checks.hpp"
 #include "kernels.hpp"
 
 namespace pk {
@@ -35,12 +36,22 @@ void run(const pk_runner *runner, int64_t count, Body body) {
     runner->parallel_for(runner->context, count, &call<Body>, &body);
 }
 
-pk_status checked(const pk_attention &s) {
-  if (s.batch < 0 || s.heads < 1 || s.queries < 0 || s.keys < 1 || s.width < 1 || s.tracked < 0) return PK_BAD_SHAPE;
-  if ((s.type != PK_FLOAT32 && s.type != PK_BFLOAT16) || !(s.scale > 0)) return PK_BAD_OPTION;
-  for (int64_t i = 0; i < s.batch * s.tracked; ++i)
-    if (s.tokens[i] < -1 || s.tokens[i] >= s.keys) return PK_BAD_TOKEN;
+// The first status that is not PK_OK.
+pk_status first_of(std::initializer_list<pk_status> all) {
+  for (const pk_status one : all)
+    if (one != PK_OK) return one;
   return PK_OK;
+}
+
+// Zeros in an array of `rows` rows: what keys and values get where there is no query.
+void clear(const pk_attention &s, int64_t rows, const pk_array &array) {
+  const int64_t size = s.type == PK_FLOAT32 ? sizeof(float) : sizeof(uint16_t);
+  for (int64_t row = 0; row < s.batch; ++row)
+    for (int64_t head = 0; head < s.heads; ++head)
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = row * array.batch_stride + head * array.head_stride + r * array.row_stride;
+        std::memset(static_cast<char *>(array.data) + at * size, 0, static_cast<size_t>(s.width * size));
+      }
 }
 
 // Runs `body(row, head, scratch)` for every head of every row, each range of heads with memory of its own.
@@ -68,9 +79,13 @@ extern "C" {
 
 pk_status pk_attention_forward(const pk_attention *shape, pk_array query, pk_array key, pk_array value, pk_array out,
                                float *maps, const pk_runner *runner) {
-  const pk_attention &s = *shape;
-  const pk_status status = pk::checked(s);
+  pk_status status = pk::checked(shape);
   if (status != PK_OK) return status;
+  const pk_attention &s = *shape;
+  status = pk::first_of({pk::checked_input(s, s.queries, query), pk::checked_input(s, s.keys, key),
+                         pk::checked_input(s, s.keys, value), pk::checked_output(s, s.queries, out),
+                         pk::checked_memory(maps, s.batch * s.tracked * s.queries, sizeof *maps)});
+  if (status != PK_OK || s.batch * s.queries == 0) return status;
   float *columns = nullptr;
   const int64_t head_columns = s.tracked * s.queries;
   if (s.batch * head_columns > 0) {
@@ -101,12 +116,25 @@ pk_status pk_attention_forward(const pk_attention *shape, pk_array query, pk_arr
 pk_status pk_attention_backward(const pk_attention *shape, pk_array query, pk_array key, pk_array value,
                                 pk_array grad_out, const float *grad_maps, pk_array grad_query, pk_array grad_key,
                                 pk_array grad_value, const pk_runner *runner) {
-  const pk_status status = pk::checked(*shape);
+  pk_status status = pk::checked(shape);
   if (status != PK_OK) return status;
+  const pk_attention &s = *shape;
+  status = pk::first_of({pk::checked_input(s, s.queries, query), pk::checked_input(s, s.keys, key),
+                         pk::checked_input(s, s.keys, value), pk::checked_input(s, s.queries, grad_out),
+                         pk::checked_memory(grad_maps, grad_maps == nullptr ? 0 : s.batch * s.tracked * s.queries,
+                                            sizeof *grad_maps),
+                         pk::checked_output(s, s.queries, grad_query), pk::checked_output(s, s.keys, grad_key),
+                         pk::checked_output(s, s.keys, grad_value)});
+  if (status != PK_OK || s.batch == 0) return status;
+  if (s.queries == 0) {
+    pk::clear(s, s.keys, grad_key);
+    pk::clear(s, s.keys, grad_value);
+    return PK_OK;
+  }
   const pk::Kernels &kernels = pk::kernels();
   const pk::Backward work = {shape,     query,      key,      value,     grad_out,
                              grad_maps, grad_query, grad_key, grad_value};
-  return pk::for_each_head(*shape, kernels.backward_scratch(*shape), runner,
+  return pk::for_each_head(s, kernels.backward_scratch(s), runner,
                            [&](int64_t row, int64_t head, float *scratch) {
                              kernels.backward_head(work, row, head, scratch);
                            });
@@ -114,10 +142,14 @@ pk_status pk_attention_backward(const pk_attention *shape, pk_array query, pk_ar
 
 pk_status pk_calibration_loss(const pk_calibration *options, const float *maps, float *loss, float *grad,
                               const pk_runner *runner) {
+  pk_status status = pk::checked(options);
+  if (status != PK_OK) return status;
   const pk_calibration &o = *options;
-  if (o.batch < 0 || o.concepts < 1 || o.height < 1 || o.width < 1) return PK_BAD_SHAPE;
-  if (!(o.sigma >= 0) || o.suppress < 0 || (o.sigma > 0 && (o.height < 2 || o.width < 2))) return PK_BAD_OPTION;
   const int64_t line = 2 * o.concepts * o.height * o.width;
+  status = pk::first_of({pk::checked_memory(maps, o.batch * line, sizeof *maps),
+                         pk::checked_memory(loss, o.batch, sizeof *loss),
+                         pk::checked_memory(grad, grad == nullptr ? 0 : o.batch * line, sizeof *grad)});
+  if (status != PK_OK || o.batch == 0) return status;
   std::atomic<bool> failed{false};
   pk::run(runner, o.batch, [&](int64_t first, int64_t last) {
     double *scratch = new (std::nothrow) double[static_cast<size_t>(pk::calibration_scratch(o))];
@@ -150,13 +182,20 @@ const char *pk_message(pk_status status) {
     case PK_OK:
       return "done";
     case PK_BAD_SHAPE:
-      return "a size is zero or negative where it must not be";
+      return "a size is zero or negative where it must not be, or sizes multiply to more than can be counted";
     case PK_BAD_TOKEN:
       return "a token index is neither -1 nor a position among the keys";
     case PK_BAD_OPTION:
-      return "an option has no such value here";
-    default:
+      return "an option, the scale or the type has no such value here";
+    case PK_NO_MEMORY:
       return "not enough memory";
+    case PK_BAD_STRIDE:
+      return "a stride is negative, lets written rows overlap or leads too far, or an address is no multiple of its "
+             "element's size";
+    case PK_NULL:
+      return "a pointer to something that is needed is null";
+    default:
+      return "no such status";
   }
 }
 

@@ -2,6 +2,9 @@
 //
 // Min-max, 3x3 Gaussian with reflected borders, squared class maps, soft IoU: see kernels/fused/impl/reference.py, which
 // is the definition. The maps are small, so everything is done in double precision.
+//
+// A map with a NaN or an infinity makes every overlap it is part of NaN, and so the gradient of every cell of the maps
+// that the overlap pulls on. With one concept nothing pulls on the class map: its gradient is zero.
 #include "calibration.hpp"
 
 #include <algorithm>
@@ -110,7 +113,7 @@ void calibration_row(const pk_calibration &o, const float *maps, float *loss, fl
   for (int64_t m = 0; m < count; ++m) {
     const float *map = maps + m * cells;
     double *slope = slopes + m * cells;
-    if (m % 2 == 1)  // d(x^(2^s)) = 2^s x^(2^s - 1), as a product of 2 x^(2^k)
+    if (m % 2 == 1 && o.concepts > 1)  // d(x^(2^s)) = 2^s x^(2^s - 1), as a product of 2 x^(2^k)
       for (int64_t i = 0; i < cells; ++i) {
         double power = blurred[m * cells + i];
         for (int turn = 0; turn < o.suppress; ++turn, power *= power) slope[i] *= 2 * power;
@@ -119,6 +122,10 @@ void calibration_row(const pk_calibration &o, const float *maps, float *loss, fl
     float *to = grad + m * cells;
     if (!o.normalize) {
       for (int64_t i = 0; i < cells; ++i) to[i] = static_cast<float>(slope[i]);
+      continue;
+    }
+    if (!std::all_of(map, map + cells, [](float x) { return std::isfinite(x); })) {
+      std::fill(to, to + cells, std::nanf(""));  // no range: every cell's gradient is NaN, even that of a slope of zero
       continue;
     }
     const float low = *std::min_element(map, map + cells), high = *std::max_element(map, map + cells);

@@ -13,7 +13,7 @@ typedef uint32_t LooseWords __attribute__((vector_size(4 * LANES), aligned(2), m
 typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 constexpr int64_t BLOCK = 128;  // queries at a time, a multiple of every other unit
-constexpr float NOTHING = -1e30f;
+constexpr float NOTHING = -__builtin_inff();  // the logit of padding
 
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 inline Vector load(const float *at) { return *reinterpret_cast<const Loose *>(at); }
@@ -95,9 +95,10 @@ inline T *rows_of(const pk_array &array, int64_t row, int64_t head) {
 }
 
 // exp(x) for x <= 0, to about one unit in the last place (range reduction by powers of two, polynomial of degree 6).
+// Zero where the result would be no normal number, from -infinity too. NaN and +infinity give NaN.
 inline Vector exponential(Vector x) {
-  const Vector low = Vector{} - 87.0f;
-  x = x > low ? x : low;
+  const Vector low = Vector{} - 88.0f;  // rounds to 2^-127, whose bits as computed below are those of zero
+  x = low > x ? low : x;                // in this order: NaN stays
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   Vector turns = x * 1.44269504f + shifter;
   turns = turns - shifter;
@@ -114,6 +115,9 @@ inline Vector exponential(Vector x) {
 }
 
 // Logits [rows, padded(keys)], times a factor above zero, to probabilities, in place.
+//
+// As in torch, a row has no probabilities (all are NaN) if a logit times the factor is NaN or +infinity or if all are
+// -infinity; a single -infinity gives exactly zero. The maximum may miss a NaN: the sum does not.
 void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
   const int64_t line = padded(keys);
   for (int64_t r = 0; r < rows; ++r) {
@@ -124,7 +128,10 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
       const Vector next = load(row + t);
       highest = next > highest ? next : highest;
     }
-    const float top = highest_of(highest);
+    float top = highest_of(highest);
+    const float scaled = top * factor;
+    // What overflows only with the factor is infinite here as well. Rare: a jump, not a step before all the rest.
+    if (__builtin_expect(scaled - scaled != 0, 0)) top = scaled;
     Vector sums = {};
     for (int64_t t = 0; t < line; t += LANES) {
       const Vector value = exponential((load(row + t) - top) * factor);
@@ -132,14 +139,14 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
       sums += value;
     }
     const float total = sum_of(sums);
-    // The padding contributed exp(-87) each, far below the last place of a sum that is at least 1.
     const float inverse = 1.0f / total;
     for (int64_t t = 0; t < line; t += LANES) store(row + t, load(row + t) * inverse);
     for (int64_t t = keys; t < line; ++t) row[t] = 0;
   }
 }
 
-// dS = P * (dP - sum(P * dP)) * factor for every row, in place of dP; the padding stays zero.
+// dS = P * (dP - sum(P * dP)) * factor for every row, in place of dP. The padding stays zero, unless the sum is not
+// finite: then dS has a NaN among the keys too, and whatever is multiplied with the row is NaN anyway.
 void softmax_backward(const float *weights, float *grads, int64_t rows, int64_t keys, float factor) {
   const int64_t line = padded(keys);
   for (int64_t r = 0; r < rows; ++r) {
@@ -152,7 +159,7 @@ void softmax_backward(const float *weights, float *grads, int64_t rows, int64_t 
   }
 }
 
-// The columns of the tracked tokens of one head out of a block's probabilities.
+// The columns of the tracked tokens of one head out of a block's probabilities; zeros for none, always.
 void take_columns(const pk_attention &s, int64_t row, const float *weights, float *columns, int64_t first,
                   int64_t count) {
   const int64_t line = padded(s.keys);

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .lazy import public_names
+from .version import __version__
 
 if TYPE_CHECKING:
     from .comparison.runs import Comparison, compare
@@ -36,7 +37,6 @@ __all__ = [
     "progress",
     "quiet",
 ]
-__version__ = "0.1.0"
 
 _HOMES = {
     "Cancelled": ".runtime",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from .disk.checked import Fail, Table, shown
 from .errors import InputError
+from .printable import printable
 
 MAX_CONCEPTS = 8  # more phrases than this leave no room in a prompt of 77 tokens
+LONGEST_NOUN = LONGEST_TOKEN = 64  # characters
+LONGEST_PROMPT = 10_000  # characters; models read some 300
 _TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
 
 
@@ -31,32 +37,101 @@ class Concept:
         return f"{self.token} {self.noun}"
 
 
-def resolve_concepts(concepts: Sequence[str | Concept]) -> list[Concept]:
+def resolve_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
     """Check concepts and give each its token.
 
+    Args:
+        concepts: class nouns or :class:`Concept` objects, at most eight.
+
     Raises:
-        InputError: none or too many, an empty noun, a malformed or repeated token.
+        InputError: none or too many, a noun that is no plain words, a malformed or repeated token.
     """
-    if isinstance(concepts, str) or not concepts:
-        raise InputError("name at least one concept, such as ['cat', 'dog']")
-    if len(concepts) > MAX_CONCEPTS:
-        raise InputError(f"{len(concepts)} concepts are too many; name at most {MAX_CONCEPTS}")
+    resolved = checked_concepts(concepts)
+    for concept in resolved:
+        if "," in concept.noun:
+            nouns = _nouns_in(concept.noun)
+            options = " ".join(f"--concept {shlex.quote(part)}" for part in nouns)
+            raise InputError(
+                f"{shown(concept.noun)} holds a comma; give each concept its own noun: {nouns} or {options}"
+            )
+    if len({c.token.lower() for c in resolved}) < len(resolved):
+        names = ", ".join(c.token for c in resolved)
+        raise InputError(f"every concept needs a token of its own, capital letters aside, got {names}")
+    return resolved
+
+
+def checked_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
+    """Check what must hold of all concepts, also in files of earlier versions; see :func:`resolve_concepts`."""
+    example = "name at least one concept, such as ['cat', 'dog']"
+    if isinstance(concepts, (str, Concept)):
+        single = _nouns_in(concepts) if isinstance(concepts, str) else [concepts]
+        raise InputError(f"concepts are a list, also of one: write {shown(single)}")
+    if isinstance(concepts, (dict, bytes)):
+        raise InputError(f"concepts are a list of nouns, or of Concept(noun, token), got {shown(concepts)}; {example}")
+    try:
+        given = list(islice(concepts, MAX_CONCEPTS + 1))
+    except TypeError as error:
+        raise InputError(f"{example}, got {shown(concepts)}") from error
+    if not given:
+        raise InputError(example)
+    if len(given) > MAX_CONCEPTS:
+        raise InputError(f"more than {MAX_CONCEPTS} concepts are too many; name at most {MAX_CONCEPTS}")
     resolved = []
-    for index, item in enumerate(concepts, start=1):
+    for index, item in enumerate(given, start=1):
         concept = item if isinstance(item, Concept) else Concept(item)
-        noun = " ".join(str(concept.noun).split())
-        if not noun:
-            raise InputError(f"concept {index} has an empty class; name it by a noun such as 'cat'")
-        if _TOKEN.search(noun):
-            raise InputError(f"the class {noun!r} holds a token; give the plain noun, tokens are added for you")
         token = concept.token or f"<new{index}>"
-        if not _TOKEN.fullmatch(token):
-            raise InputError(f"the token {token!r} must be a word in angle brackets, such as '<new1>'")
-        resolved.append(Concept(noun, token))
+        if not is_token(token):
+            raise InputError(
+                f"the token {shown(token)} must be a word of at most {LONGEST_TOKEN} letters, digits, - and _ in angle "
+                "brackets, such as '<new1>'"
+            )
+        resolved.append(Concept(_checked_noun(concept.noun, index), token))
     tokens = [c.token for c in resolved]
     if len(set(tokens)) < len(tokens):
         raise InputError(f"every concept needs a token of its own, got {', '.join(tokens)}")
     return resolved
+
+
+def stated_concepts(entries: Sequence[Table], fail: Fail) -> list[Concept]:
+    """Return the concepts that a file states, ``{"token": ..., "class": ...}`` each, checked nearly as a user's are.
+
+    Earlier versions took commas in nouns, and tokens that differ in capital letters alone.
+
+    Args:
+        entries: none is allowed, too.
+        fail: makes the error.
+    """
+    stated = [Concept(entry.text("class"), entry.text("token")) for entry in entries]
+    try:
+        return checked_concepts(stated) if stated else []
+    except InputError as error:
+        raise fail(str(error)) from error
+
+
+def is_token(value: object) -> bool:
+    """Whether a value is a modifier token: a word in angle brackets of bounded length."""
+    return isinstance(value, str) and len(value) <= LONGEST_TOKEN and bool(_TOKEN.fullmatch(value))
+
+
+def _checked_noun(value: object, index: int) -> str:
+    """A class noun, its spaces tidied."""
+    if not isinstance(value, str):
+        raise InputError(f"concept {index} must be a noun such as 'cat', or a Concept, got {shown(value)}")
+    noun = " ".join(value.split())
+    if not noun:
+        raise InputError(f"concept {index} has an empty class; name it by a noun such as 'cat'")
+    if _TOKEN.search(noun):
+        raise InputError(f"the class {shown(noun)} holds a token; give the plain noun, tokens are added for you")
+    if printable(noun, len(noun)) != noun:
+        raise InputError(f"the class {shown(noun)} holds characters that do not show; give plain words")
+    if len(noun) > LONGEST_NOUN:
+        raise InputError(f"the class {shown(noun)} is longer than {LONGEST_NOUN} characters; name it by a noun")
+    return noun
+
+
+def _nouns_in(text: str) -> list[str]:
+    """What a text with commas most likely means."""
+    return [part.strip() for part in text.split(",") if part.strip()] or ["cat", "dog"]
 
 
 def join_phrases(phrases: Sequence[str]) -> str:
@@ -98,6 +173,27 @@ def tokens_in(prompt: str) -> list[str]:
     return _TOKEN.findall(prompt)
 
 
+def check_prompt(prompt: object, what: str = "prompt") -> str:
+    """Return a prompt that a tokenizer can take.
+
+    Args:
+        prompt: what a user gave.
+        what: how messages call it.
+
+    Raises:
+        InputError: no text, an empty one, or one of extraordinary length.
+    """
+    if not isinstance(prompt, str):
+        raise InputError(f"the {what} must be text, got {shown(prompt)}")
+    if not prompt.strip():
+        raise InputError(f"the {what} is empty; describe what to draw")
+    if len(prompt) > LONGEST_PROMPT:
+        raise InputError(f"the {what} has {len(prompt)} characters; describe it in at most {LONGEST_PROMPT}")
+    if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise InputError(f"the {what} holds characters that are not Unicode; type it again")
+    return prompt
+
+
 def check_tokens(prompt: str, concepts: Sequence[Concept], option: str) -> list[str]:
     """Return the tokens written in a prompt, all of them learned.
 
@@ -109,8 +205,7 @@ def check_tokens(prompt: str, concepts: Sequence[Concept], option: str) -> list[
     Raises:
         InputError: an empty prompt, or a token that was not learned.
     """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError("the prompt is empty; describe what to draw")
+    check_prompt(prompt)
     known = [c.token for c in concepts]
     written = tokens_in(prompt)
     for token in written:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
+from .disk.checked import shown
 from .errors import InputError
 from .methods import METHODS, PRESETS, method_class
 from .plain import from_plain, merged, to_plain
@@ -50,6 +51,9 @@ class FitConfig(FitSettings):
         Raises:
             InputError: an unknown name, another method's group, or a value of the wrong type.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(f"settings are a table of names and values, got {shown(values)}")
+        method_class(method)  # an unknown one is refused
         values = dict(values)
         own = values.pop(method, None)
         shared = [f.name for f in fields(cls) if f.name != "method_options"]
@@ -104,9 +108,12 @@ class FitConfig(FitSettings):
             before = self.method_options if method else getattr(self, name)
             if method or (isinstance(value, dict) and is_dataclass(before)):
                 kind = method_class(name).Options if method else type(before)
+                if not isinstance(value, (dict, kind)):
+                    raise InputError(f"{name} is a group of settings; give a table, got {shown(value)}")
+                given = value if isinstance(value, dict) else to_plain(value)
                 own = to_plain(before) if type(before) is kind else {}
                 del changes[name]
-                changes["method_options" if method else name] = from_plain(kind, merged(own, value), name)
+                changes["method_options" if method else name] = from_plain(kind, merged(own, given), name)
         return replace(self, **changes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -37,3 +38,11 @@ def public_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
             raise ModuleNotFoundError(f"{package}.{name} {needed}", name=error.name) from error
 
     return find
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """transformers says at every start that it misses torchvision; nothing here needs that."""
+    return "requires torchvision" not in record.getMessage()
+
+
+logging.getLogger("transformers.utils.import_utils").addFilter(_worth_telling)  # it tells while it is imported

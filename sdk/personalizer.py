@@ -5,27 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from .arguments import cancelling, flag, listed, optional, path, text, to_be_called
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
-from .drawing_rules import Generation, check_seed, check_strength, picture_and_hole
-from .errors import InputError
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
-from .images.image_io import load_image, square
+from .images.image_io import load_image, load_images, square
+from .images.record import laid_in
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
-from .runtime import Phase, Progress
+from .rights import stated_rights
+from .rules.arguments import cancelling, flag, listed, optional, path, text, to_be_called
+from .rules.drawing import Generation, check_seed, check_strength, picture_and_hole
+from .runtime import Progress
 from .sampling.engine import Engine
 from .sampling.from_picture import Start, start_from
 from .sampling.loras import load_lora, unload_loras
@@ -35,9 +36,9 @@ Picture = str | Path | Image.Image
 
 
 class Personalizer(Engine):
-    """A base model, and what it was taught.
+    """A base model, and what it was taught; build one with :meth:`from_pretrained`.
 
-    Build one with :meth:`from_pretrained`. The base model itself is never changed: packs act only during a call, on a
+    The base model itself is never changed: packs act only during a call, on a
     view of the model that the call alone has (:mod:`sdk.views`), and nothing is left of a call that fails.
 
     Several threads may use one object at once and get what each would get alone. They share :attr:`pack`, which a call
@@ -72,8 +73,7 @@ class Personalizer(Engine):
 
         Raises:
             InputError: a model, device or dtype of another kind, or a device that is not here.
-            MissingFileError: a path that does not exist.
-            BaseModelError: something that is no Stable Diffusion model.
+            MissingFileError, BaseModelError: a path that does not exist, or no Stable Diffusion model.
         """
         path(model, "model")
         chosen = usable_device(device)
@@ -102,6 +102,8 @@ class Personalizer(Engine):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         report_to: str | None = None,
+        licence: str | None = None,
+        consent: str | None = None,
     ) -> ConceptPack:
         """Learn each concept of one picture as its own token.
 
@@ -110,29 +112,27 @@ class Personalizer(Engine):
             concepts: class nouns in any order, such as ``["cat", "dog"]``, or :class:`Concept` objects.
             method: name of the method.
             config: settings; ``None`` takes :meth:`default_config`.
-            seed: of everything random; the same seed gives the same pack on the same machine.
-            masks: where each concept is, white on black, of the size of the picture or its centre square; one per
-                concept, picture by picture. Default: :meth:`find_masks`.
+            seed: of everything random.
+            masks: white where a concept is, one per concept, picture by picture; default :meth:`find_masks`.
             output_dir: folder to write the pack to, with its attention maps, masks, samples and metrics.
             resume: go on from the checkpoint that an interrupted fit to ``output_dir`` left.
             callback: called after each step with a :class:`sdk.fit.reporting.StepReport`.
-            progress: called with a :class:`sdk.runtime.Event` after each step and each batch of prior pictures.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step; see ``resume``.
-            report_to: ``"tensorboard"`` to log the losses there, in ``output_dir``.
+            progress: called with a :class:`sdk.runtime.Event` as each phase begins and after each of its steps.
+            cancel: once set, :class:`sdk.runtime.Cancelled` is raised before the next step; ``resume`` goes on there.
+            report_to: ``"tensorboard"`` to log the losses there, in ``{output_dir}.tensorboard``.
+            licence: of the pack, such as ``"CC-BY-4.0"``; goes along into merged packs, exports and pictures.
+            consent: a line about the consent of whoever is shown; likewise.
 
         Returns:
             The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.
 
         Raises:
-            SdkError: bad input; the message says what to do.
+            SdkError: bad input, or a fit that diverged; the message says what to do.
         """
-        given = list(image) if isinstance(image, (list, tuple)) else [cast(Picture, image)]
-        if not given:
-            raise InputError("give at least one reference picture")
         with beside_others():
             pack = fit_concepts(
                 self,
-                [load_image(p) for p in given],
+                load_images(image, "reference picture"),
                 concepts,
                 method=text(method, "method"),
                 config=self.default_config(method=method) if config is None else config,
@@ -144,6 +144,7 @@ class Personalizer(Engine):
                 progress=to_be_called(progress, "progress"),
                 cancel=cancelling(cancel),
                 report_to=report_to,
+                rights=stated_rights(licence, consent),
             )
         self.pack = pack
         return pack
@@ -163,15 +164,12 @@ class Personalizer(Engine):
             image: the reference picture.
             concepts: class nouns, or :class:`Concept` objects.
             config: its ``masks`` and ``precision`` say how; default :meth:`default_config`.
-            progress: called with a :class:`sdk.runtime.Event` after each noise; without clear masks from 0 again.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next noise.
+            progress: see :meth:`fit`; without clear masks the phase begins again.
+            cancel: likewise.
 
         Returns:
             One picture of mode ``L`` per concept. ``info["confidence"]`` says from 0 to 1 how sure attention is, see
             :meth:`sdk.masks.AttentionProbe.confidence`; what it is not sure of is named in the log.
-
-        Raises:
-            SdkError: bad input, or maps that hold NaN or infinite values; the message says what to do.
         """
         config = optional(config, FitConfig, "config") or self.default_config()
         return masks_of(
@@ -233,7 +231,7 @@ class Personalizer(Engine):
                 ``None`` takes the active pack, if any.
             num_images: pictures per prompt.
             seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
-            num_inference_steps: DDIM steps (paper: 50), or those of a scheduler that was set as ``pipe.scheduler``.
+            num_inference_steps: DDIM's (paper: 50), or of a scheduler that was set as ``pipe.scheduler``.
             guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
             eta: share of fresh noise in each DDIM step, in [0, 1]; ``None``: 1 (released code).
             negative_prompt: what to steer away from; one for all, or one per prompt.
@@ -332,8 +330,8 @@ class Personalizer(Engine):
     ) -> Generation:
         """Redraw the white part of ``mask`` in ``image`` as the prompt says; the rest keeps its pixels.
 
-        The picture's centre square is used, at the model's resolution. After each step the kept part is put back
-        at that step's noise level (blended diffusion), so any text-to-image base model works.
+        The centre square is used, at the model's resolution. The kept part is put back after each step at its noise
+        level (blended diffusion), so any text-to-image base model works.
 
         Args:
             image: the picture.
@@ -359,7 +357,7 @@ class Personalizer(Engine):
             cancel=cancel,
             callback_on_step_end=callback_on_step_end,
         )
-        return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
+        return Generation([laid_in(new, picture, hole) for new in drawn.images], drawn.notes)
 
     def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
         return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)
@@ -382,18 +380,21 @@ class Personalizer(Engine):
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
-            progress: called with a :class:`sdk.runtime.Event` before and after.
-            cancel: an event; if it is set, nothing is written.
+            progress: see :meth:`fit`; a step is a part.
+            cancel: likewise.
 
         Returns:
             The largest difference from PyTorch, relative to the largest value, by part.
 
         Raises:
-            InputError: both a pack and ``shared``, another dtype, or packages that are missing.
-            OutputError: a part that computes something else, or a folder that holds other files.
+            InputError, OutputError: a pack and ``shared``, missing packages, a part that computes something else, ...
         """
-        kind: dict[str, Any] = {"shared": flag(shared, "shared"), "dtype": usable_dtype(dtype, torch.device("cpu"))}
-        phase = Phase("export", 1, to_be_called(progress, "progress"), cancelling(cancel))
-        figures = export_model(self, path(folder, "folder"), optional(concepts, ConceptPack, "concepts"), **kind)
-        phase.step()
-        return figures
+        return export_model(
+            self,
+            path(folder, "folder"),
+            optional(concepts, ConceptPack, "concepts"),
+            shared=flag(shared, "shared"),
+            dtype=usable_dtype(dtype, torch.device("cpu")),
+            progress=to_be_called(progress, "progress"),
+            cancel=cancelling(cancel),
+        )

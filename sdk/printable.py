@@ -17,10 +17,15 @@ def printable(text: object, longest: int = LONGEST) -> str:
         longest: characters that are kept; the middle of longer texts is left out.
     """
     whole = str(text)
-    if len(whole) > longest:
-        half = (longest - 5) // 2
-        whole = f"{whole[:half]} ... {whole[-half:]}"
-    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN else c for c in whole)
+    if len(whole) > longest:  # before it is escaped, which may take long
+        whole = _without_middle(whole, longest)
+    shown = "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN else c for c in whole)
+    return shown if len(shown) <= longest else _without_middle(shown, longest)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    half = (longest - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def _escaped(character: str) -> str:

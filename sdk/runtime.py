@@ -15,13 +15,13 @@ __all__ = [
     "Cancelled",
     "Event",
     "Phase",
-    "Progress",
     "ProgressBar",
     "check_cancelled",
     "keep_memory",
     "peak_memory",
     "progress",
     "quiet",
+    "without_bars",
 ]
 
 
@@ -112,7 +112,8 @@ class ProgressBar:
 
             self.close()
             self._phase = event.phase
-            first = event.done - 1 if event.losses else 0  # a fit may have been resumed
+            # What was done before, by an interrupted run, does not count as quick.
+            first = event.done if not event.losses else event.done - 1
             self._bar = tqdm(total=event.total, initial=first, desc=event.phase, unit="step")
         if event.losses:
             self._bar.set_postfix({name: f"{value:.3f}" for name, value in event.losses.items()}, refresh=False)
@@ -148,6 +149,22 @@ def quiet() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the progress bars of diffusers and transformers off the terminal in a block."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def keep_memory() -> None:

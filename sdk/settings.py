@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InputError
 from .masks.options import MaskOptions
-from .plain import setting
+from .plain import check_types, setting
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
@@ -14,6 +14,18 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
     """Settings of one method alone; a method that has any derives its own class in its file."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+_LARGE = 1e30  # float32 holds no more once it is multiplied
+_MOST = {
+    **dict.fromkeys(("learning_rate", "token_learning_rate", "weight_decay", "loss_scale", "prior_guidance"), _LARGE),
+    **dict.fromkeys(("steps", "target_pool", "prior_count"), 10_000_000),
+    "batch_size": 4096,
+    "prior_steps": 999,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,7 @@ class FitSettings:
     patience: int = setting(0, "validations without a better score after which a fit stops; 0: never")
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in (
             *("steps", "learning_rate", "batch_size", "target_pool"),
             *("prior_count", "prior_steps", "loss_scale"),
@@ -108,6 +121,9 @@ class FitSettings:
         for name in ("decay", "swap_order", "alone", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise InputError(f"{name} must be at most {most:g}, got {getattr(self, name):g}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):

@@ -12,7 +12,7 @@ from weakref import ReferenceType, ref
 from torch import Tensor
 
 from .errors import InputError
-from .prompt_rules import readable_part, unknown_words
+from .rules.prompts import readable_part, unknown_words
 
 _KEPT = 8  # vocabularies; one holds a copy of the tokenizer, 9 MB at CLIP's size
 
@@ -95,7 +95,7 @@ class Vocabulary:
             return len(self._tokenizer(readable_part(prompt, self.length)).input_ids) > self.length
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that a closed vocabulary does not hold, see :mod:`sdk.prompt_rules`."""
+        """Return the words of a text that a closed vocabulary does not hold, see :mod:`sdk.rules.prompts`."""
         unknown = self._tokenizer.unk_token_id
 
         def spelled(word: str) -> list[int]:

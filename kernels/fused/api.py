@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .checks import check_attention, check_blur, check_columns, check_maps, check_scale, check_token_values
 from .impl.registry import attention_backend, loss_backend
 from .options import CalibrationOptions
 
@@ -34,18 +34,19 @@ def attention_with_maps(
         key: ``[B, H, T, D]``.
         value: ``[B, H, T, D]``.
         token_indices: int64 ``[B, K]``, positions in ``0..T-1``; ``-1`` tracks nothing and gives a map of zeros.
-        scale: factor on the logits; default ``D ** -0.5``.
+        scale: factor on the logits, above zero and finite in float32; default ``D ** -0.5``.
         backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready and takes these tensors:
             on a CPU the compiled library, or plain PyTorch; on a GPU Triton, or ``augmented_v`` beyond Triton's limits.
 
     Returns:
         ``out`` ``[B, H, N, D]`` in the dtype of ``query``, and ``maps`` ``[B, K, N]``, float32 (float64 for float64
-        input): the softmax probability of token k at pixel n, mean over the heads.
+        input): the softmax probability of token k at pixel n, mean over the heads. NaN and infinities are where plain
+        PyTorch has them, with every backend.
 
     Raises:
-        TypeError: something that is no tensor, or tensors of several types.
-        ValueError: shapes that do not fit, an index out of range, or a named backend that is not ready or does not take
-            these tensors.
+        TypeError: something that is no tensor, tensors of several types, or a scale that is no number.
+        ValueError: shapes that do not fit, an index or a scale out of range, or a named backend that is not ready or
+            does not take these tensors.
     """
     out, columns = attention_with_columns(query, key, value, token_indices, scale=scale, backend=backend)
     return out, columns[:, 0] if columns.shape[1] == 1 else columns.mean(1)
@@ -80,9 +81,15 @@ def attention_with_columns(
         TypeError: as :func:`attention_with_maps`.
         ValueError: likewise.
     """
-    _check_attention(query, key, value, token_indices)
+    for name, given in (("query", query), ("key", key), ("value", value), ("token_indices", token_indices)):
+        _check_tensor(name, given)
+    check_attention(query, key, value, token_indices)
+    check_token_values(token_indices, key.shape[2])
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    else:
+        check_scale(scale)
     chosen = attention_backend(backend, query, key.shape[2], token_indices.shape[1])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
     return chosen.attention(query, key, value, token_indices, scale, detach_first)
 
 
@@ -98,7 +105,8 @@ def calibration_loss(
 
     Args:
         maps: float ``[B, 2S, h, w]``, order modifier_1, class_1, modifier_2, class_2, ... A row whose maps are all
-            zero (no concept in its caption) has zero loss and zero gradient.
+            zero (no concept in its caption) has zero loss and zero gradient; one with a NaN or an infinity has a loss
+            of NaN.
         options: what is computed; ``None``: the defaults.
         reduction: ``"none"`` for ``[B]``, ``"mean"`` or ``"sum"``.
         backend: see :func:`available_backends`; ``None`` takes the fastest one that is ready and takes these maps.
@@ -108,14 +116,12 @@ def calibration_loss(
         The loss, ``[B]`` or a scalar, in the dtype of ``maps``.
 
     Raises:
-        TypeError: an unknown option, or maps that are no tensor.
+        TypeError: an unknown option, one of another type, or maps that are no tensor of floating-point numbers.
         ValueError: a shape or an argument that makes no sense, or a named backend that is not ready or does not take
             these maps.
     """
-    if not isinstance(maps, Tensor):
-        raise TypeError(f"maps must be a tensor, got {type(maps).__name__}")
-    if maps.ndim != 4 or maps.shape[1] < 2 or maps.shape[1] % 2:
-        raise ValueError(f"maps must be [B, 2S, h, w] with S >= 1 concepts, got {list(maps.shape)}")
+    _check_tensor("maps", maps)
+    check_maps(maps)
     height, width = maps.shape[2:]
     chosen = (options or _DEFAULTS).with_changes(**changes)
     return columns_loss([maps.flatten(2)[:, None]], height, width, chosen, reduction=reduction, backend=backend)
@@ -144,11 +150,15 @@ def columns_loss(
         The loss, ``[B]`` or a scalar, in the dtype of the columns.
 
     Raises:
-        ValueError: as :func:`calibration_loss`.
+        TypeError: as :func:`calibration_loss`.
+        ValueError: likewise.
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    _check_columns(columns, height, width, options)
+    for given in columns:
+        _check_tensor("columns", given)
+    check_columns(columns, height, width)
+    check_blur(options, height, width)
     loss = loss_backend(backend, columns, height, width).loss(columns, height, width, options)
     if reduction == "none":
         return loss
@@ -214,45 +224,6 @@ def square_side(columns: Sequence[Tensor]) -> int:
     return side
 
 
-def _check_attention(query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor) -> None:
-    for name, given in (("query", query), ("key", key), ("value", value), ("token_indices", token_indices)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-    if (
-        query.ndim != 4
-        or key.shape != value.shape
-        or query.shape[:2] != key.shape[:2]
-        or query.shape[3] != key.shape[3]
-    ):
-        raise ValueError(
-            "query must be [B, H, N, D] and key and value [B, H, T, D] with the same B, H and D, got "
-            f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}"
-        )
-    if token_indices.ndim != 2 or token_indices.shape[0] != query.shape[0] or token_indices.dtype != torch.int64:
-        raise ValueError(
-            f"token_indices must be int64 [B, K] with B = {query.shape[0]}, got {token_indices.dtype} "
-            f"{list(token_indices.shape)}"
-        )
-    if len({query.dtype, key.dtype, value.dtype}) > 1 or not query.is_floating_point():
-        raise TypeError(
-            f"query, key and value must have one floating-point type, got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    # Only where the values are at hand: reading them from a GPU would wait for everything that is queued there.
-    if token_indices.device.type == "cpu" and not torch.compiler.is_compiling() and token_indices.numel():
-        low, high = token_indices.aminmax()
-        if low < -1 or high >= key.shape[2]:
-            raise ValueError(
-                f"token_indices must be -1 or a position in 0..{key.shape[2] - 1}, got {int(low)}..{int(high)}"
-            )
-    devices = {x.device for x in (query, key, value, token_indices)}
-    if len(devices) > 1:
-        raise ValueError(f"query, key, value and token_indices must be on one device, got {sorted(map(str, devices))}")
-
-
-def _check_columns(columns: Sequence[Tensor], height: int, width: int, options: CalibrationOptions) -> None:
-    shapes = [list(c.shape) for c in columns]
-    wanted = [c.ndim == 4 and c.shape[2] % 2 == 0 < c.shape[2] and c.shape[3] == height * width for c in columns]
-    if not wanted or not all(wanted):
-        raise ValueError(f"columns must be [B, G, 2S, {height * width}] for each layer, got {shapes}")
-    if options.sigma > 0 and min(height, width) < 2:
-        raise ValueError(f"maps of {height} x {width} cells have no neighbours to blur with: sigma must be 0")
+def _check_tensor(name: str, given: Any) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")

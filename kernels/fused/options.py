@@ -8,12 +8,23 @@ and in each kernel.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
+
+MAX_SUPPRESS = 16  # x^(2^16) is 0, 1 or infinite in any type, and each squaring is work
 
 
 def _field(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,9 @@ class CalibrationOptions:
     The sources named in the fields' help: "paper" is DisenDiff, "code" its released repository.
 
     Raises:
-        ValueError: a negative ``sigma``, ``suppress`` or ``smooth``.
+        TypeError: a value that is no number, or no whole number or no ``bool`` where that is wanted.
+        ValueError: a value that is not finite, a negative ``sigma``, ``suppress`` or ``smooth``, or a ``suppress``
+            above 16.
     """
 
     normalize: bool = _field(
@@ -41,15 +54,26 @@ class CalibrationOptions:
     )
 
     def __post_init__(self) -> None:
+        for name, (kind, plain, words) in _KINDS.items():
+            value = getattr(self, name)
+            # A truth value is a number to Python, but hardly to whoever gave it here.
+            if not isinstance(value, kind) or (plain is not bool and isinstance(value, bool)):
+                raise TypeError(f"{name} must be {words}, got {value!r}")
+            if not _is_finite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
+            if type(value) not in (bool, int, float):  # of numpy, say, which no operator's schema knows
+                object.__setattr__(self, name, plain(value))
         for name in ("sigma", "suppress", "smooth"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.suppress > MAX_SUPPRESS:
+            raise ValueError(f"suppress must be at most {MAX_SUPPRESS}, got {self.suppress}")
 
     def with_changes(self, **changes: Any) -> CalibrationOptions:
         """Return a copy with some fields changed.
 
         Raises:
-            TypeError: a name that is no option.
+            TypeError: a name that is no option, or a value of another type.
             ValueError: a value that makes no sense.
         """
         values = {name: getattr(self, name) for name in OPTION_NAMES}
@@ -58,6 +82,13 @@ class CalibrationOptions:
                 raise TypeError(f"the calibration loss has no option {name!r}; known options: {', '.join(values)}")
         return CalibrationOptions(**(values | changes))
 
+
+_OF_ANNOTATION: dict[str, tuple[Any, type, str]] = {
+    "bool": (bool, bool, "True or False"),
+    "int": (Integral, int, "a whole number"),
+    "float": (Real, float, "a number"),
+}
+_KINDS = {f.name: _OF_ANNOTATION[str(f.type)] for f in fields(CalibrationOptions)}
 
 OPTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(CalibrationOptions))
 """Names of the options, in the order in which operators take them."""

@@ -18,13 +18,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import cancelling, to_be_called
 from ..concepts import Concept
 from ..errors import NotFiniteError
 from ..finite import first_not_finite
 from ..model.base_model import BaseModel
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
+from ..rules.arguments import cancelling, to_be_called
 from ..runtime import Phase, Progress
 from ..turns import beside_others
 from ..views import lock_of
@@ -115,7 +116,10 @@ def merge(
         key_value=merged,
         embeddings=embeddings,
         method="merged",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         reference=None,
     )
     tensors = {name: torch.stack(pair) for name, pair in pack.key_value.items()} | {"embeddings": pack.embeddings}

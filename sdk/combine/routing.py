@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import listed, of_type
-from ..concepts import Concept, find_positions, resolve_concepts
+from ..concepts import Concept, checked_concepts, find_positions
 from ..errors import InputError, OutputError
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rights import joined_rights
+from ..rules.arguments import listed, of_type
 
 
-@dataclass
+@dataclass(repr=False)
 class RoutedPack(ConceptPack):
     """Several packs, each at work on its own words only.
 
@@ -61,7 +62,10 @@ def route(packs: Sequence[ConceptPack]) -> RoutedPack:
         key_value={},
         embeddings=torch.cat([pack.embeddings for pack in parts]),
         method="routed",
-        provenance={"parts": [pack.content_hash() for pack in parts]},
+        provenance={
+            "parts": [pack.content_hash() for pack in parts],
+            **joined_rights([pack.provenance for pack in packs]),
+        },
         parts=parts,
     )
 
@@ -86,12 +90,12 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
         concepts = []
         for concept in pack.concepts:
             token, number = concept.token, 1
-            while token in taken:
+            while token.lower() in taken:
                 token, number = f"<new{number}>", number + 1
-            taken.add(token)
+            taken.add(token.lower())
             concepts.append(Concept(concept.noun, token))
         parts.append(replace(pack, concepts=concepts))
-    resolve_concepts([c for pack in parts for c in pack.concepts])
+    checked_concepts([c for pack in parts for c in pack.concepts])
     return parts
 
 

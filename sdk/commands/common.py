@@ -1,15 +1,19 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how commands talk: results on standard output, notes on standard error."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from typing import Any
 
 from ..errors import InputError
+from ..printable import printable
 from ..runtime import keep_memory, quiet
+
+_LINE = 4000  # characters that are shown of a line
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,16 +23,43 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the frozen weights; default fp16 on CUDA")
 
 
+def say(text: object = "") -> None:
+    """Print a result, each line made printable; a reader that has gone away is no reason to stop working."""
+    try:
+        for line in str(text).split("\n"):
+            print(printable(line, _LINE))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the program runs
+
+
+def say_aside(text: object) -> None:
+    """Print a note or an error on standard error, on a line of its own even while a bar is shown."""
+    line = printable(text, _LINE)
+    tqdm = sys.modules.get("tqdm")  # whoever shows a bar has loaded it
+    if tqdm is None:
+        print(line, file=sys.stderr)
+    else:
+        tqdm.tqdm.write(line, file=sys.stderr)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say_aside(f"note: {record.getMessage()}")
+
+
 def speak_briefly() -> None:
     """Set this process up as a command: notes in one line each on standard error, no banners, memory kept."""
     keep_memory()
-    logging.basicConfig(level=logging.WARNING, format="note: %(message)s", stream=sys.stderr)
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Notes) for handler in root.handlers):
+        root.addHandler(_Notes(logging.WARNING))
+    warnings.showwarning = lambda message, *_: say_aside(f"note: {message}")
     quiet()
 
 
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
-    """Load the base model that the options, or else ``model``, name."""
+    """Load the base model that the options name, or else ``model``, which a pack may state: it is not fetched."""
     speak_briefly()
     import torch
 
@@ -41,4 +72,9 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {arguments.device!r} is not there; see 'personalizer doctor'") from error
-    return Personalizer.from_pretrained(arguments.model or model, device=device, dtype=dtypes.get(arguments.dtype))
+    return Personalizer.from_pretrained(
+        arguments.model or model,
+        device=device,
+        dtype=dtypes.get(arguments.dtype),
+        stated_by_file=not arguments.model,
+    )

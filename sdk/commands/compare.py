@@ -7,7 +7,7 @@ import argparse
 from ..comparison.variants import resolve_arms
 from ..concepts import resolve_concepts
 from ..runtime import progress
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = (
     "personalizer compare photo.jpg --concept cat --concept dog --methods disendiff,custom_diffusion --output report"
@@ -41,31 +41,34 @@ def run(arguments: argparse.Namespace) -> None:
     resolve_concepts(arguments.concept)
     from ..comparison.report import save_comparison
     from ..comparison.runs import compare
-    from ..files import prepare_output_folder
+    from ..disk.files import prepare_output_folder
+    from ..disk.folders import exclusive
     from ..images.image_io import load_image
 
     for file in (arguments.image, *(arguments.mask or [])):
         load_image(file)
-    prepare_output_folder(arguments.output)
+    folder = prepare_output_folder(arguments.output)
     scorer = None
     if arguments.clip or arguments.dino:
         from ..eval.encoders import CLIP, DINO, EncoderScorer
 
         scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino or DINO)
-    with progress() as bar:
-        comparison = compare(
-            load_personalizer(arguments, "bundled"),
-            arguments.image,
-            arguments.concept,
-            methods=names,
-            settings=None if arguments.steps is None else {"steps": arguments.steps},
-            seed=arguments.seed,
-            masks=arguments.mask,
-            prompts=arguments.prompts,
-            num_images=arguments.num_images,
-            scorer=scorer,
-            progress=bar,
-        )
-    page = save_comparison(comparison, arguments.output)
-    print(comparison.table())
-    print(page)
+    with exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"):
+        personalizer = load_personalizer(arguments, "bundled")
+        with progress() as bar:
+            comparison = compare(
+                personalizer,
+                arguments.image,
+                arguments.concept,
+                methods=names,
+                settings=None if arguments.steps is None else {"steps": arguments.steps},
+                seed=arguments.seed,
+                masks=arguments.mask,
+                prompts=arguments.prompts,
+                num_images=arguments.num_images,
+                scorer=scorer,
+                progress=bar,
+            )
+        page = save_comparison(comparison, folder)
+    say(comparison.table())
+    say(page)

@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 
-from .common import speak_briefly
+from .common import say, speak_briefly
 
 EXAMPLE = "personalizer doctor"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
@@ -22,23 +22,23 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import __version__
-    from ..data.priors import cache_folder
+    from ..data.prior_cache import cache_folder
     from ..kernels import available_backends, fastest_backend
     from ..model.base_model import best_device
 
     device = best_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"personalizer {__version__}, Python {platform.python_version()}, {platform.system()}")
-    print(f"device: {device.type} ({name}), {torch.get_num_threads()} CPU threads")
-    print(f"frozen weights: {'float16' if device.type == 'cuda' else 'float32'}; --dtype changes it")
-    print("attention backends:")
+    say(f"personalizer {__version__}, Python {platform.python_version()}, {platform.system()}")
+    say(f"device: {device.type} ({name}), {torch.get_num_threads()} CPU threads")
+    say(f"frozen weights: {'float16' if device.type == 'cuda' else 'float32'}; --dtype changes it")
+    say("attention backends:")
     for backend, status in available_backends().items():
-        print(f"  {backend}: {status}")
-    print(f"  in use for recorded layers: {fastest_backend(torch.empty(0, device=device))}")
-    print("packages:")
+        say(f"  {backend}: {status}")
+    say(f"  in use for recorded layers: {fastest_backend(torch.empty(0, device=device))}")
+    say("packages:")
     for package in (*_REQUIRED, *_OPTIONAL):
         try:
-            print(f"  {package} {importlib.metadata.version(package)}")
+            say(f"  {package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            print(f"  {package}: not installed{'' if package in _REQUIRED else ' (optional)'}")
-    print(f"cache of prior pictures: {cache_folder()}")
+            say(f"  {package}: not installed{'' if package in _REQUIRED else ' (optional)'}")
+    say(f"cache of prior pictures: {cache_folder()}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import add_model_arguments, load_personalizer
+from ..runtime import progress
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer evaluate my-pets --output report"
 
@@ -21,20 +22,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..files import prepare_output_folder
+    from ..disk.files import prepare_output_folder
+    from ..disk.folders import exclusive
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)
-    prepare_output_folder(arguments.output)
+    folder = prepare_output_folder(arguments.output)
     from ..eval.evaluation import evaluate
     from ..eval.report import save_report
     from ..eval.scorers import looked_at
 
     looked_at(pack, pack.base.resolution)  # mistakes show before the model is loaded
-    personalizer = load_personalizer(arguments, pack.base.name)
-    report = evaluate(
-        personalizer, pack, num_images=arguments.num_images, num_inference_steps=arguments.steps, seed=arguments.seed
-    )
-    page = save_report(report, arguments.output)
-    print(report.table())
-    print(page)
+    with exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"):
+        personalizer = load_personalizer(arguments, pack.base.name)
+        with progress() as bar:
+            report = evaluate(
+                personalizer,
+                pack,
+                num_images=arguments.num_images,
+                num_inference_steps=arguments.steps,
+                seed=arguments.seed,
+                progress=bar,
+            )
+        page = save_report(report, folder)
+    say(report.table())
+    say(page)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from inspect import signature
 
 from ..exports import FORMATS, load_format
-from .common import add_model_arguments, load_personalizer
+from ..runtime import progress
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer export my-pets --format onnx --output deployed"
 
@@ -26,10 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
     personalizer = load_personalizer(arguments, pack.base.name)
     personalizer.check_base(pack)
     chosen = load_format(arguments.format)
-    result = chosen.export(pack, personalizer, arguments.output, **chosen.options(arguments))
-    for path in result.paths:
-        print(path)
-    for tool, prompt in result.prompts.items():
-        print(f"{tool}: {prompt}")
-    for line in result.usage:
-        print(line)
+    options = chosen.options(arguments)
+    with progress() as bar:
+        if "progress" in signature(chosen.export).parameters:  # of formats that take their time
+            options["progress"] = bar
+        result = chosen.export(pack, personalizer, arguments.output, **options)
+    lines = [*(str(path) for path in result.paths), *(f"{tool}: {text}" for tool, text in result.prompts.items())]
+    for line in (*lines, *result.usage):
+        say(line)

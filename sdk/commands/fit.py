@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
-from pathlib import Path
+import shlex
 from typing import Any
 
 from ..concepts import resolve_concepts
 from ..config import FitConfig
-from ..errors import InputError, MissingFileError
+from ..disk.reading import read_toml
 from ..methods import METHODS, PRESETS, check_method
 from ..runtime import progress
 from ..settings import PRECISIONS
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
+GO_ON = "; what is done so far is kept: go on with the same command and --resume"
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
 
 
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", help="of the attention whose maps are recorded; see doctor")
     parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
     parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
+    parser.add_argument("--licence", metavar="TEXT", help="under which the pack may be used; goes along everywhere")
+    parser.add_argument("--consent", metavar="TEXT", help="a line about the consent of whoever is shown; likewise")
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 
@@ -66,23 +68,20 @@ def run(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             progress=bar,
             report_to=arguments.report_to,
+            licence=arguments.licence,
+            consent=arguments.consent,
         )
-    print(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
-    print(f"content sha256 {pack.content_hash()}")
-    print(f"try: personalizer generate {arguments.output} --prompt {pack.prompt!r} --output pictures")
+    say(f"{arguments.output}: {', '.join(c.phrase for c in pack.concepts)}")
+    say(f"content sha256 {pack.content_hash()}")
+    again = ["personalizer", "generate", arguments.output, "--prompt", pack.prompt, "--output", "pictures"]
+    say(f"try: {shlex.join(again)}")
 
 
 def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the options and the configuration file name."""
     settings: dict[str, Any] = {}
     if arguments.config:
-        path = Path(arguments.config)
-        if not path.is_file():
-            raise MissingFileError(f"there is no file {path}; check the path of the configuration")
-        try:
-            settings |= tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
+        settings |= read_toml(arguments.config)
     for name in ("steps", "precision", "backend", "validate_every", "patience"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)

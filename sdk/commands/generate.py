@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Callable
 
 from ..runtime import progress
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = 'personalizer generate my-pets --prompt "a <new1> cat on the beach" --output pictures'
 
@@ -14,7 +14,7 @@ EXAMPLE = 'personalizer generate my-pets --prompt "a <new1> cat on the beach" --
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pack", metavar="PACK", help="folder that a fit wrote")
     parser.add_argument("--prompt", action="append", required=True, help="what to draw; repeat it for more")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures, which get new numbers")
     add_model_arguments(parser)
     parser.add_argument("--negative-prompt", help="what to steer away from")
     parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
@@ -24,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..files import prepare_output_folder, reporting_full_disk
+    from ..disk.files import prepare_output_folder, write_next
+    from ..images.record import png_bytes
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)
-    output = prepare_output_folder(Path(arguments.output))
+    output = prepare_output_folder(arguments.output)
     personalizer = load_personalizer(arguments, pack.base.name)
     with progress() as bar:
         result = personalizer.generate(
@@ -41,8 +42,14 @@ def run(arguments: argparse.Namespace) -> None:
             negative_prompt=arguments.negative_prompt,
             progress=bar,
         )
-    with reporting_full_disk(output):
-        for index, image in enumerate(result.images):
-            path = output / f"{index // arguments.num_images:02d}-{index % arguments.num_images:02d}.png"
-            image.save(path)
-            print(path)
+    numbers = [0] * len(arguments.prompt)
+    for index, image in enumerate(result.images):
+        of = index // arguments.num_images
+        path, number = write_next(output, _name(of), png_bytes(image), numbers[of])
+        numbers[of] = number + 1
+        say(path)
+
+
+def _name(prompt: int) -> Callable[[int], str]:
+    """Names of the pictures of a prompt, by number."""
+    return lambda number: f"{prompt:02d}-{number:02d}.png"

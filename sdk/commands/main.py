@@ -11,6 +11,9 @@ from importlib import import_module
 from .. import __version__
 from ..errors import SdkError
 from ..lazy import needed_extra
+from ..printable import printable
+from ..runtime import Cancelled
+from .common import say_aside
 
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
@@ -28,7 +31,8 @@ _COMMANDS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         # One line, as for every other mistake; the full usage is a --help away.
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        say_aside(f"{self.prog}: {printable(message)} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,24 +55,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 when done, 2 for bad input, 1 for anything else."""
+    """Run a command; return 0 when done, 2 for bad input, 130 when interrupted, 1 for anything else."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
     # Commands import diffusers before they come to `quiet`; transformers would tell which of its classes it replaces.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         parsed.run(parsed)
     except SdkError as error:
-        print(f"personalizer {parsed.command}: {error}", file=sys.stderr)
+        say_aside(f"personalizer {parsed.command}: {error}")
         return 2
     except ModuleNotFoundError as error:
         needed = needed_extra(error)
         if needed is None:
             raise
-        print(f"personalizer {parsed.command}: this {needed}", file=sys.stderr)
+        say_aside(f"personalizer {parsed.command}: this {needed}")
         return 2
-    except KeyboardInterrupt:
-        print(f"personalizer {parsed.command}: interrupted", file=sys.stderr)
-        return 1
+    except (KeyboardInterrupt, Cancelled):
+        how = getattr(import_module(f".{parsed.command}", __package__), "GO_ON", "")
+        say_aside(f"personalizer {parsed.command}: interrupted{how}")
+        return 130
     return 0
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
+from collections.abc import Callable
 
 from ..concepts import resolve_concepts
-from .common import add_model_arguments, load_personalizer
+from ..disk.file_names import mask_name
+from ..runtime import progress
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer masks photo.jpg --concept cat --concept dog --output masks"
 
@@ -23,20 +25,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     resolved = resolve_concepts(arguments.concept)
-    from ..files import prepare_output_folder
-    from ..images.image_io import load_image
+    from ..disk.files import prepare_output_folder, write_next
+    from ..images.image_io import load_image, png
 
     picture = load_image(arguments.image)
     folder = prepare_output_folder(arguments.output)
     personalizer = load_personalizer(arguments, "bundled")
+    with progress() as bar:
+        masks = personalizer.find_masks(picture, resolved, progress=bar)
     files = []
-    for concept, mask in zip(resolved, personalizer.find_masks(picture, resolved), strict=True):
-        file = Path(folder) / f"mask-{concept.token.strip('<>')}.png"
-        mask.save(file)
+    for index, mask in enumerate(masks):
+        # Those that are there may have been edited.
+        file, _ = write_next(folder, _name(index), png(mask), 1)
         files.append(file)
-        print(f"{file}: {concept.phrase}")
+        say(f"{file}: {resolved[index].phrase}")
     command = ["personalizer", "fit", arguments.image]
     for concept, file in zip(resolved, files, strict=True):
         command += ["--concept", concept.noun, "--mask", str(file)]
     command += ["--model", arguments.model] if arguments.model else []
-    print(f"try: {shlex.join([*command, '--output', 'my-pack'])}")
+    say(f"try: {shlex.join([*command, '--output', 'my-pack'])}")
+
+
+def _name(concept: int) -> Callable[[int], str]:
+    """Names of the masks of a concept, by number; the first is the one of a fit."""
+    stem, _, suffix = mask_name(concept).rpartition(".")
+    return lambda number: f"{stem}{f'-{number}' if number > 1 else ''}.{suffix}"

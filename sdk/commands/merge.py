@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from .common import add_model_arguments, load_personalizer
+from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer merge my-cat my-dog --output both"
 
@@ -24,5 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     with_own_tokens(packs)  # mistakes show before the model is loaded
     merged = merge(load_personalizer(arguments, packs[0].base.name), packs)
     merged.save_pretrained(arguments.output)
-    print(f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}")
-    print(f"try: personalizer generate {arguments.output} --prompt {merged.prompt!r} --output pictures")
+    command = ["personalizer", "generate", arguments.output, "--prompt", merged.prompt, "--output", "pictures"]
+    for line in (
+        f"{arguments.output}: {', '.join(c.phrase for c in merged.concepts)}",
+        f"try: {shlex.join(command)}",
+    ):
+        say(line)

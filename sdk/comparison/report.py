@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from pathlib import Path
 
 from PIL import Image
 
+from ..disk.files import prepare_output_folder, write_bytes
 from ..eval.report import STYLE, embedded
-from ..files import prepare_output_folder, write_bytes
 from ..images.contact_sheet import labelled_grid
 from ..images.image_io import png
 from .runs import Comparison, Result
@@ -48,6 +49,7 @@ def render(comparison: Comparison) -> str:
     """Return the page as HTML."""
     names = [c.phrase for c in comparison.concepts]
     pictures = "".join(_section(result) for result in comparison.results)
+    sheet = f"data:image/png;base64,{base64.b64encode(png(contact_sheet(comparison))).decode()}"
     matrices = "".join(f"<h3>{html.escape(r.name)}</h3>{_matrix(names, r.scores.matrix)}" for r in comparison.results)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Personalizer comparison</title><style>{STYLE}</style></head><body>
@@ -58,7 +60,10 @@ both together: 1 is best. Once: the share of pictures of one concept that show o
 how much of another concept shows where only one was asked for; 0 is best.</p>
 {_table(comparison)}
 <h2>Leakage</h2><p>Row: the concept asked for alone; column: how much of each concept shows.</p>{matrices}
-<h2>Pictures</h2>{pictures}
+<h2>Pictures</h2>
+<p>The first of each method; the same noise in a column.</p>
+<img class="sheet" alt="a row of pictures for each method" src="{sheet}">
+<h2>All pictures</h2>{pictures}
 </body></html>
 """
 

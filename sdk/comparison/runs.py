@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from ..eval.scorers import Scorer, default_scorer
 from ..eval.scores import Scores
 from ..fit.defaults import recommended_config
 from ..fit.fit import fit_concepts
+from ..fit.identity import library_versions
 from ..fit.prepare import priors_for
+from ..fit.whole import whole_identity
 from ..images.image_io import load_image, square
 from ..masks.user import read_masks
 from ..methods import METHODS, method_class
 from ..pack import ConceptPack
 from ..plain import merged
-from ..runtime import Progress, peak_memory
+from ..runtime import Progress, check_cancelled, peak_memory
 from ..sampling.engine import Engine
 from .variants import Arm, resolve_arms
 
@@ -56,18 +58,34 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of all arms on one picture; the untouched model comes last."""
+    """Results of all arms on one picture; the untouched model comes last.
+
+    Attributes:
+        concepts: what the picture shows.
+        reference: the picture.
+        results: of each arm.
+        conditions: what it takes to repeat it: seeds, prompts, steps, base model, device, versions.
+    """
 
     concepts: list[Concept]
     reference: Image.Image
     results: list[Result]
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, without pictures, for JSON."""
+        """Return the figures and their conditions, without pictures, for JSON."""
         return {
             "concepts": [asdict(c) for c in self.concepts],
+            "conditions": self.conditions,
             "results": [
-                {"name": r.name, "seconds": r.seconds, "memory_mb": r.memory_mb, **asdict(r.scores)}
+                {
+                    "name": r.name,
+                    "seconds": r.seconds,
+                    "memory_mb": r.memory_mb,
+                    "settings": {} if r.pack is None else r.pack.settings,
+                    "pack": None if r.pack is None else r.pack.content_hash(),
+                    **asdict(r.scores),
+                }
                 for r in self.results
             ],
         }
@@ -118,8 +136,8 @@ def compare(
         num_images: per prompt; every arm gets the same noise.
         num_inference_steps: DDIM steps.
         scorer: default the drawn world's judge or CLIP, see :func:`default_scorer`.
-        progress: called with a :class:`sdk.runtime.Event` after each step of each fit; its phase begins with the arm.
-        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step of a fit.
+        progress: called with a :class:`sdk.runtime.Event` for all that is done; its phase begins with the arm.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
 
     Raises:
         InputError: an unknown method, or a picture that cannot be scored.
@@ -149,9 +167,12 @@ def compare(
         results.append(
             run_arm(engine, arm, reference, resolved, scorer, wanted, common, settings, seed, squares, progress, cancel)
         )
-    drawn = draw_for(engine, wanted, None, **common)
+    drawn = draw_for(engine, wanted, None, **common, progress=_named(UNTOUCHED, progress), cancel=cancel)
     results.append(Result(UNTOUCHED, scorer.score(drawn), drawn))
-    return Comparison(resolved, reference, results)
+    conditions = {"seed": seed, "drawing": common, "prompts": [prompt.learned for prompt in wanted]}
+    conditions |= {"base_model": engine.base.name, **whole_identity(engine.pipe), "device": engine.device.type}
+    conditions |= {"versions": library_versions(), "scorer": type(scorer).__name__, "masks_given": given is not None}
+    return Comparison(resolved, reference, results, conditions)
 
 
 def arm_config(engine: Engine, arm: Arm, settings: dict[str, Any] | None) -> FitConfig:
@@ -177,7 +198,7 @@ def run_arm(
 ) -> Result:
     """Fit one arm, draw and score; see :func:`compare`."""
     config = arm_config(engine, arm, settings)
-    told = None if progress is None else lambda event: progress(replace(event, phase=f"{arm.name}: {event.phase}"))
+    told = _named(arm.name, progress)
     priors_for(engine, concepts, config, told, cancel)  # drawn once and kept; not in the time of whoever comes first
     begin = time.monotonic()
     with peak_memory(engine.device) as peak:
@@ -193,5 +214,11 @@ def run_arm(
             cancel=cancel,
         )
     seconds = time.monotonic() - begin
-    drawn = draw_for(engine, prompts, pack, **common)
+    drawn = draw_for(engine, prompts, pack, **common, progress=told, cancel=cancel)
+    check_cancelled(cancel)
     return Result(arm.name, scorer.score(drawn), drawn, seconds, peak[0] / 1e6, pack)
+
+
+def _named(arm: str, progress: Progress | None) -> Progress | None:
+    """Tell of phases under an arm's name."""
+    return None if progress is None else lambda event: progress(replace(event, phase=f"{arm}: {event.phase}"))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from ..lazy import public_names
 
 if TYPE_CHECKING:
-    from ..drawing_rules import Generation
+    from ..rules.drawing import Generation
     from ..runtime import Cancelled
     from .personalizer import OnnxPersonalizer
 
-_HOMES = {"Cancelled": "..runtime", "Generation": "..drawing_rules", "OnnxPersonalizer": ".personalizer"}
+_HOMES = {"Cancelled": "..runtime", "Generation": "..rules.drawing", "OnnxPersonalizer": ".personalizer"}
 __all__ = ["Cancelled", "Generation", "OnnxPersonalizer"]
 __getattr__ = public_names(__name__, _HOMES)

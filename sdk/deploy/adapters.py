@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,26 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..concepts import MAX_CONCEPTS, Concept
-from ..errors import MissingFileError, PackError
-from ..files import reporting_full_disk
+from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
+from ..disk.checked import Fail, Table
+from ..disk.files import whole_file
+from ..disk.learned import check_finite, check_key_value, check_type
+from ..disk.reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
+from ..errors import PackError
 from ..model.fingerprint import BaseIdentity
+from ..printable import printable
+from ..rights import Statement
 
 VERSION = 1
 ROWS, ABOUT = "token_rows", "personalizer.json"
 
 
-@dataclass(frozen=True)
+_LARGEST = 4 << 30  # bytes
+_AGAIN = "write it again"
+_KEY = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.weight")
+
+
+@dataclass(frozen=True, repr=False)
 class Adapter:
     """A pack in a deployed model.
 
@@ -30,15 +41,28 @@ class Adapter:
         rows: embeddings of the tokens, ``[MAX_CONCEPTS, C]``, zero behind the concepts.
         weights: K and V weights by parameter name, ``[hidden, context]``.
         base: the pack's base model.
+        statement: the pack's hash, licence and consent, where its file says so.
     """
 
     concepts: list[Concept]
     rows: np.ndarray
     weights: dict[str, np.ndarray]
     base: BaseIdentity
+    statement: Statement = Statement()
+
+    def __repr__(self) -> str:
+        names = ", ".join(c.phrase for c in self.concepts)
+        return printable(f"Adapter({names}; {len(self.weights)} weights on {self.base.name})")
 
 
-def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights: dict, base: dict[str, Any]) -> None:
+def write_adapter(
+    path: Path,
+    concepts: list[Concept],
+    rows: np.ndarray,
+    weights: dict,
+    base: dict[str, Any],
+    statement: Statement,
+) -> None:
     """Write an adapter; float16 as a pack is, one row of zeros for each concept that is missing to the most."""
     table = np.zeros((MAX_CONCEPTS, rows.shape[1]), rows.dtype)
     table[: len(rows)] = rows
@@ -48,16 +72,15 @@ def write_adapter(path: Path, concepts: list[Concept], rows: np.ndarray, weights
         "sha256": _digest(values),
         "concepts": [{"token": c.token, "class": c.noun} for c in concepts],
         "base_model": base,
+        "pack": statement.to_dict(),
     }
     stored = values | {ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(VERSION)
     adapter.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in stored.items()})
-    with reporting_full_disk(path), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        whole = Path(scratch) / path.name
+    with whole_file(path) as whole:
         adapter.export_adapter(str(whole))
-        whole.replace(path)
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -66,30 +89,62 @@ def read_adapter(path: str | Path) -> Adapter:
     Raises:
         MissingFileError: no such file.
         PackError: damaged, of another version, or no adapter of a pack.
+        NotFiniteError: it holds values that are no numbers.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise MissingFileError(f"there is no adapter {file}; write one by pack.export_adapter(file)")
+    file = as_path(path, "adapter")
+
+    def fail(reason: str) -> PackError:
+        return PackError(f"{file} is damaged ({reason}); {_AGAIN}")
+
+    values = _stored(file)
+    if ABOUT not in values or ROWS not in values:
+        raise PackError(f"{file} is an adapter of another program; write one by pack.export_adapter(file)")
+    stated = values.pop(ABOUT)
+    if stated.nbytes > MANIFEST_LIMIT:
+        raise fail(f"it says {stated.nbytes} bytes about itself")
+    about = Table(parse_json(stated.tobytes(), file, kind=PackError, advice=_AGAIN), fail)
+    version = about.whole("version", 0, 1 << 31)
+    if version != VERSION:
+        raise PackError(f"{file} has version {version}, this one reads {VERSION}; {_AGAIN}")
+    if _digest(values) != about.text("sha256", 64):
+        raise fail("its hash does not match")
+    concepts = stated_concepts(about.tables("concepts", MAX_CONCEPTS), fail)
+    if not concepts:
+        raise fail("it names no concepts")
+    base = BaseIdentity.from_dict(about.plain("base_model"), fail)
+    rows = values.pop(ROWS)
+    if rows.shape != (MAX_CONCEPTS, base.context):
+        raise fail(f"{ROWS} has shape {list(rows.shape)}, not {[MAX_CONCEPTS, base.context]}")
+    check_type(ROWS, rows, fail)
+    check_key_value(_paired(values, fail), base.fingerprint.keys(), base.context, fail)
+    check_finite(file, [(ROWS, rows), *values.items()])
+    return Adapter(concepts, rows, values, base, Statement.read(about))
+
+
+def _stored(file: Path) -> dict[str, np.ndarray]:
+    """All arrays of an adapter's file."""
+    advice = "write one by pack.export_adapter(file)"
+    open_regular(file, limit=_LARGEST, what="adapter", kind=PackError, advice=advice).close()
     try:
         opened = onnxruntime.AdapterFormat.read_adapter(str(file))
         # Copied: the arrays are views of the file's memory, which goes with `opened`.
-        values = {name: np.array(value.numpy()) for name, value in opened.get_parameters().items()}
-    except (RuntimeError, ValueError, OSError) as error:
-        raise PackError(f"{file} is damaged or no adapter; write it again") from error
-    if ABOUT not in values or ROWS not in values:
-        raise PackError(f"{file} is an adapter of another program; write one by pack.export_adapter(file)")
-    try:
-        about = json.loads(bytes(values.pop(ABOUT)))
-        version, digest = about["version"], about["sha256"]
-        concepts = [Concept(c["class"], c["token"]) for c in about["concepts"]]
-        base = BaseIdentity.from_dict(about["base_model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackError(f"{file} is damaged; write it again") from error
-    if version != VERSION:
-        raise PackError(f"{file} has version {version}, this one reads {VERSION}; write it again")
-    if _digest(values) != digest:
-        raise PackError(f"{file} is damaged (its hash does not match); write it again")
-    return Adapter(concepts, values.pop(ROWS), values, base)
+        return {name: np.array(value.numpy()) for name, value in opened.get_parameters().items()}
+    except Exception as error:  # ONNX Runtime has a dozen kinds, and a file may hold types that numpy does not have
+        raise PackError(f"{file} is damaged or no adapter; {_AGAIN}") from error
+
+
+def _paired(weights: Mapping[str, np.ndarray], fail: Fail) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """K and V by layer."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, weight in weights.items():
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise fail(f"it holds an unknown array {name!r}")
+        layers.setdefault(match["layer"], {})[match["which"]] = weight
+    for layer, pair in layers.items():
+        if set(pair) != {"k", "v"}:
+            raise fail(f"it lacks K or V of {layer}")
+    return {layer: (pair["k"], pair["v"]) for layer, pair in layers.items()}
 
 
 def _digest(values: dict[str, np.ndarray]) -> str:

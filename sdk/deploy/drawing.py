@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..concepts import Concept
-from ..drawing_rules import skipped_steps
 from ..errors import NotFiniteError
 from ..finite import is_finite
+from ..rules.drawing import skipped_steps
 from ..runtime import Phase
 from .adapters import ROWS, Adapter
 from .model import ExportedModel

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ..concepts import Concept
-from ..errors import BaseModelError, InputError, MissingFileError
-from ..files import sha256_file
+from ..disk.checked import shown
+from ..disk.reading import TABLE_LIMIT, read_text
+from ..errors import BaseModelError, InputError
 from ..model.fingerprint import BaseIdentity
-from .onnx_folder import FORMAT_VERSION, MANIFEST
+from ..printable import printable
+from .adapters import ROWS, Adapter
+from .onnx_folder import Folder, check_folder
 from .schedulers import Levels
 from .tokenizer import PromptTokenizer
 
-_PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
-_SMALL = 1 << 20  # bytes; smaller files are hashed whenever a folder is opened, graphs when it is verified
-_LOADING_ERRORS = tuple(
-    getattr(ort_errors, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "RuntimeException")
-)
+_LONGEST_PROMPT = 4096  # tokens
+_MOST_CHANNELS = 64
+_MOST_LEVELS = 12  # of a UNet, each half as wide as the one before
+_NAMES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
 class Graph:
@@ -36,7 +36,7 @@ class Graph:
         options.log_severity_level = 3  # errors; it warns of inputs with defaults, which are meant
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
-        except _LOADING_ERRORS as error:
+        except Exception as error:  # ONNX Runtime has a dozen kinds of its own
             raise BaseModelError(f"{path} is damaged or wants another ONNX Runtime; export the model again") from error
         self.device = "cuda" if self.session.get_providers()[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self.inputs = {i.name: i for i in self.session.get_inputs()}
@@ -55,7 +55,19 @@ class Graph:
     def type_of(self, name: str) -> np.dtype:
         """The numpy type of an input."""
         declared = (self.inputs.get(name) or self.optional[name]).type
-        return np.dtype({"tensor(float16)": np.float16, "tensor(int64)": np.int64}.get(declared, np.float32))
+        return np.dtype(_NAMES.get(declared, "float32"))
+
+    def check(self, part: str, inputs: Sequence[str], optional: Sequence[str], outputs: Sequence[str]) -> None:
+        """Check that the graph takes and gives what its part of the folder should.
+
+        Raises:
+            BaseModelError: it does not.
+        """
+        declared = {name: i.type for name, i in {**self.optional, **self.inputs}.items()}
+        right = set(inputs) == set(self.inputs) and set(optional) <= set(self.optional)
+        right = right and set(outputs) <= set(self.outputs) and set(declared.values()) <= set(_NAMES)
+        if not right:
+            raise BaseModelError(f"{part}/model.onnx takes or gives something else; export the model again")
 
 
 class BoundGraph:
@@ -81,13 +93,13 @@ class BoundGraph:
         return onnxruntime.OrtValue.ortvalue_from_numpy(cast, self.graph.device, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportedModel:
     """What an exported folder holds.
 
     Attributes:
         graphs: by part; ``kv_projection`` in shared folders only.
-        about: the manifest.
+        folder: its manifest.
         tokenizer: the base model's.
         levels: the noise levels.
         channels: of the latents.
@@ -96,32 +108,59 @@ class ExportedModel:
     """
 
     graphs: dict[str, Graph]
-    about: dict[str, Any]
+    folder: Folder
     tokenizer: PromptTokenizer
     levels: Levels
     channels: int
     cell: int
     size_multiple: int
 
+    def __repr__(self) -> str:
+        names = "".join(f" {c.phrase}," for c in self.concepts).rstrip(",")
+        return printable(f"ExportedModel({self.folder.kind}{names}, {self.folder.dtype}, of {self.base.name})")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The manifest, checked."""
+        return self.folder.about
+
     @property
     def shared(self) -> bool:
         """Whether packs are added to it."""
-        return self.about["kind"] == "shared"
+        return self.folder.kind == "shared"
 
     @property
     def concepts(self) -> list[Concept]:
         """Of the pack that is merged in."""
-        return [Concept(c["class"], c["token"]) for c in self.about["concepts"]]
+        return self.folder.concepts
 
     @property
     def base(self) -> BaseIdentity:
         """The base model."""
-        return BaseIdentity.from_dict(self.about["base_model"])
+        return self.folder.base
 
     @property
     def resolution(self) -> int:
         """The side of a picture, in pixels, for which the model was made."""
         return self.base.resolution
+
+    def check_adapter(self, adapter: Adapter, name: object) -> None:
+        """Check that an adapter's arrays are those that the graphs take.
+
+        Args:
+            adapter: of the same base model, by its fingerprint.
+            name: of its file, for the message.
+
+        Raises:
+            BaseModelError: an array that has no place, or another shape there.
+        """
+        takes = self.graphs["kv_projection"].optional | {ROWS: self.graphs["text_encoder"].optional[ROWS]}
+        for key, array in {**adapter.weights, ROWS: adapter.rows}.items():
+            if key not in takes or list(takes[key].shape) != list(array.shape):
+                wanted = list(takes[key].shape) if key in takes else "none"
+                raise BaseModelError(
+                    f"the pack {name} belongs to another base model: {key} is {list(array.shape)} instead of {wanted}"
+                )
 
     @classmethod
     def load(cls, folder: str | Path, providers: Sequence[str] | None = None) -> ExportedModel:
@@ -132,66 +171,65 @@ class ExportedModel:
             BaseModelError: a folder of another version, or a damaged part.
             InputError: a provider that this ONNX Runtime does not have.
         """
-        root = Path(folder)
-        about = check_folder(root)
-        chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
-        missing = set(chosen) - set(onnxruntime.get_available_providers())
-        if missing:
-            raise InputError(
-                f"this ONNX Runtime has no {', '.join(sorted(missing))}; it has "
-                f"{', '.join(onnxruntime.get_available_providers())}"
-            )
-        parts = (*_PARTS, "kv_projection") if about["kind"] == "shared" else _PARTS
-        graphs = {part: Graph(root / part / "model.onnx", chosen) for part in parts}
-        unet = _read(root / "unet" / "config.json")
-        cell = int(about["base_model"]["resolution"]) // int(unet["sample_size"])
-        levels = Levels(_read(root / "scheduler" / "scheduler_config.json"))
-        multiple = cell * 2 ** (len(unet["block_out_channels"]) - 1)
-        tokenizer = _tokenizer(root / "tokenizer", about)
-        return cls(graphs, about, tokenizer, levels, int(unet["in_channels"]), cell, multiple)
+        opened = check_folder(folder)
+        chosen = _known(providers)
+        unet = opened.read_table("unet/config.json")
+        vae = opened.read_table("vae_decoder/config.json")
+        cell = 2 ** max(len(vae.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
+        if unet.whole("sample_size", 1, opened.base.resolution) * cell != opened.base.resolution:
+            raise opened.fail(f"the resolution {opened.base.resolution} is not that of the parts")
+        # Of 8, too: torch's engine asks for it, and both take the same sizes.
+        multiple = lcm(8, cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0))
+        channels = unet.whole("in_channels", 1, _MOST_CHANNELS)
+        levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
+        tokenizer = _tokenizer(opened)
+        graphs = {part: Graph(opened.root / part / "model.onnx", chosen) for part in opened.parts}
+        _check_graphs(graphs, opened, channels)
+        return cls(graphs, opened, tokenizer, levels, channels, cell, multiple)
 
 
-def check_folder(root: Path, *, all_hashes: bool = False) -> dict[str, Any]:
-    """Check that an exported folder is whole, and return its manifest.
-
-    Args:
-        root: the folder.
-        all_hashes: hash the graphs too, which reads gigabytes of a large model.
-
-    Raises:
-        MissingFileError: no such folder, or a file is missing.
-        BaseModelError: a folder of another version, or a changed file.
-    """
-    if not (root / MANIFEST).is_file():
-        raise MissingFileError(f"{root} holds no {MANIFEST}; give the folder that export_onnx wrote")
-    try:
-        about = _read(root / MANIFEST)
-        version, files = about["format_version"], about["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"{root / MANIFEST} is damaged; export the model again") from error
-    if version != FORMAT_VERSION:
-        raise BaseModelError(f"{root} has format {version}, this version reads {FORMAT_VERSION}; export it again")
-    for name, expected in files.items():
-        file = root / name
-        if not file.is_file():
-            raise MissingFileError(f"there is no {file}; export the model again")
-        size = file.stat().st_size
-        hashed = all_hashes or size < _SMALL
-        if size != expected["bytes"] or (hashed and sha256_file(file) != expected["sha256"]):
-            raise BaseModelError(f"{file} is damaged (it is not the file that was written); export the model again")
-    return about
+def _known(providers: Sequence[str] | None) -> list[str]:
+    """The providers that were asked for, all of which this ONNX Runtime has."""
+    if providers is None:
+        return ["CPUExecutionProvider"]
+    there = onnxruntime.get_available_providers()
+    chosen = [providers] if isinstance(providers, str) else list(providers)
+    missing = [name for name in chosen if name not in there]
+    if missing or not chosen:
+        asked = ", ".join(name if isinstance(name, str) else shown(name) for name in missing) or "no provider"
+        raise InputError(f"this ONNX Runtime has no {asked}; it has {', '.join(there)}")
+    return chosen
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) -> None:
+    weights = [f"{layer}.to_{which}.weight" for layer in folder.layers for which in "kv"]
+    projected = [f"{layer}.{which}" for layer in folder.layers for which in ("key", "value")]
+    states = ["encoder_hidden_states"]
+    shared = folder.kind == "shared"
+    graphs["text_encoder"].check(
+        "text_encoder", ["input_ids"], [ROWS] if shared else [], ["last_hidden_state", "pooler_output"]
+    )
+    graphs["unet"].check("unet", ["sample", "timestep", *(projected if shared else states)], [], ["out_sample"])
+    graphs["vae_decoder"].check("vae_decoder", ["latent_sample"], [], ["sample"])
+    graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
+    if shared:
+        graphs["kv_projection"].check("kv_projection", states, weights, projected)
+    taken = {graphs["unet"].inputs["sample"].shape[1], graphs["vae_decoder"].inputs["latent_sample"].shape[1]}
+    if taken != {channels}:
+        raise folder.fail(f"the graphs take latents of {taken} channels instead of {channels}")
+    if graphs["kv_projection" if shared else "unet"].inputs[states[0]].shape[-1] != folder.base.context:
+        raise folder.fail("the graphs take text states of another width")
 
 
-def _tokenizer(folder: Path, about: dict[str, Any]) -> PromptTokenizer:
-    settings = _read(folder / "tokenizer_config.json")
-    padding = settings["pad_token"]
+def _tokenizer(folder: Folder) -> PromptTokenizer:
+    settings = folder.read_table("tokenizer/tokenizer_config.json")
+    longest = folder.read_table("text_encoder/config.json").whole("max_position_embeddings", 2, _LONGEST_PROMPT)
+    nested = settings.is_table("pad_token")
+    padding = settings.table("pad_token").text("content") if nested else settings.text("pad_token")
+    definition = folder.root / "tokenizer" / "tokenizer.json"
     return PromptTokenizer(
-        (folder / "tokenizer.json").read_text(encoding="utf-8"),
-        int(settings["model_max_length"]),
-        padding["content"] if isinstance(padding, dict) else padding,
-        int(about["table_size"]),
+        read_text(definition, limit=TABLE_LIMIT, kind=BaseModelError, advice="export the model again"),
+        settings.whole("model_max_length", 2, longest),
+        padding,
+        folder.table_size,
     )

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..arguments import cancelling, listed, text, texts, to_be_called
-from ..arguments import path as as_path
-from ..drawing_rules import (
+from ..errors import BaseModelError, InputError
+from ..images.image_io import load_image, square
+from ..images.record import laid_in
+from ..rules.arguments import cancelling, listed, text, texts, to_be_called
+from ..rules.arguments import path as as_path
+from ..rules.drawing import (
     MOST_PICTURES,
     Generation,
     call_notes,
@@ -21,10 +24,9 @@ from ..drawing_rules import (
     check_strength,
     one_text_each,
     picture_and_hole,
+    sign,
     skipped_steps,
 )
-from ..errors import BaseModelError, InputError
-from ..images.image_io import load_image, square
 from ..runtime import Phase, Progress, check_cancelled
 from .adapters import Adapter, read_adapter
 from .drawing import Drawing, Start, concepts_of, encoded
@@ -83,6 +85,10 @@ class OnnxPersonalizer:
         why = self.model.base.difference(adapter.base)
         if why is not None:
             raise BaseModelError(f"the pack {path} belongs to another base model: {why}; export that one")
+        self.model.check_adapter(adapter, path)
+        remark = self.model.base.remark(adapter.base)
+        if remark is not None:
+            log.warning(remark)
         with self._lock:
             self.packs = {**self.packs, name: adapter}
 
@@ -224,7 +230,7 @@ class OnnxPersonalizer:
             progress=progress,
             cancel=cancel,
         )
-        return Generation([Image.composite(new, picture, hole) for new in drawn.images], drawn.notes)
+        return Generation([laid_in(new, picture, hole) for new in drawn.images], drawn.notes)
 
     def _drawn(
         self,
@@ -289,6 +295,22 @@ class OnnxPersonalizer:
             minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []
             wanted = [(chosen[i], prompts[i]) for i, _ in part]
             images += drawing.batch(minus, wanted, [Noise(own) for _, own in part])
+        for image, (i, seed) in zip(images, rows, strict=True):
+            pack = chosen[i]
+            stated = model.folder.statement if pack is None else pack.statement
+            sign(
+                image,
+                prompts[i],
+                negatives[i],
+                seed,
+                numbers=numbers,
+                guidance=scale,
+                scheduler=type(sampler()).__name__,
+                base=model.base.name,
+                concepts=concepts_of(model, pack),
+                statement=stated,
+                edited=start is not None,
+            )
         return Generation(images, notes)
 
     def _packs_for(self, prompts: list[str], packs: str | Sequence[str | None] | None) -> list[Adapter | None]:

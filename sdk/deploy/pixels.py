@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from ..errors import NotFiniteError
+from ..finite import is_finite
+
 
 def to_pixels(image: Image.Image) -> np.ndarray:
     """RGB to float32 ``[3, H, W]`` in [-1, 1]."""
@@ -12,7 +15,13 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 
 def from_pixels(values: np.ndarray) -> Image.Image:
-    """``[3, H, W]`` in [-1, 1] to RGB."""
+    """``[3, H, W]`` in [-1, 1] to RGB.
+
+    Raises:
+        NotFiniteError: a decoder's answer that is no picture.
+    """
+    if not is_finite(values):
+        raise NotFiniteError("the decoder's picture holds no numbers: the model overflows; export it in float32")
     scaled: np.ndarray = np.clip(values.astype(np.float32) / 2 + 0.5, 0, 1)
     return Image.fromarray((scaled.transpose(1, 2, 0) * 255).round().astype(np.uint8))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..concepts import Concept
-from ..prompt_rules import check_negative, negative_note, readable_part, unknown_words, word_notes
+from ..rules.prompts import check_negative, negative_note, readable_part, unknown_words, word_notes
 from .tokenizer import PromptTokenizer
 
 

@@ -5,11 +5,16 @@ Both give the numbers of diffusers' schedulers with the same configuration.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from ..disk.checked import Table
 from ..errors import BaseModelError
+
+
+def _damaged(reason: str) -> BaseModelError:
+    return BaseModelError(f"the noise levels are damaged ({reason}); export the model again")
 
 
 class Scheduler(Protocol):
@@ -31,17 +36,27 @@ class Levels:
         offset: added to leading timesteps.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        start, end, count = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
-        if config["beta_schedule"] == "scaled_linear":
+    def __init__(self, config: object) -> None:
+        """Compute the levels.
+
+        Raises:
+            BaseModelError: a configuration without levels, or with other ones than these samplers know.
+        """
+        about = Table(config, _damaged)
+        schedule = about.text("beta_schedule")
+        if schedule not in ("linear", "scaled_linear"):
+            raise BaseModelError(f"the beta schedule {schedule!r} is not known; export another model")
+        start, end = (about.number(name, 0, 0.999) for name in ("beta_start", "beta_end"))
+        count = about.whole("num_train_timesteps", 1000, 100_000)  # up to 999 steps may be asked for
+        if schedule == "scaled_linear":
             betas = np.linspace(start**0.5, end**0.5, count, dtype=np.float32) ** 2
-        elif config["beta_schedule"] == "linear":
-            betas = np.linspace(start, end, count, dtype=np.float32)
         else:
-            raise BaseModelError(f"the beta schedule {config['beta_schedule']!r} is not known; export another model")
+            betas = np.linspace(start, end, count, dtype=np.float32)
         self.alphas = np.cumprod(1 - betas, dtype=np.float32).astype(np.float64)
-        self.prediction = config["prediction_type"]
-        self.offset = int(config.get("steps_offset", 0))
+        if not self.alphas[-1] > 0 or not self.alphas[0] < 1:
+            raise _damaged("beta_start and beta_end leave no noise, or nothing but noise")
+        self.prediction = about.choice("prediction_type", ("epsilon", "v_prediction"))
+        self.offset = about.whole("steps_offset", 0, 1) if "steps_offset" in about else 0
 
     def split(self, index: int, prediction: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the clean sample and the noise that a prediction at timestep ``index`` stands for."""

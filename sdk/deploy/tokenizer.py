@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..concepts import Concept, check_tokens, find_positions
-from ..drawing_rules import prompt_note
+from ..concepts import MAX_CONCEPTS, Concept, check_tokens, find_positions
+from ..errors import BaseModelError
+from ..rules.drawing import prompt_note
+
+# Stand for a pack's tokens, by position. Unicode keeps these characters for a program's own use: no text has them, no
+# vocabulary knows them. So one tokenizer serves every pack.
+_SLOTS = [chr(0xFDD0 + index) for index in range(MAX_CONCEPTS)]
+_NOT_IN_TEXT = dict.fromkeys(map(ord, _SLOTS))
 
 
 class PromptTokenizer:
-    """A tokenizer, and the tokens of packs beside it.
+    """A tokenizer, and the tokens of packs beside it. Nothing in it changes: threads may share it.
 
     Args:
         definition: the text of ``tokenizer.json``.
         length: tokens in a prompt; shorter ones are padded, longer ones cut.
         padding: the token to pad with.
         table_size: rows of the text encoder's table; a pack's tokens stand behind it, in order.
+
+    Raises:
+        BaseModelError: a definition without a tokenizer, without its padding, or with more words than the table.
     """
 
     def __init__(self, definition: str, length: int, padding: str, table_size: int) -> None:
-        self._definition, self.length, self._padding, self.table_size = definition, length, padding, table_size
-        self._lock = threading.Lock()
-        self._extended: dict[tuple[str, ...], Tokenizer] = {}
+        self.length, self.table_size = length, table_size
+        try:
+            self._tokenizer = Tokenizer.from_str(definition)
+            highest = max(self._tokenizer.get_vocab().values(), default=0)
+            pad = self._tokenizer.token_to_id(padding)
+            self._tokenizer.add_special_tokens(_SLOTS)
+            self._tokenizer.enable_truncation(length)
+            self._tokenizer.enable_padding(pad_id=pad, pad_token=padding, length=length)
+            whole = len(self._tokenizer.encode("a").ids) == length
+        except Exception as error:  # the library raises nothing narrower
+            raise BaseModelError("the tokenizer is damaged; export the model again") from error
+        if highest >= table_size + MAX_CONCEPTS or not whole:  # a merged pack's tokens are in the vocabulary
+            raise BaseModelError("the tokenizer is not that of the text encoder; export the model again")
+        self._slots = [self._tokenizer.token_to_id(slot) for slot in _SLOTS]
 
     def ids(self, text: str, concepts: Sequence[Concept]) -> np.ndarray:
         """Return int64 ``[length]``."""
-        tokens = tuple(c.token for c in concepts)
-        tokenizer = self._tokenizer(tokens)
-        ids = np.asarray(tokenizer.encode(text).ids, np.int64)
-        for slot, token in enumerate(tokens):
-            ids[ids == tokenizer.token_to_id(token)] = -1 - slot  # the vocabulary may be smaller than the table
+        ids = np.asarray(self._tokenizer.encode(_marked(text, concepts)).ids, np.int64)
+        for slot, own in enumerate(self._slots[: len(concepts)]):
+            ids[ids == own] = -1 - slot  # the vocabulary may be smaller than the table
         return np.where(ids < 0, self.table_size - 1 - ids, ids)
 
     def check(self, text: str, concepts: Sequence[Concept]) -> str | None:
@@ -49,19 +66,16 @@ class PromptTokenizer:
         ids = self.ids(text, concepts).tolist()
         for slot, concept in enumerate(concepts):
             if concept.token in written:
-                padded = self._tokenizer(()).encode(concept.noun, add_special_tokens=False)
+                padded = self._tokenizer.encode(_marked(concept.noun, ()), add_special_tokens=False)
                 noun = padded.ids[: sum(padded.attention_mask)]
                 find_positions(ids, self.table_size + slot, noun, phrase=concept.phrase)
-        whole = self._tokenizer(tuple(c.token for c in concepts)).encode(text)
+        whole = self._tokenizer.encode(_marked(text, concepts))
         return prompt_note(concepts, written, self.length, truncated=bool(whole.overflowing))
 
-    def _tokenizer(self, tokens: tuple[str, ...]) -> Tokenizer:
-        with self._lock:
-            if tokens not in self._extended:
-                made = Tokenizer.from_str(self._definition)
-                made.add_special_tokens(list(tokens))
-                made.enable_truncation(self.length)
-                pad = made.token_to_id(self._padding)
-                made.enable_padding(pad_id=pad, pad_token=self._padding, length=self.length)
-                self._extended[tokens] = made
-            return self._extended[tokens]
+
+def _marked(text: str, concepts: Sequence[Concept]) -> str:
+    """A text with a mark for each of the pack's tokens."""
+    marked = text.translate(_NOT_IN_TEXT)
+    for slot, concept in zip(_SLOTS, concepts, strict=False):
+        marked = marked.replace(concept.token, slot)
+    return marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from ..pack import ConceptPack
+from ..runtime import Progress
 from ..sampling.engine import Engine
 from .prompt_sets import Prompt
 
@@ -31,6 +33,8 @@ def draw_for(
     num_images: int,
     num_inference_steps: int,
     seed: int,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[Drawn]:
     """Draw prompts with a pack, or the same without tokens on the untouched model."""
     texts = [prompt.plain if pack is None else prompt.learned for prompt in prompts]
@@ -42,6 +46,8 @@ def draw_for(
         num_images=num_images,
         generator=noise,
         num_inference_steps=num_inference_steps,
+        progress=progress,
+        cancel=cancel,
     ).images
     return [
         Drawn(text, prompt.asked, prompt.background, images[i * num_images : (i + 1) * num_images])

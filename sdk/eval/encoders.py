@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..errors import BaseModelError
+from ..runtime import without_bars
 from .drawing import Drawn
 from .prompt_sets import Prompt, photograph_prompts
 from .scores import Scores
@@ -51,7 +52,8 @@ class ClipEncoder:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         try:
-            parts = [part.from_pretrained(source) for part in (CLIPModel, CLIPImageProcessor, CLIPTokenizer)]
+            with without_bars():
+                parts = [part.from_pretrained(source) for part in (CLIPModel, CLIPImageProcessor, CLIPTokenizer)]
         except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the CLIP encoder {source} could not be loaded; give the folder of a downloaded one"
@@ -94,7 +96,8 @@ class DinoEncoder:
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            return cls(AutoModel.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
+            with without_bars():
+                return cls(AutoModel.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
         except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the DINO encoder {source} could not be loaded; give the folder of a downloaded one"

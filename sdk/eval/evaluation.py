@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ..concepts import Concept
 from ..pack import ConceptPack
+from ..runtime import Phase, Progress
 from ..sampling.engine import Engine
 from .drawing import Drawn, draw_for
 from .scorers import Scorer, looked_at
@@ -83,6 +85,8 @@ def evaluate(
     num_inference_steps: int = 25,
     seed: int = 1000,
     scorer: Scorer | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> EvaluationReport:
     """Draw with a pack and without it, and score both.
 
@@ -94,6 +98,8 @@ def evaluate(
         num_inference_steps: DDIM steps.
         seed: the pack and the untouched model get the same noise.
         scorer: default the first that is registered and knows the concepts: on the bundled model the judge.
+        progress: called with a :class:`sdk.runtime.Event` after each drawing step, and for the scores.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
 
     Raises:
         InputError: no reference in the pack, or concepts that the scorer cannot tell.
@@ -101,14 +107,19 @@ def evaluate(
     scorer = looked_at(pack, engine.resolution, scorer)
     wanted = scorer.prompts(pack.concepts, prompts)
     common: dict[str, Any] = {"num_images": num_images, "num_inference_steps": num_inference_steps, "seed": seed}
+    common |= {"progress": progress, "cancel": cancel}
     fitted = draw_for(engine, wanted, pack, **common)
     untouched = draw_for(engine, wanted, None, **common)
     assert pack.reference is not None
+    phase, scores = Phase("score", 2, progress, cancel), []
+    for drawn in (fitted, untouched):
+        scores.append(scorer.score(drawn))
+        phase.step()
     return EvaluationReport(
         pack.concepts,
         list(scorer.looks),
-        scorer.score(fitted),
-        scorer.score(untouched),
+        scores[0],
+        scores[1],
         fitted,
         untouched,
         pack.reference,

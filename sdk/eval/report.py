@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import prepare_output_folder, write_bytes
+from ..disk.files import prepare_output_folder, write_bytes
 from ..images.contact_sheet import labelled_grid, tile
 from ..images.image_io import png
 from .drawing import Drawn
@@ -24,6 +24,7 @@ th:first-child, td:first-child { text-align: left; }
 .row { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: .6rem; }
 .row img, .reference { image-rendering: pixelated; width: 112px; height: 112px; border-radius: 4px; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; }
+.sheet { max-width: 100%; }
 p.prompt { margin: .4rem 0 .2rem; font-size: .9rem; }
 .good { background: #e3f4e6; } .bad { background: #fbe6e4; }
 """

@@ -2,7 +2,8 @@
 
 * ``add_arguments(group)``: its options on the command line.
 * ``options(arguments)``: these options as keywords of ``export``.
-* ``export(pack, base, folder, **options)``: writes, and returns an :class:`sdk.exports.result.Export`.
+* ``export(pack, base, folder, **options)``: writes, and returns an :class:`sdk.exports.result.Export`; what takes its
+  time takes ``progress`` and ``cancel``, too.
 * ``loads_in(pack, command, name)``: for ``personalizer verify``, what loads it after which command.
 
 A format's file loads nothing heavy before it writes: the command line reads all of them for their options.

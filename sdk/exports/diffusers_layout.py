@@ -47,7 +47,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     Raises:
         InputError: a pack that holds other weights than K and V.
     """
-    from ..files import prepare_output_folder, write_bytes
+    from ..disk.files import prepare_output_folder, write_bytes
     from ..pack import WEIGHTS
     from .tokens import export_tokens
 
@@ -101,9 +101,9 @@ def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
 
     pack.check_storable()
     layers = cross_attention_layers(pipe.unet)
-    missing = set(pack.key_value) - set(layers)
-    if missing:
-        raise InputError(f"the pipeline's UNet has no layer {sorted(missing)[0]}; load the pack's base model")
+    why = pack.misfit(pipe.unet)
+    if why is not None:
+        raise InputError(f"the pack does not fit the pipeline's UNet: {why}; load the pack's base model")
     known = set(pipe.tokenizer.get_vocab()) & set(pack.tokens)
     if known:
         raise InputError(f"the pipeline's tokenizer already knows {', '.join(sorted(known))}; load a fresh one")

@@ -10,8 +10,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk.checked import shown
 from ..errors import InputError
-from .result import Export
+from .result import Export, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,21 +61,23 @@ def export(
         Its figures are the ``rank`` of every matrix and the relative Frobenius ``error`` of all changes together.
 
     Raises:
-        InputError: an unknown dialect, a rank below 1, or a pack that a LoRA cannot hold.
+        InputError: an unknown dialect, a rank below 1, an error outside of [0, 1], or a pack that a LoRA cannot hold.
+        NotFiniteError: changes that are no numbers, or overflow float16.
     """
     import torch
     import torch.nn.functional as F
-    from safetensors.torch import save
 
-    from ..files import prepare_output_folder, write_bytes
+    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
     from .tokens import export_tokens
 
     if dialect not in DIALECTS:
         raise InputError(f"there is no LoRA dialect {dialect!r}; choose one of {', '.join(DIALECTS)}")
-    if rank is not None and rank < 1:
-        raise InputError(f"the rank of a LoRA must be at least 1, got {rank}")
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise InputError(f"the rank of a LoRA must be a whole number of at least 1, got {shown(rank)}")
+    if not isinstance(error, (int, float)) or not 0 <= error <= 1:
+        raise InputError(f"the error of a LoRA must lie between 0 and 1, got {shown(error)}")
     parts = {name: torch.linalg.svd(d, full_matrices=False) for name, d in key_value_deltas(pack, base).items()}
     spectra = [s for _, s, _ in parts.values()]
     chosen = rank if rank is not None else smallest_rank(spectra, error)
@@ -87,7 +90,7 @@ def export(
         tensors |= _named(name, up, F.pad(vh[:chosen], (0, 0, 0, missing)).to(dtype), dialect)
     metadata = modelspec(pack, "lora") | {"format": "pt"}
     path = prepare_output_folder(folder) / FILE
-    write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata))
+    write_tensors(path, {name: t.contiguous() for name, t in tensors.items()}, metadata)
     paths = [path, *export_tokens(pack, folder)]
     made = relative_error(spectra, chosen)
     usage = [

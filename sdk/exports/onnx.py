@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .result import Export
+from ..disk.file_names import check_name
+from .result import Export, default_name
 
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
     from ..pack import ConceptPack
+    from ..runtime import Progress
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
@@ -28,7 +31,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         "shared": arguments.shared,
         "adapter_only": arguments.adapter_only,
         "half": arguments.half,
-        "name": Path(arguments.pack).resolve().name,
+        "name": default_name(arguments.pack),
     }
 
 
@@ -41,6 +44,8 @@ def export(
     adapter_only: bool = False,
     half: bool = False,
     name: str = "pack",
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> Export:
     """Write a pack for :class:`sdk.deploy.OnnxPersonalizer`.
 
@@ -51,7 +56,9 @@ def export(
         shared: write the base without the pack, and the pack as an adapter.
         adapter_only: write the adapter alone.
         half: float16 instead of float32.
-        name: of the adapter's file.
+        name: of the adapter's file; at most 64 letters, digits, ``-`` and ``_``.
+        progress: called with a :class:`sdk.runtime.Event` after each part of the model.
+        cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next part.
 
     Returns:
         Its figures are the largest differences from PyTorch, relative to the largest value, by part.
@@ -66,16 +73,19 @@ def export(
 
     dtype = torch.float16 if half else torch.float32
     output = Path(folder)
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    check_name(name)
     if not (shared or adapter_only):
-        figures = export_model(base, output, pack, dtype=dtype)
-        usage = [*_compared(figures), f'try: OnnxPersonalizer.from_pretrained("{output}").generate({pack.prompt!r})']
+        figures = export_model(base, output, pack, dtype=dtype, **told)
+        line = f"try: OnnxPersonalizer.from_pretrained({str(output)!r}).generate({pack.prompt!r})"
+        usage = [*_compared(figures), line]
         return Export([output], usage, figures=figures)
-    figures = {} if adapter_only else export_model(base, output / "base", shared=True, dtype=dtype)
+    figures = {} if adapter_only else export_model(base, output / "base", shared=True, dtype=dtype, **told)
     adapter = pack.export_adapter(output / f"{name}.onnx_adapter")
     usage = [
         *_compared(figures),
-        f'try: o = OnnxPersonalizer.from_pretrained("{output / "base"}"); o.add_pack("mine", "{adapter}")',
-        f'     o.generate({pack.prompt!r}, concepts="mine")',
+        f"try: o = OnnxPersonalizer.from_pretrained({str(output / 'base')!r}); o.add_pack('mine', {str(adapter)!r})",
+        f"     o.generate({pack.prompt!r}, concepts='mine')",
     ]
     return Export([adapter] if adapter_only else [output / "base", adapter], usage, figures=figures)
 

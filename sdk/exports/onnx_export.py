@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,15 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST
-from ..errors import InputError, OutputError
-from ..files import new_folder, sha256_file
+from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
+from ..disk.files import as_path, sha256_file
+from ..disk.folders import new_folder
+from ..errors import InputError, NotFiniteError, OutputError
+from ..finite import is_finite
 from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
 from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
 from ..model.weights import replaced_weights
 from ..pack import ConceptPack
+from ..runtime import Phase, Progress
 from . import onnx_graphs as graphs
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,8 @@ def export_model(
     *,
     shared: bool = False,
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
 ) -> dict[str, float]:
     """Write an ONNX folder; see :meth:`sdk.Personalizer.export_onnx`.
 
@@ -58,19 +64,20 @@ def export_model(
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
         raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
-    destination = Path(folder)
+    destination = as_path(folder)
     taken = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
-    with new_folder(destination) as work:
-        return _Exporter(base, pack, work, dtype).run(shared)
+    with new_folder(destination, manifest=MANIFEST) as work:
+        phase = Phase("export", len(SHARED_PARTS if shared else PARTS), progress, cancel)
+        return _Exporter(base, pack, work, dtype, phase).run(shared)
 
 
 class _Exporter:
     """One export: copies of the parts on the CPU, in the type asked for."""
 
-    def __init__(self, base: BaseModel, pack: ConceptPack | None, work: Path, dtype: torch.dtype):
-        self.base, self.pack, self.work, self.dtype = base, pack, work, dtype
+    def __init__(self, base: BaseModel, pack: ConceptPack | None, work: Path, dtype: torch.dtype, phase: Phase):
+        self.base, self.pack, self.work, self.dtype, self.phase = base, pack, work, dtype, phase
         pipe = base.pipe
         self.unet, self.vae, self.encoder = (
             copy.deepcopy(part).to("cpu", dtype).eval() for part in (pipe.unet, pipe.vae, pipe.text_encoder)
@@ -183,6 +190,8 @@ class _Exporter:
         error = 0.0
         for ours, theirs in zip(want, got, strict=True):
             expected = ours.float().numpy()
+            if not (is_finite(expected) and is_finite(theirs)):
+                raise NotFiniteError(f"the exported {part} computes no numbers: it overflows {self.dtype}; use float32")
             difference = np.abs(theirs.astype(np.float32) - expected).max() / max(np.abs(expected).max(), 1e-6)
             error = max(error, float(difference))
         self.errors[part] = error
@@ -190,6 +199,7 @@ class _Exporter:
             raise OutputError(
                 f"the exported {part} differs from PyTorch by {error:.1e} of its largest value; nothing was written"
             )
+        self.phase.step()
 
     def _configurations(self, shared: bool) -> None:
         """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
@@ -222,6 +232,7 @@ class _Exporter:
             "scaling_factor": float(self.vae.config.scaling_factor),
             "guidance_scale": self.base.recommended_guidance,
             "concepts": [] if self.pack is None else [{"token": c.token, "class": c.noun} for c in self.pack.concepts],
+            **({} if self.pack is None else {"pack": self.pack.statement.to_dict()}),
             "largest_error": self.errors,
             "files": {
                 file.relative_to(self.work).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..disk.file_names import kept_name
+from ..disk.files import write_bytes
+from ..disk.learned import check_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,5 +32,18 @@ class Export:
 
 
 def default_name(folder: str | Path) -> str:
-    """Return a pack folder's name as prompts can hold it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(folder).resolve().name).strip("-") or "pack"
+    """Return a pack folder's name as files and prompts can hold it."""
+    return kept_name(Path(folder).resolve().name)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        NotFiniteError: a value that is no number, or became too large for its type.
+        OutputError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    check_finite("the export", tensors.items())
+    write_bytes(path, save(tensors, metadata=metadata))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import write_bytes
+from ..disk.files import write_bytes
 from ..pack import ConceptPack
 
 

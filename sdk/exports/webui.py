@@ -8,18 +8,15 @@ add to their own; ``bundle_emb.NAME-new1.string_to_param.*`` a token. Tools that
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from .result import Export, default_name
+from ..disk.file_names import check_name, concept_word
+from .result import Export, default_name, write_tensors
 
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
     from ..pack import ConceptPack
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
@@ -39,7 +36,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
         pack: what to export.
         base: its base model.
         folder: where to write.
-        name: of the files and in prompts; letters, digits, ``-`` and ``_``.
+        name: of the files and in prompts; at most 64 letters, digits, ``-`` and ``_``.
 
     Returns:
         Its prompts say what to type in A1111 and Forge, and in ComfyUI (the weights' file loaded by a LoRA node at
@@ -48,9 +45,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
-    from safetensors.torch import save
-
-    from ..files import prepare_output_folder, write_bytes
+    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
 
@@ -65,12 +60,11 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
     for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
         word = words[concept.token]
         tensors[f"bundle_emb.{word}.string_to_param.*"] = row[None].clone()
-        content = save({"emb_params": row[None].clone()}, metadata=modelspec(pack, "textual-inversion"))
-        files.append((destination / f"{word}.safetensors", content))
+        files.append((destination / f"{word}.safetensors", {"emb_params": row[None].clone()}))
     weights = destination / f"{name}.safetensors"
-    write_bytes(weights, save(tensors, metadata=modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"}))
-    for path, content in files:
-        write_bytes(path, content)
+    write_tensors(weights, tensors, modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"})
+    for path, embedding in files:
+        write_tensors(path, embedding, modelspec(pack, "textual-inversion"))
     prompts = {"A1111, Forge": prompt, "ComfyUI": comfy_prompt}
     return Export([weights, *(path for path, _ in files)], prompts=prompts)
 
@@ -87,8 +81,7 @@ def prompts_for(pack: ConceptPack, name: str) -> tuple[str, str]:
     Raises:
         InputError: a name that is no file name.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(f"the name {name!r} goes into prompts and file names; use letters, digits, - and _")
+    check_name(name)
     typed = comfy = pack.prompt
     for token, word in _words(pack, name).items():
         typed, comfy = typed.replace(token, word), comfy.replace(token, f"embedding:{word}")
@@ -97,4 +90,4 @@ def prompts_for(pack: ConceptPack, name: str) -> tuple[str, str]:
 
 def _words(pack: ConceptPack, name: str) -> dict[str, str]:
     """Tokens to words that these tools take: file names of embeddings."""
-    return {token: f"{name}-{token.strip('<>')}" for token in pack.tokens}
+    return {token: f"{name}-{concept_word(index)}" for index, token in enumerate(pack.tokens)}

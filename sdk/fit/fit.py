@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..eval.scorers import Scorer, default_scorer
-from ..files import new_folder
+from ..errors import SdkError
+from ..eval.scorers import Scorer, default_scorer, registered_scorers
 from ..pack import ConceptPack
-from ..runtime import Cancelled, Progress
+from ..printable import printable
+from ..runtime import Progress
 from ..sampling.engine import Engine
-from .artifacts import concept_pictures, write_artifacts
-from .checkpoint import METRICS
+from .kept.artifacts import concept_pictures, write_artifacts
+from .kept.output import opened
 from .loop import run
-from .output import finished_pack, partial, work_folder
-from .prepare import PreparedFit, check_request, prepare
+from .prepare import PreparedFit, prepare
 from .reporting import Report, check_report_to, reporters
+from .request import FitRequest, check_request
 from .validation import Validator
+
+log = logging.getLogger("sdk")
 
 
 def fit_concepts(
@@ -42,54 +47,87 @@ def fit_concepts(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     report_to: str | None = None,
+    rights: Mapping[str, str] = MappingProxyType({}),
 ) -> ConceptPack:
     """Fit and return the pack; see :meth:`sdk.Personalizer.fit`."""
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
-    asked = check_request(engine, images, resolved, method, config, seed, masks)
-    finished = finished_pack(output_dir, resume, asked.identity) if output_dir is not None else None
-    if output_dir is not None and finished is not None and not partial(output_dir).is_dir():
-        return finished
-    scorer = default_scorer(engine.resolution, resolved) if config.validate_every else None
-    report = reporters(callback, progress, report_to, output_dir)
-    fit = prepare(engine, asked, progress, cancel)
-    work = work_folder(output_dir, resume) if output_dir is not None else None
-    try:
+    asked = replace(check_request(engine, images, resolved, method, config, seed, masks), rights=dict(rights))
+    fit = Fit(engine, asked, reporters(callback, report_to, output_dir), progress, cancel)
+    _look(engine, asked)
+    if output_dir is None:
+        return fit.learn(fit.prepare(), None).pack(engine)
+    with opened(output_dir, asked, resume) as output:
+        if output.finished is not None and not any(output.work.iterdir()):
+            return output.finished  # not even sheets are missing
+        prepared = fit.prepare()
+        output.check_room(_room(prepared))
+        fit.learn(prepared, output.work)
+        pack = output.finished or prepared.pack(engine)
+        if output.finished is None:
+            output.put(pack)
+        try:
+            write_artifacts(engine, prepared, pack, output.folder, progress, cancel)
+        except (SdkError, OSError, RuntimeError, ValueError) as error:
+            log.warning("the pack is whole; not all of its sheets could be made (%s)", printable(error))
+        output.clear()
+    return pack
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit, and who wants to hear of it."""
+
+    engine: Engine
+    asked: FitRequest
+    report: Report
+    progress: Progress | None
+    cancel: threading.Event | None
+
+    def prepare(self) -> PreparedFit:
+        """Make everything that is needed before the first step."""
+        return prepare(self.engine, self.asked, self.progress, self.cancel)
+
+    def learn(self, fit: PreparedFit, work: Path | None) -> PreparedFit:
+        """Do the steps; what is learned is in the method of the fit that is given and returned."""
+        engine, config = self.engine, self.asked.config
+        scorer = default_scorer(engine.resolution, self.asked.concepts) if config.validate_every else None
         with _recomputing(fit.method.unet, config.gradient_checkpointing):
             run(
                 fit.method,
                 fit.rows,
-                asked.config,
+                config,
                 device=engine.device,
                 work=work,
-                identity=asked.identity,
-                report=report,
-                validate=None if scorer is None else _validator(engine, fit, scorer),
-                cancel=cancel,
+                asked=self.asked,
+                report=self.report,
+                validate=None if scorer is None else self._validator(fit, scorer),
+                progress=self.progress,
+                cancel=self.cancel,
             )
-    except Cancelled:
-        if work is not None and not any(work.iterdir()):
-            work.rmdir()
-        raise
-    if output_dir is None:
-        return fit.pack(engine)
-    assert work is not None
-    pack = finished or fit.pack(engine)
-    if finished is None:
-        with new_folder(output_dir, scratch=work) as folder:
-            if (work / METRICS).is_file():
-                shutil.copy(work / METRICS, folder / METRICS)
-            pack.write_files(folder)
-    write_artifacts(engine, fit, pack, output_dir)
-    shutil.rmtree(work)
-    return pack
+        return fit
+
+    def _validator(self, fit: PreparedFit, scorer: Scorer) -> Validator:
+        image = self.asked.images[0]
+        scorer.look_at(
+            image, self.asked.concepts, concept_pictures(self.asked.concepts, fit.method.masks[0], image.size)
+        )
+        return Validator(self.engine, scorer, lambda: fit.pack(self.engine), self.progress, self.cancel)
 
 
-def _validator(engine: Engine, fit: PreparedFit, scorer: Scorer) -> Validator:
-    asked = fit.request
-    image = asked.images[0]
-    scorer.look_at(image, asked.concepts, concept_pictures(asked.concepts, fit.method.masks[0], image.size))
-    return Validator(engine, scorer, lambda: fit.pack(engine))
+def _look(engine: Engine, asked: FitRequest) -> None:
+    """Let who knows pictures of such classes say it if these are none: the model may know them as little."""
+    # It need not be able to tell these concepts apart, and a fit goes on without it.
+    with suppress(SdkError, OSError, ValueError):
+        scorer = next((s for s in registered_scorers() if s.knows(asked.concepts, engine.resolution)), None)
+        if scorer is not None:
+            scorer.look_at(asked.images[0], asked.concepts)
+
+
+def _room(fit: PreparedFit) -> int:
+    """Bytes that a fit will write: a checkpoint and its successor, the best weights so far, the pack, pictures."""
+    trained = sum(weight.numel() for weight in fit.method.parameters().values())
+    return trained * 4 * (2 * (3 + bool(fit.request.config.validate_every)) + 1) + (8 << 20)
 
 
 @contextmanager

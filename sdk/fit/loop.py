@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..data.rows import Rows
-from ..files import reporting_full_disk
+from ..errors import NotFiniteError
+from ..finite import first_not_finite
+from ..interrupts import deferred_interrupt
 from ..methods.base import Method
-from ..runtime import Cancelled, check_cancelled
+from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..settings import FitSettings
-from .checkpoint import METRICS, Checkpoints
 from .early_stopping import Best
+from .kept.checkpoint import CHECKPOINT, Checkpoints
+from .kept.metrics import MetricsLog
 from .reporting import Report, StepReport
+from .request import FitRequest
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,12 @@ def run(
     *,
     device: torch.device,
     work: Path | None,
-    identity: str,
+    asked: FitRequest,
     report: Report,
     validate: Callable[[], dict[str, float]] | None = None,
+    progress: Progress | None = None,
     cancel: threading.Event | None = None,
-) -> list[dict[str, float]]:
+) -> None:
     """Train from the last checkpoint, if any, to the last step, or until validation stops it.
 
     Args:
@@ -44,66 +48,77 @@ def run(
         settings: steps, weight decay, checkpoint interval.
         device: where to train.
         work: folder of the checkpoint and ``metrics.jsonl``, or ``None`` to keep nothing.
-        identity: hash of everything the result depends on; a checkpoint of another fit is not resumed.
+        asked: what the result depends on; a checkpoint of another fit is not resumed.
         report: called after each step.
         validate: returns a ``"score"`` and more of the present weights, asked every ``settings.validate_every`` steps;
             the fit ends with the weights that scored best.
+        progress: told about each step, phase ``"fit"``.
         cancel: an event; once set, the checkpoint is written and the fit ends before its next step.
-
-    Returns:
-        The losses of the steps done in this call.
 
     Raises:
         Cancelled: ``cancel`` was set.
+        KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written first.
+        NotFiniteError: a loss or a weight that is not finite; the last checkpoint stays as it is.
     """
     optimizer = torch.optim.AdamW(method.parameter_groups(), weight_decay=settings.weight_decay)
-    checkpoints = Checkpoints(work, identity)
+    checkpoints = Checkpoints(work, asked)
     best = Best(settings.patience)
     first = checkpoints.load(method, optimizer, best)
     scaler = torch.amp.GradScaler(device.type, enabled=method.denoiser.dtype == torch.float16)
-    metrics = work / METRICS if work is not None else None
-    if metrics is not None and first == 0:
-        metrics.unlink(missing_ok=True)
+    log_file = MetricsLog(work, asked, anew=first == 0)
+    done = first
 
-    def save(done: int) -> None:
-        if metrics is not None:
-            checkpoints.save(done, method, optimizer, metrics.stat().st_size if metrics.is_file() else 0, best)
+    def save(step: int, pending: bool = False) -> None:
+        _check_weights(method, step, work)
+        checkpoints.save(step, method, optimizer, log_file.size, best, pending)
 
-    history: list[dict[str, float]] = []
-    begin = time.monotonic()
-    for step in range(first, settings.steps):
+    def enough(step: int) -> bool:
+        """Validate, if it is time; whether there has been no better score for long enough."""
+        if validate is None or (step % settings.validate_every and step != settings.steps):
+            return False
         try:
-            check_cancelled(cancel)
-        except Cancelled:
-            if step > first:
-                save(step)
-            raise
-        values = train_step(method, rows, optimizer, scaler, step, device)
-        history.append(values)
-        done = step + 1
-        if metrics is not None:
-            _note(metrics, {"step": done, **values})
-        enough = False
-        if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
             found = validate()
-            enough = best.see(found["score"], done, method.parameters())
-            log.info("step %d: validation score %.3f, best %.3f at %d", done, found["score"], best.score, best.step)
-            if metrics is not None:
-                _note(metrics, {"step": done, "validation": found})
-        due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-        if due and done < settings.steps and not enough:  # resumed from where it had enough, a fit would go on
+        except Cancelled:
+            save(step, pending=True)
+            raise
+        stop = best.see(found["score"], step, method.parameters())
+        log.info("step %d: validation score %.3f, best %.3f at %d", step, found["score"], best.score, best.step)
+        log_file.validation(step, found)
+        if stop:
+            log.info("stopped at step %d: no better score since step %d", step, best.step)
+        return stop
+
+    with deferred_interrupt() as interrupted:
+        phase = Phase("fit", settings.steps, progress, None, first)
+        ended = done == settings.steps
+        if checkpoints.pending:
+            ended = enough(done) or ended
+        while not ended:
+            if interrupted.is_set() or (cancel is not None and cancel.is_set()):
+                break
+            begin = time.monotonic()
+            values = train_step(method, rows, optimizer, scaler, done, device)
+            done += 1
+            _check_losses(values, done, settings, work)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            log_file.step(done, values, max(rates), time.monotonic() - begin)
+            ended = enough(done) or done == settings.steps
+            if settings.checkpoint_every and done % settings.checkpoint_every == 0 and not ended:
+                save(done)  # resumed from where it had enough, a fit would go on
+            phase.step(1, values)
+            report(StepReport(done, settings.steps, values, phase.seconds_left or 0.0))
+        if ended:
+            with torch.no_grad():
+                for name, weight in best.weights.items():
+                    method.parameters()[name].copy_(weight)
+            if done > first or checkpoints.pending:
+                save(settings.steps)  # interrupted from here on, nothing is trained again
+        elif done > first:
             save(done)
-        left = (time.monotonic() - begin) / (done - first) * (settings.steps - done)
-        report(StepReport(done, settings.steps, values, left))
-        if enough:
-            log.info("stopped at step %d: no better score since step %d", done, best.step)
-            break
-    with torch.no_grad():
-        for name, weight in best.weights.items():
-            method.parameters()[name].copy_(weight)
-    if history:
-        save(settings.steps)  # interrupted from here on, nothing is trained again
-    return history
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        if not ended:
+            check_cancelled(cancel)
 
 
 def train_step(
@@ -133,6 +148,25 @@ def train_step(
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
-def _note(metrics: Path, entry: dict[str, Any]) -> None:
-    with reporting_full_disk(metrics.parent), metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+def _check_losses(values: dict[str, float], step: int, settings: FitSettings, work: Path | None) -> None:
+    """Raise :class:`NotFiniteError` for the first loss that is not finite."""
+    bad = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if bad is not None:
+        rate = settings.learning_rate
+        cause = f"the learning rate {rate:g} is probably too high, or the model overflows in half precision"
+        raise NotFiniteError(
+            f"the fit diverged: {bad} is {values[bad]} at step {step} ({cause}); lower learning_rate, or use "
+            f"precision='fp32'{_kept(work)}"
+        )
+
+
+def _check_weights(method: Method, step: int, work: Path | None) -> None:
+    """Raise :class:`NotFiniteError` if what was trained is not finite: the next loss would not be."""
+    bad = first_not_finite((name, weight.detach()) for name, weight in method.parameters().items())
+    if bad is not None:
+        raise NotFiniteError(f"the fit diverged: {bad} is not finite at step {step}; lower learning_rate{_kept(work)}")
+
+
+def _kept(work: Path | None) -> str:
+    there = work is not None and (work / CHECKPOINT).is_file()
+    return f"; the last good checkpoint stays in {work}" if there else ""

@@ -1,10 +1,11 @@
-"""Everything about a fit that can be known, made or refused before its first step."""
+"""What a fit needs, made before its first step: prior pictures, masks, words to start from, rows."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,44 +16,17 @@ from ..config import FitConfig
 from ..data.priors import PriorPicture, prior_pictures
 from ..data.reference_rows import ReferenceRows
 from ..data.rows import PriorRows, Rows
-from ..errors import InputError
-from ..images.image_io import square
-from ..kernels import attention_backend
-from ..masks.user import read_masks
 from ..methods import method_class
 from ..methods.base import Method
-from ..methods.token_init import best_descriptions, initial_embeddings
+from ..methods.token_init import best_descriptions
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
-from ..model.precision import computing_dtype, forward_dtype
-from ..model.text import TextConditioner
 from ..pack import ConceptPack
-from ..runtime import Event, Progress, check_cancelled
+from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
-from .output import fit_identity, library_versions
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What is asked of a fit, checked.
-
-    Attributes:
-        images: the reference pictures, square, at the model's resolution.
-        concepts: with their tokens.
-        method: its name.
-        config: settings, the method's own filled in.
-        seed: of everything random.
-        masks: the user's, per picture float ``[S, r, r]``, or ``None``.
-        identity: hash of everything the result depends on.
-    """
-
-    images: list[Image.Image]
-    concepts: list[Concept]
-    method: str
-    config: FitConfig
-    seed: int
-    masks: list[Tensor] | None
-    identity: str
+from .identity import library_versions
+from .request import FitRequest
+from .whole import whole_identity
 
 
 @dataclass(frozen=True)
@@ -76,9 +50,13 @@ class PreparedFit:
     before: Tensor
 
     def pack(self, engine: Engine) -> ConceptPack:
-        """Return what is learned so far."""
+        """Return what is learned so far.
+
+        Raises:
+            NotFiniteError: weights that are no numbers, or too large for float16, in which packs hold them.
+        """
         asked = self.request
-        return ConceptPack(
+        pack = ConceptPack(
             concepts=asked.concepts,
             base=engine.base,
             key_value=self.method.key_value(),
@@ -88,57 +66,17 @@ class PreparedFit:
             settings=asked.config.to_dict(),
             provenance={
                 "identity_sha256": asked.identity,
+                "depends_on": asked.depends_on,
                 "seed": asked.seed,
                 "initializers": self.words,
                 "libraries": library_versions(),
                 "device": engine.device.type,
+                **asked.rights,
             },
             reference=asked.images[0],
         )
-
-
-def check_request(
-    engine: Engine,
-    images: Sequence[Image.Image],
-    concepts: list[Concept],
-    method: str,
-    config: FitConfig,
-    seed: int,
-    masks: Sequence[Image.Image] | None,
-) -> FitRequest:
-    """Check what is asked for, and cut pictures and masks square; nothing is computed.
-
-    Args:
-        engine: the base model.
-        images: the reference pictures as the user gave them.
-        concepts: with their tokens.
-        method: its name.
-        config: settings.
-        seed: of everything random.
-        masks: the user's, see :func:`sdk.masks.user.read_masks`.
-
-    Raises:
-        InputError: something that cannot work.
-    """
-    if not isinstance(config, FitConfig):
-        raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
-    config = config.for_method(method)
-    conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
-    initial_embeddings(conditioner, concepts, config.initializers)
-    if config.backend is not None:
-        computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))
-        longest = max(len(conditioner.pieces(c.noun)) for c in concepts)
-        tracked = len(concepts) * (1 + longest) + 1  # what masks look at; a step tracks no more
-        like = torch.empty(0, dtype=computing, device=engine.device)
-        try:
-            attention_backend(config.backend, like, conditioner.length, tracked)
-        except ValueError as error:
-            raise InputError(f"{error}") from error
-    given = read_masks(masks, images, len(concepts), engine.resolution) if masks is not None else None
-    squares = [square(image, engine.resolution) for image in images]
-    dtype = str(engine.pipe.unet.dtype)
-    identity = fit_identity(engine.base, concepts, method, config, seed, dtype, squares, given)
-    return FitRequest(squares, concepts, method, config, seed, given, identity)
+        pack.check_finite("what was learned")
+        return pack
 
 
 def prepare(
@@ -155,10 +93,14 @@ def prepare(
     config = asked.config
     check_cancelled(cancel)
     priors = priors_for(engine, asked.concepts, config, progress, cancel)
+    check_cancelled(cancel)
     method: Method = method_class(asked.method)(engine, asked.concepts, config)
     latents = LatentCache(engine.pipe.vae, engine.device)
     clean = [latents.mean(image) for image in asked.images]
-    method.use_masks(asked.masks or [method.probe.find_masks(each, config.masks) for each in clean], clean)
+    found = asked.masks
+    if found is None:
+        found = [method.probe.find_masks(each, config.masks, progress=progress, cancel=cancel) for each in clean]
+    method.use_masks(found, clean)
     words = list(config.initializers)
     check_cancelled(cancel)
     if config.initializer_candidates and not words:
@@ -170,8 +112,11 @@ def prepare(
             asked.images[0],
             method.masks[0][:-1],
             latents,
+            progress=progress,
+            cancel=cancel,
         )
         method.start_from(words)
+    check_cancelled(cancel)
     references = ReferenceRows(
         asked.images,
         latents,
@@ -198,22 +143,18 @@ def priors_for(
     cancel: threading.Event | None = None,
 ) -> list[PriorPicture]:
     """Return the prior pictures of a fit: drawn by the base model and kept, or the user's, or none."""
-    drawn = 0
 
     def draw(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-        nonlocal drawn
-        images = engine.draw(
+        return engine.draw(
             prompts,
             None,
-            seed=seeds[0],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             num_inference_steps=config.prior_steps,
             guidance_scale=config.prior_guidance,
             cancel=cancel,
         ).images
-        drawn += len(images)
-        if progress is not None:
-            progress(Event("priors", drawn, config.prior_count))
-        return images
 
-    machine = {"dtype": str(engine.pipe.unet.dtype), "device": engine.device.type}
-    return prior_pictures(concepts, config, engine.base, machine, draw)
+    def depends_on() -> dict[str, Any]:
+        return {"base": whole_identity(engine.pipe), "device": engine.device.type}
+
+    return prior_pictures(concepts, config, engine.resolution, depends_on, draw, progress, cancel)

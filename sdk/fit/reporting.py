@@ -1,4 +1,4 @@
-"""Who is told about a fit's steps: callbacks, progress bars, TensorBoard."""
+"""Who is told about a fit's steps: callbacks and TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..runtime import Event, Progress
 
 REPORTS = ("none", "tensorboard")
 
@@ -44,9 +43,7 @@ def check_report_to(report_to: str | None, output_dir: Path | None) -> None:
         raise InputError("TensorBoard is not installed; run: pip install tensorboard")
 
 
-def reporters(
-    callback: Report | None, progress: Progress | None, report_to: str | None, output_dir: Path | None
-) -> Report:
+def reporters(callback: Report | None, report_to: str | None, output_dir: Path | None) -> Report:
     """Return one callback for all who want to know."""
     told: list[Report] = []
     if report_to == "tensorboard":
@@ -54,8 +51,6 @@ def reporters(
         told.append(_tensorboard(output_dir.with_name(output_dir.name + ".tensorboard")))
     if callback is not None:
         told.append(callback)
-    if progress is not None:
-        told.append(lambda step: progress(Event("fit", step.step, step.steps, step.losses, step.seconds_left)))
 
     def report(step: StepReport) -> None:
         for each in told:

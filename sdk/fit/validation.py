@@ -6,11 +6,14 @@ when it has not risen for some time, and ends with the weights that scored best.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..eval.drawing import draw_for
 from ..eval.scorers import Scorer
 from ..pack import ConceptPack
+from ..runtime import Progress
 from ..sampling.engine import Engine
 
 _PROMPTS, _IMAGES, _STEPS = 2, 2, 15  # of the sheet: per concept, per prompt, per picture
@@ -24,10 +27,21 @@ class Validator:
         engine: the base model.
         scorer: has looked at the reference.
         pack: returns what is learned so far.
+        progress: told about the drawing, phase ``"validate"``.
+        cancel: looked at in each step of it.
     """
 
-    def __init__(self, engine: Engine, scorer: Scorer, pack: Callable[[], ConceptPack]):
+    def __init__(
+        self,
+        engine: Engine,
+        scorer: Scorer,
+        pack: Callable[[], ConceptPack],
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ):
         self.engine, self.scorer, self.pack = engine, scorer, pack
+        self.progress = None if progress is None else lambda event: progress(replace(event, phase="validate"))
+        self.cancel = cancel
 
     def __call__(self) -> dict[str, float]:
         """Return ``fidelity``, ``leakage`` and ``score``."""
@@ -39,6 +53,8 @@ class Validator:
             num_images=_IMAGES,
             num_inference_steps=_STEPS,
             seed=_SEED,
+            progress=self.progress,
+            cancel=self.cancel,
         )
         scores = self.scorer.score(drawn)
         leakage = scores.leakage or 0.0

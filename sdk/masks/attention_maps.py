@@ -209,7 +209,10 @@ class AttentionProbe:
             options: half of its ``noise`` is the noise level.
         """
         ids = self.conditioner.tokenize([self.caption])[0].tolist()
-        words = torch.arange(1, ids.index(self.conditioner.vocabulary.end, 1))
+        end = self.conditioner.vocabulary.end
+        # A tokenizer may write unknown words as it writes the end: the last concept's are words all the same.
+        last = int(self._everything().max())
+        words = torch.arange(1, ids.index(end, last + 1) if end in ids[last + 1 :] else last + 1)
         self.look(latents, words, options.noise // 2, self.noun_embeddings())
         columns = resized(self.denoiser.recorder.mean()[0].float(), masks.shape[-1]).clamp(min=0)
         found = []

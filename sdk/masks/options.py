@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..plain import setting
+from ..plain import check_types, setting
+
+_MOST = 1000  # powers of a matrix, noises: more only take time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +25,14 @@ class MaskOptions:
     noise: int = setting(250, "maps are taken at timesteps below it, of 1000 (AttenCraft: 300)")
 
     def __post_init__(self) -> None:
-        if self.power < 0 or self.margin < 0:
-            raise InputError(f"masks.power and masks.margin must not be negative, got {self.power}, {self.margin}")
+        check_types(self)
+        if not 0 <= self.power <= _MOST:
+            raise InputError(f"masks.power must lie between 0 and {_MOST}, got {self.power}")
+        if not 0 <= self.margin <= 1:
+            raise InputError(f"masks.margin must lie between 0 and 1, got {self.margin}")
         if not 0 <= self.background < 1:
             raise InputError(f"masks.background must lie between 0 and 1, got {self.background}")
-        if self.draws < 1:
-            raise InputError(f"masks.draws must be at least 1, got {self.draws}")
+        if not 1 <= self.draws <= _MOST:
+            raise InputError(f"masks.draws must lie between 1 and {_MOST}, got {self.draws}")
         if not 1 <= self.noise <= 1000:
             raise InputError(f"masks.noise must lie between 1 and 1000, got {self.noise}")

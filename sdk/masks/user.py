@@ -29,6 +29,8 @@ def read_masks(
     Raises:
         InputError: a wrong number or size, or a mask without white inside the square.
     """
+    if not isinstance(masks, (list, tuple)) or not all(isinstance(mask, Image.Image) for mask in masks):
+        raise InputError("masks are a list of pictures, white where a concept is")
     if len(masks) != concepts * len(pictures):
         raise InputError(f"give one mask for each of the {concepts} concepts of each picture, got {len(masks)}")
     found = []

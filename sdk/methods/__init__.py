@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from ..disk.checked import shown
 from ..errors import InputError
 
 __all__ = ["METHODS", "PRESETS", "check_method", "method_class"]
@@ -23,8 +24,8 @@ PRESETS = ("best", "reference", "paper", "code")
 
 def check_method(name: str) -> None:
     """Raise :class:`InputError` if there is no such method."""
-    if name not in METHODS:
-        raise InputError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"there is no method {shown(name)}; choose one of {', '.join(METHODS)}")
 
 
 def method_class(name: str) -> Any:

@@ -57,6 +57,7 @@ class AttenCraftOptions(MethodOptions):
     together: float = setting(1 / 3, "probability of naming all concepts")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("refresh_every", "attention_weight"):
             if getattr(self, name) < 0:
                 raise InputError(f"attencraft.{name} must not be negative, got {getattr(self, name)}")

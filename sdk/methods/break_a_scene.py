@@ -33,6 +33,7 @@ class BreakASceneOptions(MethodOptions):
     attention_weight: float = setting(0.01, "of the squared distance between maps and masks (paper: 0.01)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.token_share < 1:
             raise InputError(f"break_a_scene.token_share must lie between 0 and 1, got {self.token_share}")
         if self.first_token_rate <= 0:

@@ -34,6 +34,7 @@ class DisenDiffOptions(MethodOptions):
     all_scales: bool = setting(False, "calibrate the maps of every cross-attention, resized (the paper's ablation)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.calibration_weight < 0:
             raise InputError(f"disendiff.calibration_weight must not be negative, got {self.calibration_weight}")
         if self.micro_batch < 1:

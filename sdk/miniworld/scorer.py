@@ -13,6 +13,7 @@ Each concept's identity (colour, accent, pattern of its class) is read off the r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,9 @@ from .counting import count_objects
 from .judge import Judge, Verdict, bundled_judge
 from .renderer import RESOLUTION
 from .world_prompts import benchmark_prompts
+
+log = logging.getLogger("sdk")
+_SEEN = 0.5  # probability of a class above which the judge says it is there, as for drawn pictures
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ def identities_in(reference: Image.Image, concepts: Sequence[Concept], judge: Ju
         raise InputError("the concepts must be of different classes: the judge tells objects apart by class")
     verdict = judge.judge([reference])
     slots = [judge.vocabulary.classes.index(n) for n in nouns]
+    for noun, slot in zip(nouns, slots, strict=True):
+        seen = float(verdict.presence[0, slot])
+        if seen < _SEEN:
+            log.warning(
+                "the judge sees no %s in the reference picture (probability %.2f): what it measures says little; it "
+                "knows pictures of the bundled world alone",
+                noun,
+                seen,
+            )
     return [
         Identity(
             s,

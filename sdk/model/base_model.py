@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+from math import lcm
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
-from ..arguments import shown
 from ..errors import BaseModelError, InputError
+from ..rules.arguments import shown
 from .fingerprint import BaseIdentity
-from .layers import cross_attention_layers
 from .loading import identify, recommended_settings
 
 
@@ -58,8 +58,11 @@ class BaseModel:
 
     @property
     def size_multiple(self) -> int:
-        """Sides of pictures must be multiples of this many pixels: a cell of the coarsest level of the UNet."""
-        return self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+        """Sides of pictures must be multiples of this many pixels: a cell of the coarsest level of the UNet.
+
+        And of 8, on which diffusers insists whatever the model.
+        """
+        return lcm(8, self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1))
 
     @property
     def recommended_guidance(self) -> float:
@@ -107,25 +110,7 @@ class BaseModel:
         rows = tuple(pack.embeddings.shape)
         if rows != (len(pack.concepts), self.base.context):
             return f"embeddings of shape {rows} for {len(pack.concepts)} concepts of width {self.base.context}"
-        layers = cross_attention_layers(self.pipe.unet)
-        for name, pair in pack.key_value.items():
-            if name not in layers:
-                return f"it has no cross-attention {name!r}"
-            for weight, own in zip(pair, (layers[name].to_k, layers[name].to_v), strict=True):
-                if weight.shape != own.weight.shape:
-                    return f"{name!r} has weights of shape {tuple(own.weight.shape)}, not {tuple(weight.shape)}"
-        own_names = dict(self.pipe.unet.named_parameters()) if pack.unet else {}
-        for name, weight in pack.unet.items():
-            own = own_names.get(name, own_names.get(_inside_a_lora(name)))
-            if own is None or weight.shape != own.shape:
-                return f"it has no weight {name!r} of shape {tuple(weight.shape)}"
-        return None
-
-
-def _inside_a_lora(name: str) -> str:
-    """A parameter's name once a LoRA wraps its layer."""
-    layer, _, leaf = name.rpartition(".")
-    return f"{layer}.base_layer.{leaf}"
+        return pack.misfit(self.pipe.unet)
 
 
 def usable_device(device: Any) -> torch.device:

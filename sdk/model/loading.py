@@ -2,46 +2,75 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
 
-from ..errors import BaseModelError, MissingFileError
+from ..disk.checked import Table
+from ..disk.reading import read_json
+from ..errors import BaseModelError, MissingFileError, NotFiniteError
+from ..finite import first_not_finite
+from ..runtime import without_bars
 from .fingerprint import BaseIdentity
 from .layers import cross_attention_layers
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "model"
 _SINGLE_FILES = (".safetensors", ".ckpt")
+_LARGE = 1024  # numbers of a weight whose norm is remembered
+_REMOVE = "correct or remove it"
 
 
-def load_pipeline(model: str | Path, *, dtype: torch.dtype, **options: Any) -> StableDiffusionPipeline:
+def stated_is_local(name: str) -> bool:
+    """Whether a base model that a file names is here: the bundled one, or a folder or file of this machine."""
+    if name == BUNDLED:
+        return True
+    if name.startswith(("//", "\\\\")):  # looking there already asks another machine
+        return False
+    try:
+        return os.path.isdir(name) or os.path.isfile(name)
+    except ValueError:  # a NUL character
+        return False
+
+
+def load_pipeline(
+    model: str | Path, *, dtype: torch.dtype, stated_by_file: bool = False, **options: Any
+) -> StableDiffusionPipeline:
     """Load a base model.
 
     Args:
         model: ``"bundled"``, a folder in diffusers' layout, a single ``.safetensors`` or ``.ckpt`` file, or a Hub id.
         dtype: of the weights.
+        stated_by_file: the name comes from a pack, not from the user: nothing is fetched for it, the model must be on
+            this machine or in the Hub's cache.
         **options: passed on to diffusers (``revision``, ``variant``, ``local_files_only``, ``config``, ...).
 
     Raises:
         MissingFileError: a path that does not exist.
-        BaseModelError: something is there, but it is no Stable Diffusion model.
+        BaseModelError: something is there, but it is no Stable Diffusion model; or a file states a model that is not
+            on this machine.
     """
-    source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else model)
+    if stated_by_file and not stated_is_local(str(model)):
+        model = _in_hub_cache(str(model))
+    source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else os.path.expanduser(model))
     defaults: dict[str, Any] = {"dtype": dtype}
     looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in _SINGLE_FILES
-    if not source.exists() and (looks_like_path or str(model) == BUNDLED):
+    if not os.path.exists(source) and (looks_like_path or str(model) == BUNDLED):
         raise MissingFileError(f"there is no model at {source}; check the path of the base model")
     try:
-        if source.is_file():
-            return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
-        defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        where = str(source) if source.is_dir() else str(model)
-        return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        with without_bars():
+            if os.path.isfile(source):
+                return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
+            defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            where = str(source) if os.path.isdir(source) else str(model)
+            return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
+    except Exception as error:  # three libraries read what may be any folder or file
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
             f"cannot load the base model {str(model)!r} ({first_line}); give 'bundled', a Stable Diffusion folder, a "
@@ -57,15 +86,64 @@ def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
     }
     if not norms:
         raise BaseModelError(f"{name} has no cross-attention layers; give a Stable Diffusion model")
+    bad = first_not_finite(norms.items())
+    if bad is not None:
+        raise NotFiniteError(f"the base model {name} holds values that are no numbers in {bad}; load it again")
     resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution))
+    whole = {part: _norms(getattr(pipe, part)) for part in ("unet", "text_encoder", "vae")}
+    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution), whole)
+
+
+def _norms(module: nn.Module) -> tuple[float, ...]:
+    """Norms of a module's weights, in its order; of small ones rounding to half precision would change them."""
+    large = [p.detach() for p in module.parameters() if p.numel() >= _LARGE and p.is_floating_point()]
+    if not large:
+        return ()
+    found = torch.stack([torch.linalg.vector_norm(p, dtype=torch.float32) for p in large])
+    return tuple(float(f"{norm:.7g}") for norm in found.tolist())
 
 
 def recommended_settings(model: str | Path) -> dict[str, Any]:
     """Return what a base model recommends for ``fit`` and ``generate`` (``defaults.json`` in its folder), if anything.
 
     The bundled model is far smaller than SD 1.5 and needs other step sizes; its model card says why.
+
+    Raises:
+        BaseModelError: the file holds something else.
     """
-    folder = BUNDLED_FOLDER if str(model) == BUNDLED else Path(model)
+    folder = BUNDLED_FOLDER if str(model) == BUNDLED else Path(os.path.expanduser(model))
     file = folder / "defaults.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        values = read_json(file, kind=BaseModelError, advice=_REMOVE)
+    except MissingFileError:
+        return {}
+
+    def fail(reason: str) -> BaseModelError:
+        return BaseModelError(f"{file} is damaged ({reason}); {_REMOVE}")
+
+    table = Table(values, fail)
+    for group in ("generate", "fit", "methods"):
+        if group in table:
+            table.table(group)
+    if "generate" in table and "guidance_scale" in table.table("generate"):
+        table.table("generate").number("guidance_scale", 0, 1000)
+    if "methods" in table:
+        for name in table.table("methods").names(100):
+            table.table("methods").table(name)
+    return values
+
+
+def _in_hub_cache(name: str) -> Path:
+    """Return the folder of a model that was downloaded before; asking the Hub's own client may already connect.
+
+    Raises:
+        BaseModelError: it was not.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", name):
+        found = try_to_load_from_cache(name, "model_index.json")
+        if isinstance(found, str):
+            return Path(found).parent
+    raise BaseModelError(
+        f"the base model {name!r} is not on this machine, and nothing is fetched that only a file names; if you "
+        "trust it, name it with --model or model="
+    )

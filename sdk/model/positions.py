@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..concepts import Concept, find_positions
+from ..errors import InputError
 from .text import TextConditioner
 
 
@@ -20,11 +21,17 @@ class ConceptPositions:
 
     Attributes:
         pieces: number of tokens of each noun, int64 ``[S]``.
+
+    Raises:
+        InputError: a noun that the tokenizer makes nothing of.
     """
 
     def __init__(self, conditioner: TextConditioner, concepts: Sequence[Concept]):
         self.conditioner, self.concepts = conditioner, list(concepts)
         self._nouns = [conditioner.pieces(c.noun) for c in concepts]
+        for concept, noun in zip(self.concepts, self._nouns, strict=True):
+            if not noun:
+                raise InputError(f"the model has no words for {concept.noun!r}; name its class otherwise")
         self.pieces = torch.tensor([len(noun) for noun in self._nouns])
 
     def find(self, captions: Sequence[str], named: Sequence[tuple[int, ...]]) -> Tensor:

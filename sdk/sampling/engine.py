@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from ..arguments import cancelling, texts, to_be_called
-from ..drawing_rules import MOST_PICTURES, Generation, call_notes, check_numbers
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
+from ..rights import Statement
+from ..rules.arguments import cancelling, texts, to_be_called
+from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..runtime import Phase, Progress, check_cancelled
 from ..turns import beside_others
 from .from_picture import Start
@@ -113,6 +114,22 @@ class Engine(BaseModel):
                 callback_on_step_end=callback_on_step_end,
             )
             images.update(zip(part, drawn, strict=True))
+        statements = {id(pack): pack.statement for pack in chosen if pack is not None}
+        for index, request in enumerate(requests):
+            stated = statements.get(id(request.pack), Statement())
+            sign(
+                images[index],
+                request.prompt,
+                request.negative_prompt,
+                request.seed if generators is None else generators[index].initial_seed(),
+                numbers=numbers,
+                guidance=guidance,
+                scheduler=type(sampler.scheduler).__name__,
+                base=self.base.name,
+                concepts=() if request.pack is None else request.pack.concepts,
+                statement=stated,
+                edited=start is not None,
+            )
         return Generation([images[index] for index in range(len(requests))], notes)
 
     def _checked(
@@ -126,6 +143,8 @@ class Engine(BaseModel):
         notes: list[str] = []
         for each in {id(pack): pack for pack in packs if pack is not None}.values():
             self.check_base(each)
+            remark = self.base.remark(each.base)
+            notes += [remark] if remark else []
         for text, negative, pack in zip(prompts, negatives, packs, strict=True):
             notes += sampler.check_prompt(text, pack)
             if negative:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..arguments import shown
 from ..errors import InputError, NotFiniteError
 from ..finite import first_not_finite
+from ..rules.arguments import shown
 from ..views import undisturbed
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..arguments import several, shown
-from ..drawing_rules import MOST_PICTURES, Numbers, one_text_each
 from ..errors import InputError
 from ..pack import ConceptPack
+from ..rules.arguments import several, shown
+from ..rules.drawing import MOST_PICTURES, Numbers, one_text_each
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..combine.routing import RoutedPack, token_owners
 from ..concepts import Concept, check_tokens, find_positions
-from ..drawing_rules import prompt_note, skipped_steps
 from ..errors import NotFiniteError
 from ..finite import is_finite
 from ..model.attention import CachedKeyValueProcessor, attention_processors, plain_processors
@@ -28,7 +27,8 @@ from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
 from ..model.weights import replaced_weights
 from ..pack import ConceptPack
-from ..prompt_rules import check_negative, negative_note, word_notes
+from ..rules.drawing import prompt_note, skipped_steps
+from ..rules.prompts import check_negative, negative_note, word_notes
 from ..runtime import Phase
 from ..views import private_views, undisturbed
 from .from_picture import Start, blending, noise_beside

@@ -45,7 +45,7 @@ def export(tiny_model, pack_folder, output, *arguments):
             },
         ),
         (["--format", "webui"], {"my-pets.safetensors", "my-pets-new1.safetensors", "my-pets-new2.safetensors"}),
-        (["--format", "onnx", "--adapter-only"], {"my pets.onnx_adapter"}),
+        (["--format", "onnx", "--adapter-only"], {"my-pets.onnx_adapter"}),
     ],
 )
 def test_every_format_writes_its_files(tiny_model, pack_folder, tmp_path, capsys, arguments, files):
@@ -64,7 +64,7 @@ def test_onnx_both_ways_and_verify(tiny_model, pack_folder, tmp_path, capsys):
     assert "a <new1> cat and a <new2> dog" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "both" / "base")]) == 0
     assert "shared, float16" in capsys.readouterr().out
-    assert main(["verify", str(tmp_path / "both" / "my pets.onnx_adapter")]) == 0
+    assert main(["verify", str(tmp_path / "both" / "my-pets.onnx_adapter")]) == 0
     assert "<new1> cat, <new2> dog" in capsys.readouterr().out
     graph = tmp_path / "merged" / "unet" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")

@@ -234,7 +234,7 @@ def test_unknown_token_in_a_prompt(workshop, tmp_path, capsys):
 def test_a_full_disk(workshop, tiny_model, tmp_path, capsys, monkeypatch):
     import errno
 
-    from sdk import files
+    from sdk.disk import files
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -161,7 +161,10 @@ def test_every_arm_gets_the_same_noise_and_a_row(personalizer, picture, tmp_path
         personalizer, picture, ["cat", "dog"], methods=names, prompts=1, num_images=1, num_inference_steps=2,
         progress=seen.append, settings=quick_settings(quick) | changes,
     )  # fmt: skip
-    assert [(e.phase, e.done, e.total) for e in seen if e.phase.endswith("fit")] == [(f"{n}: fit", 1, 1) for n in names]
+    assert [(e.phase, e.done, e.total) for e in seen if e.phase.endswith("fit")] == [
+        (f"{n}: fit", done, 1) for n in names for done in (0, 1)
+    ]
+    assert [e.phase for e in seen if e.done == e.total == 2] == [f"{n}: draw" for n in (*names, "untouched")]
     assert [r.name for r in comparison.results] == [*names, "untouched"]
     assert all(len(r.drawn) == 3 for r in comparison.results)
     assert comparison.results[-1].pack is None
@@ -171,6 +174,13 @@ def test_every_arm_gets_the_same_noise_and_a_row(personalizer, picture, tmp_path
     assert "http" not in text
     data = json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
     assert [r["name"] for r in data["results"]] == [*names, "untouched"]
+    assert data["results"][0]["settings"]["steps"] == 1
+    assert data["results"][0]["pack"] == comparison.results[0].pack.content_hash()
+    conditions = data["conditions"]
+    assert conditions["seed"] == 0
+    assert conditions["drawing"] == {"num_images": 1, "num_inference_steps": 2, "seed": 1000}
+    assert conditions["base_model"] == personalizer.base.name
+    assert {"unet", "scheduler", "libraries", "versions", "device", "prompts"} <= conditions.keys()
     assert (tmp_path / "report" / "packs" / "disendiff-best" / "personalizer.json").is_file()
     with Image.open(tmp_path / "report" / "sheet.png") as sheet:
         assert sheet.width > 200

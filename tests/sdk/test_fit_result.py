@@ -51,6 +51,9 @@ def test_a_pack_says_where_it_comes_from(personalizer, picture, quick, tmp_path)
     assert abs(np.asarray(pack.reference, int) - np.asarray(picture.resize(pack.reference.size), int)).mean() < 20
     provenance = dict(pack.provenance)
     assert len(provenance.pop("identity_sha256")) == 64
+    found = provenance.pop("depends_on")
+    assert found["concepts"] == [["<tom>", "cat"], ["<rex>", "dog"]]
+    assert {f"base model ({part})" for part in ("unet", "vae", "text_encoder", "scheduler")} < found.keys()
     versions = provenance.pop("libraries")
     assert versions == {name: importlib.metadata.version(name) for name in versions}
     assert set(versions) == {"personalizer-sdk", "torch", "diffusers", "transformers"}
@@ -114,11 +117,13 @@ def test_the_log_is_of_this_fit(personalizer, picture, quick, tmp_path, resume):
         personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "p", callback=stop)
     reports = []
     personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "p", callback=reports.append, resume=resume)
-    lines = [json.loads(line) for line in (tmp_path / "p/metrics.jsonl").read_text().splitlines()]
+    header, *lines = [json.loads(line) for line in (tmp_path / "p/metrics.jsonl").read_text().splitlines()]
+    assert set(header) == {"header"}
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [r.step for r in reports] == ([4] if resume else [1, 2, 3, 4])
     for report in reports:
-        assert {"step": report.step, **report.losses} == lines[report.step - 1]
+        line = lines[report.step - 1]
+        assert {"step": report.step, **report.losses} == {k: line[k] for k in line if k not in ("rate", "seconds")}
 
 
 def test_given_masks_are_shown_as_given(personalizer, picture, quick, tmp_path):

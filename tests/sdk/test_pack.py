@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from sdk import ConceptPack
+from sdk.disk.files import write_bytes
 from sdk.errors import MissingFileError, OutputError, PackError
-from sdk.files import write_bytes
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,10 @@ def test_layout_is_custom_diffusions(folder):
 
 def test_manifest_says_how_to_repeat_the_fit(folder):
     manifest = json.loads((folder / "personalizer.json").read_text())
-    assert manifest["concepts"] == [{"token": "<new1>", "class": "cat"}, {"token": "<new2>", "class": "dog"}]
+    assert manifest["concepts"] == [
+        {"token": "<new1>", "class": "cat", "file": "new1.safetensors"},
+        {"token": "<new2>", "class": "dog", "file": "new2.safetensors"},
+    ]
     assert manifest["settings"]["steps"] == 1
     assert manifest["provenance"]["seed"] == 0
     assert set(manifest["provenance"]["libraries"]) == {"personalizer-sdk", "torch", "diffusers", "transformers"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -19,11 +21,20 @@ def test_a_fit_tells_of_its_phases(personalizer, picture, quick, monkeypatch, tm
     monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
     seen: list[Event] = []
     personalizer.fit(picture, ["cat"], config=quick.with_changes(prior_count=3), progress=seen.append)
-    assert [(e.phase, e.done, e.total) for e in seen[:1]] == [("priors", 3, 3)]
+    assert [(e.phase, e.done, e.total) for e in seen[:4]] == [
+        ("priors", 0, 3),
+        ("priors", 3, 3),
+        ("masks", 0, 1),
+        ("masks", 1, 1),
+    ]
     fit = [e for e in seen if e.phase == "fit"]
-    assert [e.done for e in fit] == [1, 2, 3, 4]
-    assert set(fit[0].losses) == {"loss", "denoise", "calibration"}
+    assert [e.done for e in fit] == [0, 1, 2, 3, 4]
+    assert set(fit[1].losses) == {"loss", "denoise", "calibration"}
     assert fit[-1].seconds_left == 0
+    assert seen[-1].phase == "fit"
+    seen.clear()
+    personalizer.fit(picture, ["cat"], config=quick, progress=seen.append, output_dir=tmp_path / "pack")
+    assert [(e.done, e.total) for e in seen if e.phase == "sheets"] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_a_cancelled_fit_goes_on_where_it_stopped(personalizer, picture, tmp_path):
@@ -32,7 +43,8 @@ def test_a_cancelled_fit_goes_on_where_it_stopped(personalizer, picture, tmp_pat
     cancel, steps = threading.Event(), []
 
     def after(event):
-        steps.append(event.done)
+        if event.phase == "fit" and event.losses:
+            steps.append(event.done)
         if event.done == 4:
             cancel.set()
 
@@ -55,28 +67,44 @@ def test_a_fit_that_is_cancelled_before_its_first_step_leaves_nothing_behind(
 
     def first(event):
         seen.append(event.phase)
-        cancel.set()
+        if event.done:
+            cancel.set()
 
     if moment == "at once":
         cancel.set()
     config = quick.with_changes(prior_count=40)
     with pytest.raises(Cancelled):
         personalizer.fit(picture, ["cat"], config=config, progress=first, cancel=cancel, output_dir=tmp_path / "out")
-    assert seen == ([] if moment == "at once" else ["priors"])
+    assert seen == ([] if moment == "at once" else ["priors", "priors"])
     assert personalizer.pack is None
     assert {p.name for p in tmp_path.iterdir()} <= {"cache"}
 
 
-def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, quick, tmp_path, monkeypatch):
-    """What goes wrong while looking at a pack costs the look, not the pack; resuming draws the sheets."""
-    from sdk.fit import artifacts
+def test_sheets_that_cannot_be_drawn_are_a_note(personalizer, picture, quick, tmp_path, monkeypatch, caplog):
+    from sdk.fit.kept import artifacts
 
     def broken(*_):
         raise RuntimeError("no ink")
 
+    monkeypatch.setattr(artifacts, "samples", broken)
+    pack = personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
+    assert "the pack is whole; not all of its sheets could be made (no ink)" in caplog.text
+    assert ConceptPack.from_pretrained(tmp_path / "pack").content_hash() == pack.content_hash()
+    assert (tmp_path / "pack" / "attention.png").is_file()
+    assert not (tmp_path / "pack" / "samples.png").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"pack"}
+
+
+def test_the_pack_is_safe_before_its_sheets_are_drawn(personalizer, picture, quick, tmp_path, monkeypatch):
+    """An interruption while looking at a pack costs the look, not the pack; resuming draws the sheets."""
+    from sdk.fit.kept import artifacts
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "samples", broken)
-        with pytest.raises(RuntimeError, match="no ink"):
+        with pytest.raises(KeyboardInterrupt):
             personalizer.fit(picture, ["cat"], config=quick, output_dir=tmp_path / "pack")
     first = ConceptPack.from_pretrained(tmp_path / "pack")
     assert not (tmp_path / "pack" / "samples.png").exists()
@@ -155,3 +183,26 @@ def test_looking_for_masks_trains_nothing(personalizer, picture, monkeypatch):
     monkeypatch.setattr(base, "_trainable", refused)
     masks = personalizer.find_masks(picture, ["cat", "dog"])
     assert [mask.size for mask in masks] == [picture.size] * 2
+
+
+def test_loading_and_drawing_say_nothing(tiny_model):
+    """No banner, bar or warning of another library, for a program that never asked for quiet."""
+    program = f"""
+from sdk import Personalizer
+p = Personalizer.from_pretrained({str(tiny_model)!r}, device="cpu")
+p.generate("a cat", num_inference_steps=2)
+import diffusers.utils.logging, transformers.utils.logging
+assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.is_progress_bar_enabled()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
+def test_a_picture_of_another_world_is_said_to_be_one(personalizer, picture, quick, caplog):
+    from PIL import Image
+
+    personalizer.fit(picture, ["cat", "dog"], config=quick.with_changes(steps=1))
+    assert "the judge sees no" not in caplog.text
+    personalizer.fit(Image.effect_noise((64, 64), 60), ["cat", "dog"], config=quick.with_changes(steps=1))
+    assert "the judge sees no cat in the reference picture" in caplog.text
+    assert "the judge sees no dog in the reference picture" in caplog.text

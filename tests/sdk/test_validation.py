@@ -134,3 +134,36 @@ def test_one_concept_alone_leaks_into_nothing(personalizer, picture, quick, tmp_
     (found,) = [line["validation"] for line in lines if "validation" in line]
     assert found["leakage"] == 0
     assert found["score"] == found["fidelity"]
+
+
+def test_a_fit_that_is_cancelled_while_it_validates_does_that_again(personalizer, picture, quick, tmp_path):
+    """The step before is not lost, and the validation comes first when it goes on."""
+    import threading
+
+    from sdk.runtime import Cancelled
+
+    config = quick.with_changes(steps=4, validate_every=2, checkpoint_every=0)
+    whole = personalizer.fit(picture, ["cat"], config=config, output_dir=tmp_path / "whole")
+    cancel, seen = threading.Event(), []
+
+    def stop(event):
+        seen.append((event.phase, event.done))
+        if event.phase == "validate" and event.done == 3:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        personalizer.fit(picture, ["cat"], config=config, output_dir=tmp_path / "cut", progress=stop, cancel=cancel)
+    seen.clear()
+    resumed = personalizer.fit(
+        picture, ["cat"], config=config, output_dir=tmp_path / "cut", progress=lambda e: seen.append((e.phase, e.done)),
+        resume=True,
+    )  # fmt: skip
+    steps = [entry for entry in seen if entry[0] in ("fit", "validate")]
+    assert steps[:3] == [("fit", 2), *[(p, d) for p, d in steps if p == "validate"][:2]]
+    assert [d for p, d in steps if p == "fit"] == [2, 3, 4]
+    assert resumed.content_hash() == whole.content_hash()
+    logs = []
+    for name in ("whole", "cut"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{k: v for k, v in line.items() if k != "seconds"} for line in lines])
+    assert logs[0] == logs[1]

@@ -1,7 +1,11 @@
-"""Killed at any moment, a fit leaves no half pack, and resuming ends with the hash of an undisturbed run."""
+"""Killed at any moment, a command leaves nothing half done, and the next one ends with the bytes of an undisturbed run.
+
+Thirty kills: of fits, which are resumed, and of merging, exporting, comparing and drawing, which are repeated.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -21,60 +25,104 @@ prior_count = 4
 prior_steps = 2
 checkpoint_every = 3
 """
+KILLS = {"fit": 10, "merge": 6, "export": 5, "compare": 4, "generate": 5}
 
 
-@pytest.fixture
-def command(tiny_model, picture, tmp_path, monkeypatch):
-    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
-    picture.save(tmp_path / "photo.png")
-    (tmp_path / "settings.toml").write_text(SETTINGS)
+class Workshop:
+    """A photo, settings, two packs, and commands on them."""
 
-    def build(output, *extra):
-        arguments = [
-            "fit",
-            str(tmp_path / "photo.png"),
-            "--concept",
-            "cat",
-            "--concept",
-            "dog",
-            "--output",
-            str(output),
-        ]
-        arguments += [
-            "--model",
-            str(tiny_model),
-            "--config",
-            str(tmp_path / "settings.toml"),
-            "--device",
-            "cpu",
-            *extra,
-        ]
-        return [sys.executable, "-m", "sdk.commands.main", *arguments]
+    def __init__(self, folder, model, picture):
+        self.folder, self.model = folder, str(model)
+        picture.save(folder / "photo.png")
+        (folder / "settings.toml").write_text(SETTINGS)
+        (folder / "few.toml").write_text(SETTINGS.replace("60", "2"))
+        for name, noun in (("first", "cat"), ("second", "dog")):
+            fit = ["fit", "photo.png", "--concept", noun, "--output", name, "--config", "few.toml"]
+            subprocess.run(self.command(fit), cwd=folder, check=True, capture_output=True)
 
-    return build
+    def command(self, arguments):
+        return [sys.executable, "-m", "sdk.commands.main", *arguments, "--model", self.model, "--device", "cpu"]
+
+    def arguments(self, kind, output, again=False):
+        if kind == "fit":
+            fit = ["fit", "photo.png", "--concept", "cat", "--concept", "dog", "--config", "settings.toml"]
+            return [*fit, "--output", output, *(["--resume"] if again else [])]
+        if kind == "compare":
+            arms = ["--methods", "textual_inversion,custom_diffusion", "--steps", "2", "--prompts", "1"]
+            return ["compare", "photo.png", "--concept", "cat", "--output", output, *arms]
+        return {
+            "merge": ["merge", "first", "second", "--output", output],
+            "export": ["export", "first", "--format", "onnx", "--output", output],
+            "generate": ["generate", "first", "--prompt", "a <new1> cat", "--steps", "4", "--output", output],
+        }[kind]
+
+    def result(self, kind, output):
+        """What must be equal: bytes, but for times and memory; of pictures whatever their numbers are."""
+        root = self.folder / output
+        found = {}
+        for file in sorted(p for p in root.rglob("*") if p.is_file()):
+            name, data = file.relative_to(root).as_posix(), file.read_bytes()
+            if file.name == "metrics.jsonl":
+                lines = [json.loads(line) for line in data.splitlines()]
+                data = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines]).encode()
+            if kind == "compare" and file.suffix in (".json", ".md", ".html") and file.parent == root:
+                continue  # they hold seconds and megabytes
+            digest = hashlib.sha256(data).hexdigest()
+            found[digest if kind == "generate" else name] = digest
+        return found
 
 
-def content_hash(pack) -> str:
-    return json.loads((pack / "personalizer.json").read_text())["content_sha256"]
+@pytest.fixture(scope="module")
+def workshop(tiny_model, picture, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("workshop")
+        patch.setenv("PERSONALIZER_CACHE", str(folder / "cache"))
+        yield Workshop(folder, tiny_model, picture)
 
 
-def test_kill_at_ten_random_moments(command, tmp_path):
+@pytest.mark.parametrize("kind", KILLS)
+def test_kills_at_random_moments(workshop, kind, monkeypatch):
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(workshop.folder / "cache"))
+
+    def run(arguments):
+        done = subprocess.run(workshop.command(arguments), cwd=workshop.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done
+
     begin = time.monotonic()
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    run(workshop.arguments(kind, f"{kind}-whole"))
     duration = time.monotonic() - begin
-    undisturbed = content_hash(tmp_path / "whole")
+    undisturbed = workshop.result(kind, f"{kind}-whole")
     rng = random.Random(time.time_ns())  # other moments every time; the outcome must not depend on them
-    for trial in range(10):
-        pack = tmp_path / f"pack{trial}"
-        process = subprocess.Popen(command(pack), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for trial in range(KILLS[kind]):
+        output = f"{kind}-{trial}"
+        replaces = kind in ("merge", "export") and trial % 2 == 1
+        if replaces:  # there is one already, and there must be one at every moment
+            run(workshop.arguments(kind, output))
+        process = subprocess.Popen(
+            workshop.command(workshop.arguments(kind, output)),
+            cwd=workshop.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         moment = rng.uniform(0.2, 1.0) * duration
         time.sleep(moment)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        if pack.exists():
-            assert content_hash(pack) == undisturbed, f"half a pack after a kill at {moment:.2f} s"
-        subprocess.run(command(pack, "--resume"), check=True, capture_output=True)
-        assert content_hash(pack) == undisturbed, f"another pack after a kill at {moment:.2f} s"
-        verify = [sys.executable, "-m", "sdk.commands.main", "verify", str(pack), "--device", "cpu"]
-        subprocess.run(verify, check=True, capture_output=True)
-        print(f"killed at {moment:.2f} s of {duration:.2f} s: resumed to the same hash")
+        there = workshop.folder / output
+        if kind in ("fit", "merge", "export") and there.exists():
+            left = workshop.result(kind, output)
+            manifest = "personalizer_onnx.json" if kind == "export" else "personalizer.json"
+            assert manifest in left, f"{kind}: half a result after a kill at {moment:.2f} s"
+            assert left.items() <= undisturbed.items()
+        assert there.exists() or not replaces, f"{kind}: neither the old nor the new one at {moment:.2f} s"
+        run(workshop.arguments(kind, output, again=True))
+        found = workshop.result(kind, output)
+        assert found == undisturbed, f"{kind}: another result after a kill at {moment:.2f} s"
+        if kind != "compare" and kind != "generate":
+            done = run(["verify", output])
+            assert "whole" in done.stdout
+        hidden = [p for p in workshop.folder.rglob(".*") if "cache" not in p.parts]
+        assert not hidden, f"{kind}: left after a kill at {moment:.2f} s"
+        assert not list(workshop.folder.glob("*.partial"))
+        print(f"{kind}: killed at {moment:.2f} s of {duration:.2f} s, the same bytes")

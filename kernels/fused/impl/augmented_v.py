@@ -3,6 +3,10 @@
 No probability matrix is stored, and autograd delivers the gradient of the maps. The maps pass through the type of the
 values on their way. The trick is one of attention: the loss has no product to hide anything in, and is the reference's
 plain PyTorch.
+
+It is one for finite numbers as well (finite.py): stock attention gives zeros where no probability is defined and may
+lose a NaN, and a zero of ``E`` times an infinite gradient is a NaN beside the tracked token. The rest is the
+reference's.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
 from .backend import Backend
+from .finite import where_finite
 from .reference import loss, map_dtype, with_first_detached
 
 
@@ -21,6 +27,12 @@ def attention(
     """Attend with ``scaled_dot_product_attention``; columns are ``[B, 1, K, N]``, averaged over the heads."""
     if detach_first:
         key, value = with_first_detached(key, value)
+    return where_finite(_with_columns, reference.attention, query, key, value, token_indices, scale)
+
+
+def _with_columns(
+    query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     batch, heads, tokens, width = value.shape
     positions = torch.arange(tokens, device=value.device)
     one_hot = (positions[None, :, None] == token_indices[:, None, :]).to(value.dtype)  # [B, T, K]

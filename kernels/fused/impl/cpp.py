@@ -8,6 +8,7 @@ autocast rule. Without the library everything here still imports, and ``BACKEND.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor
 
 from sdk.bindings import capi
 
+from ..checks import check_attention, check_blur, check_gradient, check_maps, check_scale
 from ..ops import (
     AUTOCAST_TYPES,
     NO_GRADIENTS,
     OPTIONS_SCHEMA,
+    checked_options,
+    loss_gradient,
     option_values,
     rows_like,
     with_dense_rows,
@@ -58,6 +62,16 @@ except (ImportError, AttributeError) as error:
     _problem = str(error)
 
 
+def _leave_torchs_threads() -> None:
+    """Compute on the calling thread: torch's others did not survive a fork, however many it is told to use."""
+    global _threads
+    _threads = _library.pk_threads(1)
+
+
+if _problem is None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_torchs_threads)
+
+
 def _array(tensor: Tensor) -> capi.Array:
     batch, head, row, _ = tensor.stride()
     return capi.Array(tensor.data_ptr(), batch, head, row)
@@ -70,7 +84,32 @@ def _described(query: Tensor, key: Tensor, tokens: Tensor, scale: float) -> capi
     )
 
 
+def _check_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float) -> None:
+    """Check what the library would take on trust; the tokens' values it checks itself."""
+    check_attention(query, key, value, tokens)
+    check_scale(scale)
+    if query.dtype not in _TYPES:
+        raise TypeError(f"personalizer::cpp_attention takes float32 or bfloat16 tensors, query is {query.dtype}")
+
+
+def _check_backward(
+    grad_out: Tensor, grad_maps: Tensor, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float
+) -> None:
+    _check_forward(query, key, value, tokens, scale)
+    shape, device = query.shape, query.device
+    check_gradient("grad_out", grad_out, shape, query.dtype, device)
+    check_gradient("grad_maps", grad_maps, (shape[0], tokens.shape[1], shape[2]), torch.float32, device)
+
+
+def _check_calibration(maps: Tensor, *options: bool | int | float) -> None:
+    check_maps(maps)
+    check_blur(checked_options(*options), maps.shape[2], maps.shape[3])
+    if maps.dtype != torch.float32:
+        raise TypeError(f"personalizer::cpp_calibration takes float32 maps, these are {maps.dtype}")
+
+
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float):
+    _check_forward(query, key, value, tokens, scale)
     query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
     tokens = tokens.contiguous()
     shape = _described(query, key, tokens, scale)
@@ -84,6 +123,7 @@ def _attention_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor
 def _attention_backward(
     grad_out: Tensor, grad_maps: Tensor, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float
 ):
+    _check_backward(grad_out, grad_maps, query, key, value, tokens, scale)
     query, key, value = with_dense_rows(query), with_dense_rows(key), with_dense_rows(value)
     grad_out, grad_maps, tokens = with_dense_rows(grad_out), grad_maps.contiguous(), tokens.contiguous()
     shape = _described(query, key, tokens, scale)
@@ -95,6 +135,7 @@ def _attention_backward(
 
 
 def _calibration(maps: Tensor, *options: bool | int | float):
+    _check_calibration(maps, *options)
     maps = maps.contiguous()
     batch, count, height, width = maps.shape
     described = capi.Calibration(batch, count // 2, height, width, *options)
@@ -112,17 +153,22 @@ if _problem is None:
 
 @torch.library.register_fake("personalizer::cpp_attention", lib=_registry)
 def _(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    _check_forward(query, key, value, tokens, scale)
     maps = query.new_empty(query.shape[0], tokens.shape[1], query.shape[2], dtype=torch.float32)
     return rows_like(query), maps
 
 
 @torch.library.register_fake("personalizer::cpp_attention_backward", lib=_registry)
-def _(grad_out, grad_maps, query: Tensor, key: Tensor, value: Tensor, tokens, scale) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad_out: Tensor, grad_maps: Tensor, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_backward(grad_out, grad_maps, query, key, value, tokens, scale)
     return rows_like(query), rows_like(key), rows_like(value)
 
 
 @torch.library.register_fake("personalizer::cpp_calibration", lib=_registry)
-def _(maps: Tensor, *options) -> tuple[Tensor, Tensor]:
+def _(maps: Tensor, *options: bool | int | float) -> tuple[Tensor, Tensor]:
+    _check_calibration(maps, *options)
     return maps.new_empty(maps.shape[0]), maps.new_empty(maps.shape)
 
 
@@ -144,7 +190,7 @@ def _keep_calibration(ctx, inputs, output) -> None:
 
 def _calibration_gradient(ctx, grad_loss: Tensor, grad_of_grad: Tensor):
     (grad,) = ctx.saved_tensors
-    return (grad * grad_loss[:, None, None, None], *NO_GRADIENTS)
+    return (loss_gradient(grad, grad_loss), *NO_GRADIENTS)
 
 
 torch.library.register_autograd(

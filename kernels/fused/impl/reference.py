@@ -11,11 +11,15 @@ The loss is that of section 3.3, as the released code computes it. From maps ave
 
     bind_i = 1 - IoU(stopgrad(C_i), M_i)        each modifier to its class word
     s&s_ij =     IoU(C_i, C_j)                  classes apart from each other
+
+NaN and infinities are part of the definition: they are where these formulas put them, in maps, losses and gradients of
+every backend. Only a tracked token of -1 and a row without concepts give zeros whatever else is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +27,7 @@ from torch import Tensor
 
 from ..options import CalibrationOptions
 from .backend import Backend
+from .finite import where_finite
 
 _RANGE_EPSILON = 1e-8  # keeps the min-max of a constant map from dividing by zero
 
@@ -50,19 +55,48 @@ def attention(
     """Attend with all probabilities in memory; columns are ``[B, 1, K, N]``, averaged over the heads."""
     if detach_first:
         key, value = with_first_detached(key, value)
-    logits = query @ key.transpose(-1, -2) * scale  # [B, H, N, T]
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        # On tiles, torch's own product takes the head of the next row for padding: its NaN gets into both.
+        return where_finite(_with_probabilities, _in_float32, query, key, value, token_indices, scale)
+    return _with_probabilities(query, key, value, token_indices, scale)
+
+
+def _with_probabilities(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_indices: Tensor,
+    scale: float,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+) -> tuple[Tensor, Tensor]:
+    logits = product(query, key.transpose(-1, -2)) * scale  # [B, H, N, T]
     probabilities = logits.softmax(-1, dtype=map_dtype(query.dtype))
-    out = probabilities.to(value.dtype) @ value
+    out = product(probabilities.to(value.dtype), value)
     mean = probabilities.mean(1).transpose(1, 2)  # [B, T, N]
-    tracked = token_indices >= 0
+    tracked = (token_indices >= 0)[:, :, None]
     index = token_indices.clamp(min=0)[:, :, None].expand(-1, -1, query.shape[2])
-    maps = mean.gather(1, index) * tracked[:, :, None]
+    maps = torch.where(tracked, mean.gather(1, index), 0.0)  # a product would let a NaN into the map of -1
     return out.to(query.dtype), maps[:, None]
+
+
+def _in_float32(
+    query: Tensor, key: Tensor, value: Tensor, token_indices: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same of a low type: products in float32, rounded once, which is what a product of low types is."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (a.float() @ b.float()).to(a.dtype)
+
+    return _with_probabilities(query, key, value, token_indices, scale, product)
 
 
 def loss(columns: Sequence[Tensor], height: int, width: int, options: CalibrationOptions) -> Tensor:
     """Return the loss ``[B]`` of the mean over layers and heads, in the type of the columns."""
     maps = mean_maps(columns, height, width)
+    # A row without concepts has maps of zeros, which would still give a constant (bind terms of 1 - IoU(0, 0)). With a
+    # NaN a row is not without concepts. Masked on both ends: a gradient of zero times an infinite slope would be NaN.
+    empty = maps.detach().abs().amax((1, 2, 3)) == 0
+    maps = torch.where(empty[:, None, None, None], 0.0, maps)
     processed = _blur(_min_max(maps) if options.normalize else maps, options.sigma)
     modifiers, classes = processed[:, 0::2], processed[:, 1::2]  # [B, S, h, w]
     for _ in range(options.suppress):
@@ -72,8 +106,7 @@ def loss(columns: Sequence[Tensor], height: int, width: int, options: Calibratio
     if concepts > 1:
         first, second = torch.triu_indices(concepts, concepts, 1, device=maps.device)
         total = total + options.separate * soft_iou(classes[:, first], classes[:, second], options.smooth).mean(1)
-    # A row without concepts has maps of zeros, which would still give a constant (bind terms of 1 - IoU(0, 0)).
-    return torch.where(maps.detach().abs().amax((1, 2, 3)) > 0, total, torch.zeros_like(total))
+    return torch.where(empty, 0.0, total)
 
 
 def soft_iou(a: Tensor, b: Tensor, smooth: float = 1.0) -> Tensor:
@@ -90,7 +123,8 @@ def _min_max(maps: Tensor) -> Tensor:
 def _blur(maps: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return maps
-    edge = torch.exp(torch.tensor(-0.5 / sigma**2, dtype=torch.float64))
+    square = sigma * sigma  # 0 for the smallest of sigmas
+    edge = torch.exp(torch.tensor(-0.5 / square if square > 0 else -math.inf, dtype=torch.float64))
     taps = torch.stack([edge, torch.ones_like(edge), edge])
     taps = (taps / taps.sum()).to(maps)
     kernel = torch.outer(taps, taps)[None, None]

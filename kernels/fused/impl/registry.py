@@ -7,6 +7,7 @@ from importlib import import_module
 
 from torch import Tensor
 
+from . import forking
 from .backend import Backend
 
 # Files of this folder. Where none is asked for, the last one that is ready, chosen on the device and takes the tensors
@@ -19,6 +20,7 @@ _FILES = (
 )
 
 BACKENDS: dict[str, Backend] = {name: import_module(f".{name}", __package__).BACKEND for name in _FILES}
+forking.watch()
 _READY = "ready"
 STATUS: dict[str, str] = {name: backend.problem or _READY for name, backend in BACKENDS.items()}
 

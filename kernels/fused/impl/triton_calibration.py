@@ -68,14 +68,14 @@ def calibration_kernel(
     here = row * 2 * CONCEPTS * cells + at
     rows_band = _band(height, centre, edge, ROWS)
     columns_band = _band(width, centre, edge, COLUMNS)
-    highest = 0.0
+    touched = 0
     for m in tl.static_range(2 * CONCEPTS):
         mean = tl.zeros((ROWS, COLUMNS), tl.float32)
         for layer in tl.static_range(len(columns)):
             for head in range(heads):
                 mean += tl.load(columns[layer] + row * column_b + head * column_h + m * cells + at, mask=ok, other=0.0)
         mean = mean / (heads * len(columns))
-        highest = tl.maximum(highest, tl.max(tl.max(tl.abs(mean), 1), 0))
+        touched = tl.maximum(touched, tl.max(tl.max((mean != 0.0).to(tl.int32), 1), 0))  # NaN is not zero
         tl.store(grad + here + m * cells, mean, mask=ok)  # kept here until its gradient takes its place
         if NORMALIZE:
             low = tl.min(tl.min(tl.where(ok, mean, float("inf")), 1), 0)
@@ -85,7 +85,6 @@ def calibration_kernel(
             mean = _sandwich(rows_band, mean, tl.trans(columns_band))
         tl.store(blurred + here + m * cells, mean, mask=ok)
     tl.debug_barrier()  # other threads of this program read what was stored
-    alive = tl.where(highest > 0, 1.0, 0.0)
     pair_weight = separate / (CONCEPTS * (CONCEPTS - 1) / 2) if CONCEPTS > 1 else 0.0
     total = 0.0
     for m in tl.static_range(2 * CONCEPTS):
@@ -109,10 +108,11 @@ def calibration_kernel(
                     if other > m:
                         total += pair_weight * value
                     slope += pair_weight * _slope(name, value, bottom)
-            power = blurred_map
-            for _ in tl.static_range(SUPPRESS):  # derivative of x^(2^s): a product of 2 x^(2^k)
-                slope = slope * 2.0 * power
-                power = power * power
+            if CONCEPTS > 1:  # else nothing pulls on the class map, and its slope stays zero whatever it holds
+                power = blurred_map
+                for _ in tl.static_range(SUPPRESS):  # derivative of x^(2^s): a product of 2 x^(2^k)
+                    slope = slope * 2.0 * power
+                    power = power * power
         slope = tl.where(ok, slope, 0.0)
         if BLUR:
             slope = _sandwich(tl.trans(rows_band), slope, columns_band)
@@ -128,9 +128,11 @@ def calibration_kernel(
             at_high = -weighted / span / _total(is_high.to(tl.float32))
             at_low = (weighted - sum_all) / span / _total(is_low.to(tl.float32))
             slope = slope / span + tl.where(is_high, at_high, 0.0) + tl.where(is_low, at_low, 0.0)
+            nothing = _total(mean * 0.0)  # NaN where a cell is not finite: then there is no range, and no slope
+            slope = tl.where(nothing == 0.0, slope, nothing)
         tl.debug_barrier()  # every thread has read its cells of the mean map: its gradient may replace it
-        tl.store(grad + here + m * cells, tl.where(alive > 0, slope, 0.0), mask=ok)
-    tl.store(loss + row, total * alive)
+        tl.store(grad + here + m * cells, tl.where(touched > 0, slope, 0.0), mask=ok)
+    tl.store(loss + row, tl.where(touched > 0, total, 0.0))
 
 
 def launch_calibration(
@@ -147,7 +149,8 @@ def launch_calibration(
     batch, heads, count, cells = columns[0].shape
     loss = columns[0].new_empty(batch)
     grad, blurred = (columns[0].new_empty(batch, count, height, width) for _ in range(2))
-    edge = math.exp(-0.5 / options.sigma**2) if options.sigma > 0 else 0.0  # beside a centre of 1; then normalised
+    square = options.sigma * options.sigma  # 0 for the smallest of sigmas
+    edge = math.exp(-0.5 / square) if square > 0 else 0.0  # beside a centre of 1; then normalised
     calibration_kernel[(batch,)](
         tuple(columns), loss, grad, blurred,
         heads * count * cells, count * cells, heads, height, width,

@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any, TypeVar
 
-from .errors import InputError
+from ..errors import InputError
 
 T = TypeVar("T")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes and characters, where most systems end

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from .concepts import Concept, tokens_in
-from .errors import InputError
+from ..concepts import Concept, tokens_in
+from ..errors import InputError
 
 _LETTERS = 200  # characters a token: more than any token has
 _NAMED = 5  # unknown words in a note

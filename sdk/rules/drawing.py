@@ -9,10 +9,14 @@ from typing import Any
 
 from PIL import Image
 
+from ..concepts import Concept
+from ..disk.files import prepare_output_folder, write_next
+from ..errors import InputError
+from ..images.image_io import load_image, square
+from ..images.record import PictureRecord, png_bytes, remember
+from ..rights import Statement
+from ..version import __version__
 from .arguments import number, several, text, whole
-from .concepts import Concept
-from .errors import InputError
-from .images.image_io import load_image, square
 
 MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 
@@ -22,12 +26,29 @@ class Generation:
     """What a call that draws returns.
 
     Attributes:
-        images: RGB pictures, all of the first prompt, then all of the second, ...
+        images: RGB pictures, all of the first prompt, then all of the second, ...; each knows how it was drawn
+            (``image.info["personalizer"]``), and :meth:`save` writes that too.
         notes: what is worth knowing about the prompts and the other arguments, often nothing.
     """
 
     images: list[Image.Image]
     notes: list[str]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the pictures as PNG files, each with how it was drawn; they get new numbers, nothing is replaced.
+
+        Returns:
+            Their paths: ``000.png``, ``001.png`` and so on, those that are taken left out.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        destination = prepare_output_folder(folder)
+        paths, number = [], 0
+        for image in self.images:
+            path, number = write_next(destination, "{:03d}.png".format, png_bytes(image), number)
+            paths.append(path)
+        return paths
 
 
 def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
@@ -207,3 +228,36 @@ def prompt_note(concepts: Sequence[Concept], written: Sequence[str], longest: in
         names = " or ".join(c.phrase for c in concepts)
         return f"the prompt names no learned token; write {names} to draw what was learned"
     return None
+
+
+def sign(
+    image: Image.Image,
+    prompt: str,
+    negative: str,
+    seed: int,
+    *,
+    numbers: Numbers,
+    guidance: float,
+    scheduler: str,
+    base: str,
+    concepts: Sequence[Concept],
+    statement: Statement,
+    edited: bool,
+) -> None:
+    """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
+    record = PictureRecord(
+        prompt=prompt,
+        negative_prompt=negative if guidance > 1 else "",
+        seed=seed,
+        steps=numbers.steps,
+        scheduler=scheduler,
+        guidance_scale=guidance,
+        eta=1.0 if numbers.eta is None else numbers.eta,
+        base=base,
+        pack=statement.content,
+        concepts=tuple(c.phrase for c in concepts),
+        edited=edited,
+        licence=statement.licence,
+        version=__version__,
+    )
+    remember(image, record)

@@ -1,0 +1,101 @@
+"""Drawn prior pictures on disk, one by one: a file's name holds the hash of what it is a picture of and of its bytes.
+
+So a picture that was damaged, exchanged or renamed is known for what it is, and drawn again; and no interruption costs
+more than the pictures that were being drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..disk.files import write_bytes
+from ..disk.reading import read_bytes
+from ..errors import InputError, MissingFileError, OutputError
+from ..images.image_io import png
+
+log = logging.getLogger("sdk")
+_LARGEST = 1 << 26  # bytes of a file that is read
+
+
+def cache_folder() -> Path:
+    """Return where generated priors are kept: ``$PERSONALIZER_CACHE`` or ``~/.cache/personalizer``."""
+    return Path(os.environ.get("PERSONALIZER_CACHE") or Path.home() / ".cache" / "personalizer").expanduser()
+
+
+class PriorCache:
+    """Pictures of one set: of one model, drawn in one way, from one list of prompts.
+
+    A cache that cannot be written is said once and gone without.
+
+    Args:
+        identity: everything the pictures depend on, as plain values.
+    """
+
+    def __init__(self, identity: Mapping[str, Any]):
+        self._text = json.dumps(identity, sort_keys=True)
+        self._key = hashlib.sha256(self._text.encode()).hexdigest()[:32]
+        self.folder = cache_folder() / "priors" / self._key
+        self._names: dict[int, list[str]] = {}
+        self._writable = True
+        try:
+            for name in sorted(os.listdir(self.folder)):
+                number = name.partition("-")[0]
+                if number.isascii() and number.isdigit() and len(number) < 10:
+                    self._names.setdefault(int(number), []).append(name)
+        except OSError:
+            pass  # none yet, or somebody else's: writing tells
+
+    def read(self, index: int, resolution: int) -> Image.Image | None:
+        """Return a picture, RGB ``resolution`` squared, or ``None`` if it is not there.
+
+        Files of its number that are not what was written go.
+        """
+        for name in self._names.get(index, []):
+            path = self.folder / name
+            try:
+                data = read_bytes(path, limit=_LARGEST)
+            except (InputError, MissingFileError):  # gone meanwhile, somebody else's, or no file at all
+                continue
+            if name != self._name(index, data):
+                with suppress(OSError):
+                    path.unlink()
+                continue
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+                image = opened.convert("RGB")
+            if image.size == (resolution, resolution):
+                return image
+        return None
+
+    def write(self, index: int, image: Image.Image) -> None:
+        """Keep a picture."""
+        if not self._writable:
+            return
+        data = png(image)
+        name = self._name(index, data)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "about.json").exists():
+                write_bytes(self.folder / "about.json", self._text.encode() + b"\n")
+            write_bytes(self.folder / name, data)
+        except (OSError, OutputError) as error:
+            self._writable = False
+            log.warning(
+                "prior pictures cannot be kept in %s (%s) and are drawn anew each time; point PERSONALIZER_CACHE to a "
+                "folder that you may write to",
+                self.folder,
+                getattr(error, "strerror", None) or error,
+            )
+
+    def _name(self, index: int, data: bytes) -> str:
+        digest = hashlib.sha256(f"{self._key} {index} ".encode() + data).hexdigest()
+        return f"{index:05d}-{digest[:24]}.png"

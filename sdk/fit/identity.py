@@ -1,0 +1,92 @@
+"""What a fit's result depends on, and what of it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ..concepts import Concept
+from ..config import FitConfig
+from ..disk.files import sha256_file
+from ..images.image_io import list_images
+from ..sampling.engine import Engine
+from .whole import whole_identity
+
+_CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
+
+
+def depends_on(
+    engine: Engine,
+    concepts: Sequence[Concept],
+    method: str,
+    config: FitConfig,
+    seed: int,
+    images: Sequence[Image.Image],
+    masks: Sequence[Tensor] | None,
+) -> dict[str, Any]:
+    """Return everything a fit's result depends on, as plain values by name.
+
+    Args:
+        engine: the base model.
+        concepts: with their tokens.
+        method: its name.
+        config: settings, the method's own filled in.
+        seed: of everything random.
+        images: the reference pictures, square.
+        masks: the user's, per picture, or ``None``.
+    """
+    settings = {name: value for name, value in config.to_dict().items() if name not in _CHANGES_NOTHING}
+    found: dict[str, Any] = {f"base model ({part})": value for part, value in whole_identity(engine.pipe).items()}
+    found |= {
+        "concepts": [[c.token, c.noun] for c in concepts],
+        "method": method,
+        "seed": seed,
+        "device": engine.device.type,
+        "pictures": [hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest() for i in images],
+        "given masks": None if masks is None else [hashlib.sha256(m.numpy().tobytes()).hexdigest() for m in masks],
+    }
+    if config.prior not in ("generate", "none"):
+        found["prior pictures"] = _folder_hash(config.prior)
+    assert not found.keys() & settings.keys()
+    return json.loads(json.dumps(found | settings))  # as a file would give it back
+
+
+def identity_hash(parts: Mapping[str, Any]) -> str:
+    """Return a hash of what :func:`depends_on` returned."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], without: Sequence[str] = ()) -> list[str]:
+    """Return what differs, in words: ``"seed (it was 0, now 1)"``."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        if name in without or before.get(name) == now.get(name):
+            continue
+        values = [str(values.get(name)) for values in (before, now)]
+        short = all(len(value) <= 40 for value in values) and not name.startswith("base model")
+        found.append(f"{name} (it was {values[0]}, now {values[1]})" if short else name)
+    return found
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a fit's result depends on."""
+    return {
+        name: importlib.metadata.version(name) for name in ("personalizer-sdk", "torch", "diffusers", "transformers")
+    }
+
+
+def _folder_hash(folder: str) -> str:
+    """Of the user's prior pictures and their captions."""
+    digest = hashlib.sha256()
+    for path in list_images(folder):
+        for file in (path, Path(path).with_suffix(".txt")):
+            if file.is_file():
+                digest.update(f"{file.name} {sha256_file(file)} ".encode(errors="surrogateescape"))
+    return digest.hexdigest()

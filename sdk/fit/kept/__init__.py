@@ -1,0 +1,1 @@
+"""What a fit keeps on disk: checkpoints, the log, the output folder, sheets to look at."""

@@ -1,0 +1,151 @@
+"""Where a fit writes: the pack's folder, and until it is whole the folder of unfinished work beside it.
+
+Everything that can be wrong with a folder is found out before the first step: whether the pack can be put there in the
+end, whether there is room, whether another fit is at it, whether what is there goes together with what is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...disk.files import as_path, check_space, reporting_full_disk
+from ...disk.folders import exclusive, new_folder, recover
+from ...errors import OutputError
+from ...pack import BY_PRODUCTS, MANIFEST, ConceptPack
+from ..identity import changes
+from ..request import FitRequest
+from .checkpoint import CHECKPOINT, read_about
+from .metrics import METRICS
+
+_INSIDE = ".partial"  # the name of unfinished work in a folder beside which nothing may be written
+_LATER = ("steps",)  # may be more than before when a fit goes on
+
+
+@dataclass(frozen=True)
+class FitOutput:
+    """An output folder that a fit has to itself.
+
+    Attributes:
+        folder: the pack's, links followed.
+        work: of unfinished work.
+        finished: the pack, if this very fit already ended.
+    """
+
+    folder: Path
+    work: Path
+    finished: ConceptPack | None
+
+    def check_room(self, count: int) -> None:
+        """Raise :class:`OutputError` if so many bytes have no room beside the pack."""
+        with reporting_full_disk(self.work):
+            check_space(self.work, count)
+
+    def put(self, pack: ConceptPack) -> None:
+        """Let the pack appear, whole, with the log of its losses."""
+        with new_folder(self.folder, self.work, manifest=MANIFEST, by_products=BY_PRODUCTS) as folder:
+            if (self.work / METRICS).is_file():
+                shutil.copy(self.work / METRICS, folder / METRICS)
+            pack.write_files(folder)
+
+    def clear(self) -> None:
+        """Remove the unfinished work: nothing of it is needed any more."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+@contextmanager
+def opened(folder: str | Path, asked: FitRequest, resume: bool) -> Iterator[FitOutput]:
+    """Have an output folder for the length of a fit.
+
+    Args:
+        folder: for the pack.
+        asked: what is asked for.
+        resume: go on from a checkpoint of this fit, or return its pack; else an earlier checkpoint goes.
+
+    Raises:
+        OutputError: it is a file, holds a pack or other files, cannot be written, or another fit is at it; or what it
+            holds was made of something else than what is asked for, which is named.
+    """
+    shown = as_path(folder)
+    target = Path(os.path.realpath(shown))
+    with reporting_full_disk(shown, target.parent):
+        finished = _finished(target, shown, asked, resume)
+        work = _work_folder(target, shown)
+    busy = f"another fit is writing to {shown}; wait until it is done, or give another folder"
+    with exclusive(work, busy):
+        try:
+            with reporting_full_disk(shown):
+                check_space(work, 1 << 20)
+                if finished is None:
+                    _check_checkpoint(work, shown, asked, resume)
+            yield FitOutput(target, work, finished)
+        finally:
+            if work.is_dir() and not any(work.iterdir()):
+                work.rmdir()
+
+
+def _finished(target: Path, shown: Path, asked: FitRequest, resume: bool) -> ConceptPack | None:
+    """The pack if this very fit already ended; a folder that holds anything else is refused."""
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{shown} is a file; give a folder for the pack")
+    recover(target, MANIFEST)
+    there = {entry.name for entry in target.iterdir()} - {_INSIDE} if target.is_dir() else set()
+    if not there:
+        return None
+    if MANIFEST not in there:
+        raise OutputError(f"{shown} holds other files; give an empty or a new folder for the pack")
+    if not resume:
+        raise OutputError(f"{shown} already holds a pack; remove it or give another folder")
+    pack = ConceptPack.from_pretrained(target)
+    if pack.provenance.get("identity_sha256") == asked.identity:
+        return pack
+    before = pack.provenance.get("depends_on")
+    found = changes(before, asked.depends_on) if isinstance(before, dict) else []
+    what = f" that differs in {', '.join(found)}" if found else " of another fit"
+    raise OutputError(f"{shown} already holds a pack{what}; remove it or give another folder")
+
+
+def _work_folder(target: Path, shown: Path) -> Path:
+    """Create the folder of unfinished work: beside the pack's, or in it where nothing may be written beside it."""
+    beside = target.with_name(f"{target.name}.partial") if target.name else target / _INSIDE
+    for work in (beside, target / _INSIDE) if target.is_dir() else (beside,):
+        if work.is_symlink():
+            raise OutputError(f"{work} is a link, and unfinished work goes there; remove the link")
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            check_space(work, 1)
+            return work
+        except PermissionError:
+            continue
+        except FileExistsError as error:
+            raise OutputError(f"{work} is a file, and unfinished work goes there; move it away") from error
+        except OSError as error:
+            if error.errno is None or work is not beside or not target.is_dir():
+                raise
+    raise OutputError(f"cannot write to {shown} or beside it; choose a folder that you may write to")
+
+
+def _check_checkpoint(work: Path, shown: Path, asked: FitRequest, resume: bool) -> None:
+    """Refuse to go on from a checkpoint of something else; without ``resume`` it goes."""
+    if not resume:
+        for name in (CHECKPOINT, METRICS):
+            (work / name).unlink(missing_ok=True)
+        return
+    about = read_about(work)
+    if about is None:
+        return
+    anew = "give what was given then, or start anew without --resume (resume=True)"
+    if about.depends_on is None:
+        raise OutputError(f"the unfinished fit in {work} is of an earlier version; start anew without --resume")
+    found = changes(about.depends_on, asked.depends_on, _LATER)
+    if found:
+        raise OutputError(f"the unfinished fit in {work} differs in {', '.join(found)}; {anew}")
+    if about.step > asked.config.steps:
+        raise OutputError(
+            f"the unfinished fit in {work} already did {about.step} steps, more than the {asked.config.steps} that are "
+            f"asked for; {anew}"
+        )

@@ -1,0 +1,71 @@
+"""What results depend on, hashed whole: every weight, LoRAs in force, noise levels, the vocabulary, the libraries.
+
+A :class:`sdk.model.fingerprint.BaseIdentity` tells models apart whatever their precision, which packs need; this tells
+the very same numbers, which checkpoints and kept prior pictures need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WORDS = 4096  # of 8 bytes, in a line of the sums below
+_SMALL = 1 << 16  # bytes; less is hashed as it is
+_LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+def whole_identity(pipe: Any) -> dict[str, str]:
+    """Return hashes of a pipeline's parts, by name, and what else results depend on.
+
+    The keys: ``unet``, ``vae`` and ``text_encoder`` (weights and their type, LoRAs in force and their strengths),
+    ``tokenizer``, ``scheduler``, and ``libraries`` (their major versions). Takes a few tenths of a second a gigabyte.
+    """
+    found = {part: _module_hash(getattr(pipe, part)) for part in ("unet", "vae", "text_encoder")}
+    found["tokenizer"] = _short(json.dumps(pipe.tokenizer.get_vocab(), sort_keys=True).encode())
+    levels = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
+    found["scheduler"] = _short(json.dumps(levels, sort_keys=True, default=str).encode())
+    found["libraries"] = ", ".join(f"{name} {major_version(importlib.metadata.version(name))}" for name in _LIBRARIES)
+    return found
+
+
+def major_version(version: str) -> str:
+    """Return what of a version number changes when results may: ``2.13.0`` is ``2``, ``0.42.1`` is ``0.42``."""
+    parts = version.split(".")
+    return ".".join(parts[:2]) if parts[0] == "0" else parts[0]
+
+
+def _module_hash(module: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(_tensor_sums(tensor.detach()))
+    for name, layer in module.named_modules():
+        strengths = getattr(layer, "scaling", None)
+        if isinstance(strengths, dict):  # a layer of PEFT's
+            state = [strengths, list(getattr(layer, "active_adapters", [])), getattr(layer, "disable_adapters", False)]
+            digest.update(f"{name} {json.dumps(state, sort_keys=True, default=str)} ".encode())
+    return digest.hexdigest()
+
+
+def _tensor_sums(tensor: Tensor) -> bytes:
+    """Sums of a tensor's bits along lines and columns: a change of any number changes both.
+
+    They are read as 64-bit integers, which is as fast as the memory; a cryptographic hash takes several times as long.
+    """
+    flat = tensor.contiguous().flatten().view(torch.uint8)
+    whole = flat.numel() // (8 * _WORDS) * 8 * _WORDS if flat.numel() > _SMALL else 0
+    digest = hashlib.blake2b(flat[whole:].cpu().numpy().tobytes(), digest_size=16)
+    if whole:
+        lines = flat[:whole].view(torch.int64).view(-1, _WORDS)
+        for axis in (0, 1):
+            digest.update(lines.sum(axis).cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def _short(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

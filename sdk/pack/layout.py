@@ -1,0 +1,28 @@
+"""How a pack's folder is laid out: names of files and keys, and how large they may be."""
+
+from __future__ import annotations
+
+import re
+
+FORMAT_VERSION = 1
+MANIFEST = "personalizer.json"
+WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
+UNET = "unet.safetensors"
+REFERENCE = "reference.png"
+BY_PRODUCTS = (
+    "README.md",
+    "attention.png",
+    "masks.png",
+    "mask-*.png",
+    "samples.png",
+    "metrics.jsonl",
+)  # patterns, not read again
+KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
+KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
+MOST_FILES = 64
+_SMALL, _LARGE = 64 << 20, 16 << 30  # bytes
+
+
+def file_limit(name: str) -> int:
+    """Return the most bytes that a file of a pack may have."""
+    return _LARGE if name in (WEIGHTS, UNET) else _SMALL

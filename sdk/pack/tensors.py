@@ -1,0 +1,33 @@
+"""Tensors out of safetensors: by name, of the types that weights have."""
+
+from __future__ import annotations
+
+from safetensors.torch import load
+from torch import Tensor
+
+from ..disk.checked import Fail
+from ..disk.learned import check_type
+from ..printable import printable
+
+_MOST = 20_000  # tensors; a whole UNet has some 700
+_LONGEST_NAME = 400
+
+
+def read_tensors(content: bytes, fail: Fail) -> dict[str, Tensor]:
+    """Return what a safetensors file holds; its values may be anything of float16, bfloat16 and float32.
+
+    Args:
+        content: of the file.
+        fail: makes the error out of what is wrong.
+    """
+    try:
+        tensors = load(content)
+    except Exception as error:  # the library's own, and KeyError of a type that torch does not have
+        raise fail("it is no safetensors file, or a part of one") from error
+    if len(tensors) > _MOST:
+        raise fail(f"it holds {len(tensors)} tensors")
+    for name, tensor in tensors.items():
+        if printable(name, _LONGEST_NAME) != name:
+            raise fail("a tensor in it has no usable name")
+        check_type(name, tensor, fail)
+    return tensors

@@ -1,0 +1,1 @@
+"""What may be asked of a call, for torch and for ONNX Runtime alike."""

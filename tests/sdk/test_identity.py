@@ -1,0 +1,79 @@
+"""Telling base models apart: by norms for packs, whatever the precision, and to the bit for what must be the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sdk import ConceptPack, Personalizer
+from sdk.fit.whole import major_version, whole_identity
+from sdk.model.fingerprint import BaseIdentity
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_is_the_same_in_another_precision(personalizer, tiny_model, dtype):
+    other = Personalizer.from_pretrained(tiny_model, device="cpu", dtype=dtype)
+    assert other.base.difference(personalizer.base) is None
+    assert other.base.remark(personalizer.base) is None
+    assert set(personalizer.base.norms) == {"unet", "text_encoder", "vae"}
+    assert all(personalizer.base.norms.values())
+    assert whole_identity(other.pipe)["unet"] != whole_identity(personalizer.pipe)["unet"]
+
+
+def test_weights_beside_k_and_v_are_remarked(personalizer, tiny_model, picture, quick, tmp_path, caplog):
+    pack = personalizer.fit(picture, ["cat"], config=quick.with_changes(steps=1), output_dir=tmp_path / "p")
+    pack = ConceptPack.from_pretrained(tmp_path / "p")
+    assert pack.base == personalizer.base
+    pipe = Personalizer.from_pretrained(tiny_model, device="cpu").pipe
+    with torch.no_grad():
+        max(pipe.vae.parameters(), key=torch.numel).mul_(1.01)
+    other = Personalizer(pipe)
+    drawn = other.generate("a <new1> cat", concepts=pack, num_inference_steps=2)
+    assert any("other weights than K and V are different here (vae)" in note for note in drawn.notes)
+    assert personalizer.generate("a <new1> cat", concepts=pack, num_inference_steps=2).notes == []
+    old = dataclasses.replace(pack.base, norms={})  # of an earlier version's pack
+    assert other.base.remark(old) is None
+    assert BaseIdentity.from_dict(old.to_dict()) == old
+    assert BaseIdentity.from_dict(pack.base.to_dict()) == pack.base
+
+
+def test_every_number_counts(personalizer):
+    """Also one of many, in a weight of any size and type, and one that comes and goes."""
+    pipe = personalizer.pipe
+    whole = whole_identity(pipe)
+    assert whole == whole_identity(pipe)
+    for part in ("unet", "vae", "text_encoder"):
+        for parameter in (
+            max(getattr(pipe, part).parameters(), key=torch.numel),
+            *list(getattr(pipe, part).parameters())[:3],
+        ):
+            place = parameter.data.view(-1)
+            kept = place[-1].clone()
+            place[-1] = kept + 1e-3
+            changed = whole_identity(pipe)
+            assert {name for name in whole if changed[name] != whole[name]} == {part}
+            place[-1] = kept
+    assert whole_identity(pipe) == whole
+
+
+def test_two_numbers_that_change_places_count():
+    from sdk.fit.whole import _tensor_sums
+
+    numbers = torch.arange(100_000, dtype=torch.float32).view(100, 1000)
+    first = _tensor_sums(numbers)
+    for a, b in ((0, 1), (0, 99_999), (5, 5 + 8192), (8192, 2 * 8192), (50_001, 50_000)):
+        other = numbers.clone().view(-1)
+        other[a], other[b] = numbers.view(-1)[b], numbers.view(-1)[a]
+        assert _tensor_sums(other.view(100, 1000)) != first, (a, b)
+    assert _tensor_sums(numbers.t().contiguous().t()) == first  # however it lies in memory
+    assert _tensor_sums(numbers.half()) != _tensor_sums(numbers.bfloat16())
+
+
+def test_schedulers_and_libraries_count(personalizer):
+    whole = whole_identity(personalizer.pipe)
+    assert whole["libraries"].startswith("torch ")
+    personalizer.pipe.scheduler.register_to_config(beta_end=0.02)
+    assert whole_identity(personalizer.pipe)["scheduler"] != whole["scheduler"]
+    assert [major_version(v) for v in ("2.13.0+cpu", "0.42.1", "5.10")] == ["2", "0.42", "5"]
