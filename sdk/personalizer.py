@@ -87,7 +87,6 @@ class Personalizer(Engine):
         """
         return recommended_config(self, preset, method, **changes)
 
-    @beside_others()
     def fit(
         self,
         image: Picture | Sequence[Picture],
@@ -130,22 +129,23 @@ class Personalizer(Engine):
         Raises:
             SdkError: bad input, or a fit that diverged; the message says what to do.
         """
-        pack = fit_concepts(
-            self,
-            load_images(image, "reference picture"),
-            concepts,
-            method=text(method, "method"),
-            config=self.default_config(method=method) if config is None else config,
-            seed=check_seed(seed),
-            masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
-            output_dir=None if output_dir is None else path(output_dir, "output_dir"),
-            resume=flag(resume, "resume"),
-            callback=to_be_called(callback, "callback"),
-            progress=to_be_called(progress, "progress"),
-            cancel=cancelling(cancel),
-            report_to=report_to,
-            rights=stated_rights(licence, consent),
-        )
+        with beside_others():
+            pack = fit_concepts(
+                self,
+                load_images(image, "reference picture"),
+                concepts,
+                method=text(method, "method"),
+                config=self.default_config(method=method) if config is None else config,
+                seed=check_seed(seed),
+                masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
+                output_dir=None if output_dir is None else path(output_dir, "output_dir"),
+                resume=flag(resume, "resume"),
+                callback=to_be_called(callback, "callback"),
+                progress=to_be_called(progress, "progress"),
+                cancel=cancelling(cancel),
+                report_to=report_to,
+                rights=stated_rights(licence, consent),
+            )
         self.pack = pack
         return pack
 

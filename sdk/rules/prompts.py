@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..concepts import Concept, tokens_in
 from ..errors import InputError
 
-_LETTERS = 200  # characters a token: more than any token has
+_LETTERS = 100  # characters a token: more than any token has
 _NAMED = 5  # unknown words in a note
 _WORD = re.compile(r"[^\W\d_]+")
 _IN_ANGLES = re.compile(r"<[^<>\s]*>")

@@ -14,6 +14,7 @@ from ..pack import ConceptPack
 from ..rights import Statement
 from ..rules.arguments import cancelling, texts, to_be_called
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
+from ..rules.prompts import readable_part
 from ..runtime import Phase, Progress, check_cancelled
 from ..turns import beside_others
 from .from_picture import Start
@@ -62,7 +63,8 @@ class Engine(BaseModel):
             BaseModelError: a pack of another base model.
             NotFiniteError: the model computed NaN or infinite values.
         """
-        prompts = texts(prompts, "prompt", MOST_PICTURES)
+        longest = int(self.pipe.tokenizer.model_max_length)
+        prompts = [readable_part(each, longest) for each in texts(prompts, "prompt", MOST_PICTURES)]
         chosen = packs_for(prompts, packs)
         numbers = check_numbers(
             prompts,
@@ -77,7 +79,7 @@ class Engine(BaseModel):
             width=width,
         )
         guidance = self.recommended_guidance if numbers.guidance is None else numbers.guidance
-        negatives = negatives_for(prompts, negative_prompt)
+        negatives = [readable_part(each, longest) for each in negatives_for(prompts, negative_prompt)]
         requests = requests_for(prompts, chosen, numbers, negatives, generator, self.device)
         cancelling(cancel)
         for name, function in (("progress", progress), ("callback_on_step_end", callback_on_step_end)):

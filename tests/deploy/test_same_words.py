@@ -44,7 +44,7 @@ WRONG = [
     ({"guidance_scale": -1}, "guidance_scale must be at least 0, got -1"),
     ({"eta": 1.5}, "eta must be between 0 and 1, got 1.5"),
     ({"eta": True}, "eta must be a number, got True (bool)"),
-    ({"height": 33}, "height must be a positive multiple of 4, got 33"),
+    ({"height": 33}, "height must be a positive multiple of 8, got 33"),
     ({"width": 32.0}, "width must be a whole number, got 32.0 (float)"),
     ({"height": 10**6}, "height may be at most 4096 pixels, got 1000000"),
     ({"negative_prompt": 5}, "negative prompt must be a text or a list of texts, got 5 (int)"),

@@ -114,12 +114,3 @@ def test_masks_words_and_merges_tell_of_their_steps_and_can_be_cancelled(bundled
         assert told == [0, 1, 2]
         with pytest.raises(Cancelled):
             call(cancel=cancel)
-
-
-def test_an_export_tells_when_it_begins_and_ends(personalizer, monkeypatch):
-    from sdk import personalizer as module
-
-    monkeypatch.setattr(module, "export_model", lambda *arguments, **keywords: {"unet": 0.0})
-    seen = []
-    assert personalizer.export_onnx("nowhere", progress=seen.append) == {"unet": 0.0}
-    assert [(e.phase, e.done, e.total) for e in seen] == [("export", 0, 1), ("export", 1, 1)]
