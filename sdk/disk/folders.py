@@ -43,7 +43,12 @@ def exclusive(folder: Path, refusal: str) -> Iterator[None]:
 
 @contextmanager
 def new_folder(
-    destination: Path, scratch: Path | None = None, *, manifest: str | None = None, by_products: Sequence[str] = ()
+    destination: Path,
+    scratch: Path | None = None,
+    *,
+    manifest: str | None = None,
+    by_products: Sequence[str] = (),
+    replace: bool = True,
 ) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``destination`` when the block ends well, and vanishes otherwise.
 
@@ -60,6 +65,7 @@ def new_folder(
         scratch: where the temporary folder is made, on the same file system; default beside the destination.
         manifest: a file that is in every folder of this kind; its ``"files"`` are the names that belong to it.
         by_products: patterns of further names that belong to it.
+        replace: whether a folder that holds the manifest may be exchanged.
 
     Raises:
         OutputError: it cannot be written, or holds a file of somebody else under a name that is needed.
@@ -69,15 +75,15 @@ def new_folder(
     with reporting_full_disk(destination, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target, manifest)
-        parent = scratch or (target.parent if os.access(target.parent, os.W_OK | os.X_OK) else target)
-        work = parent / f"{_prefix(target)}{secrets.token_hex(6)}"
-        work.mkdir()
-        handle = os.open(work, os.O_RDONLY)
+        inside = target.is_dir() and not os.access(target.parent, os.W_OK | os.X_OK)
+        parent = scratch or (target if inside else target.parent)
+        work, handle = _made(parent, f"{_prefix(target)}{{}}")
     try:
         with reporting_full_disk(destination, work):
-            lock(handle)
             yield work
             _synchronised(work)
+            if not replace and manifest is not None and (target / manifest).exists():
+                raise OutputError(f"{destination} holds something else by now; move it away, or give another folder")
             _put(work, target, manifest, by_products)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -151,7 +157,7 @@ def _exchange(work: Path, target: Path, manifest: str, by_products: Sequence[str
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, work / entry.name, symlinks=True)
         else:
-            shutil.copy2(entry, work / entry.name, follow_symlinks=False)
+            _second_name(entry, work / entry.name)
     work.chmod(target.stat().st_mode & 0o7777)
     if not _exchanged(work, target):
         aside = target.with_name(f"{_prefix(target)}{secrets.token_hex(6)}.old")
@@ -181,22 +187,24 @@ def _fill(work: Path, target: Path, manifest: str | None, by_products: Sequence[
     for entry in sorted(work.iterdir()):
         if os.path.lexists(target / entry.name) and entry.name not in ours:
             raise OutputError(f"{target / entry.name} is somebody else's; move it away or choose another output")
-    incoming = target / _INCOMING
-    incoming.mkdir()
+    incoming, handle = _made(target, _INCOMING)
     try:
-        for entry in sorted(work.iterdir()):
-            shutil.move(entry, incoming / entry.name)  # copied where it comes from another file system
-        _synchronised(incoming)
-        (incoming / _COMPLETE).touch()
-    except BaseException:
+        try:
+            for entry in sorted(work.iterdir()):
+                shutil.move(entry, incoming / entry.name)  # copied where it comes from another file system
+            _synchronised(incoming)
+            (incoming / _COMPLETE).touch()
+        except BaseException:
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+        if manifest is not None:
+            (target / manifest).unlink(missing_ok=True)  # what is replaced is no longer whole from here on
+        for name in ours - {manifest}:
+            _removed(target / name)
+        _move_in(incoming, target, manifest)
         shutil.rmtree(incoming, ignore_errors=True)
-        raise
-    if manifest is not None:
-        (target / manifest).unlink(missing_ok=True)  # what is replaced is no longer whole from here on
-    for name in ours - {manifest}:
-        _removed(target / name)
-    _move_in(incoming, target, manifest)
-    shutil.rmtree(incoming, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 def _move_in(incoming: Path, target: Path, manifest: str | None) -> None:
@@ -213,6 +221,25 @@ def _removed(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _made(parent: Path, name: str) -> tuple[Path, int]:
+    """Make a folder that is locked from its beginning; ``{}`` in its name becomes a random part."""
+    while True:
+        folder = parent / name.format(secrets.token_hex(6))
+        folder.mkdir()
+        handle = os.open(folder, os.O_RDONLY)
+        if lock(handle) and folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+            return folder, handle
+        os.close(handle)  # between the two it was taken for one that a killed call left
+
+
+def _second_name(entry: Path, other: Path) -> None:
+    """Let a file be in two folders: whoever writes to it goes on writing to the one that stays."""
+    try:
+        os.link(entry, other, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(entry, other, follow_symlinks=False)
 
 
 def _prefix(target: Path) -> str:

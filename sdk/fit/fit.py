@@ -15,14 +15,13 @@ from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
-from ..errors import SdkError
 from ..eval.scorers import Scorer, default_scorer, registered_scorers
 from ..pack import ConceptPack
 from ..printable import printable
-from ..runtime import Progress
+from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
 from .kept.artifacts import concept_pictures, write_artifacts
-from .kept.output import opened
+from .kept.output import is_last_of, opened
 from .loop import run
 from .prepare import PreparedFit, prepare
 from .reporting import Report, check_report_to, reporters
@@ -53,22 +52,28 @@ def fit_concepts(
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
     asked = replace(check_request(engine, images, resolved, method, config, seed, masks), rights=dict(rights))
-    fit = Fit(engine, asked, reporters(callback, report_to, output_dir), progress, cancel)
+    scorer = default_scorer(engine.resolution, resolved) if config.validate_every else None
+    fit = Fit(engine, asked, scorer, reporters(callback, report_to, output_dir), progress, cancel)
     _look(engine, asked)
     if output_dir is None:
         return fit.learn(fit.prepare(), None).pack(engine)
     with opened(output_dir, asked, resume) as output:
-        if output.finished is not None and not any(output.work.iterdir()):
+        if output.finished is not None and not is_last_of(output.work, asked):
+            if asked.rights and output.finished.provenance | asked.rights != output.finished.provenance:
+                log.warning("the pack is finished; its licence and consent stay those that were stated then")
             return output.finished  # not even sheets are missing
         prepared = fit.prepare()
         output.check_room(_room(prepared))
+        output.begin(resume)
         fit.learn(prepared, output.work)
         pack = output.finished or prepared.pack(engine)
         if output.finished is None:
             output.put(pack)
         try:
             write_artifacts(engine, prepared, pack, output.folder, progress, cancel)
-        except (SdkError, OSError, RuntimeError, ValueError) as error:
+        except Cancelled:
+            raise
+        except Exception as error:  # whatever it is, the pack is there
             log.warning("the pack is whole; not all of its sheets could be made (%s)", printable(error))
         output.clear()
     return pack
@@ -80,6 +85,7 @@ class Fit:
 
     engine: Engine
     asked: FitRequest
+    scorer: Scorer | None
     report: Report
     progress: Progress | None
     cancel: threading.Event | None
@@ -91,7 +97,7 @@ class Fit:
     def learn(self, fit: PreparedFit, work: Path | None) -> PreparedFit:
         """Do the steps; what is learned is in the method of the fit that is given and returned."""
         engine, config = self.engine, self.asked.config
-        scorer = default_scorer(engine.resolution, self.asked.concepts) if config.validate_every else None
+        scorer = self.scorer
         with _recomputing(fit.method.unet, config.gradient_checkpointing):
             run(
                 fit.method,
@@ -117,8 +123,7 @@ class Fit:
 
 def _look(engine: Engine, asked: FitRequest) -> None:
     """Let who knows pictures of such classes say it if these are none: the model may know them as little."""
-    # It need not be able to tell these concepts apart, and a fit goes on without it.
-    with suppress(SdkError, OSError, ValueError):
+    with suppress(Exception):  # it may be anybody's, and a fit goes on without it
         scorer = next((s for s in registered_scorers() if s.knows(asked.concepts, engine.resolution)), None)
         if scorer is not None:
             scorer.look_at(asked.images[0], asked.concepts)

@@ -16,7 +16,7 @@ from ..errors import NotFiniteError
 from ..finite import first_not_finite
 from ..interrupts import deferred_interrupt
 from ..methods.base import Method
-from ..runtime import Cancelled, Phase, Progress, check_cancelled
+from ..runtime import Phase, Progress, check_cancelled
 from ..settings import FitSettings
 from .early_stopping import Best
 from .kept.checkpoint import CHECKPOINT, Checkpoints
@@ -68,9 +68,9 @@ def run(
     log_file = MetricsLog(work, asked, anew=first == 0)
     done = first
 
-    def save(step: int, pending: bool = False) -> None:
+    def save(step: int, pending: bool = False, ended: bool = False) -> None:
         _check_weights(method, step, work)
-        checkpoints.save(step, method, optimizer, log_file.size, best, pending)
+        checkpoints.save(step, method, optimizer, log_file.size, best, pending, ended)
 
     def enough(step: int) -> bool:
         """Validate, if it is time; whether there has been no better score for long enough."""
@@ -78,7 +78,7 @@ def run(
             return False
         try:
             found = validate()
-        except Cancelled:
+        except Exception:  # it was cancelled, or failed: the step was done all the same
             save(step, pending=True)
             raise
         stop = best.see(found["score"], step, method.parameters())
@@ -105,14 +105,19 @@ def run(
             ended = enough(done) or done == settings.steps
             if settings.checkpoint_every and done % settings.checkpoint_every == 0 and not ended:
                 save(done)  # resumed from where it had enough, a fit would go on
-            phase.step(1, values)
-            report(StepReport(done, settings.steps, values, phase.seconds_left or 0.0))
+            try:
+                phase.step(1, values)
+                report(StepReport(done, settings.steps, values, phase.seconds_left or 0.0))
+            except Exception:  # of whoever was told; the step is kept
+                if not ended:
+                    save(done)
+                raise
         if ended:
             with torch.no_grad():
                 for name, weight in best.weights.items():
                     method.parameters()[name].copy_(weight)
             if done > first or checkpoints.pending:
-                save(settings.steps)  # interrupted from here on, nothing is trained again
+                save(settings.steps, ended=bool(best.weights))  # interrupted from here on, nothing is trained again
         elif done > first:
             save(done)
         if interrupted.is_set():

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 _WORDS = 4096  # of 8 bytes, in a line of the sums below
 _SMALL = 1 << 16  # bytes; less is hashed as it is
+# Of configurations: versions count by themselves, and types by the weights.
+_NO_MATTER = ("transformers_version", "torch_dtype", "dtype")
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -26,9 +28,8 @@ def whole_identity(pipe: Any) -> dict[str, str]:
     ``tokenizer``, ``scheduler``, and ``libraries`` (their major versions). Takes a few tenths of a second a gigabyte.
     """
     found = {part: _module_hash(getattr(pipe, part)) for part in ("unet", "vae", "text_encoder")}
-    found["tokenizer"] = _short(json.dumps(pipe.tokenizer.get_vocab(), sort_keys=True).encode())
-    levels = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
-    found["scheduler"] = _short(json.dumps(levels, sort_keys=True, default=str).encode())
+    found["tokenizer"] = _short(_tokenizer_definition(pipe.tokenizer).encode())
+    found["scheduler"] = _short(_configuration(pipe.scheduler).encode())
     found["libraries"] = ", ".join(f"{name} {major_version(importlib.metadata.version(name))}" for name in _LIBRARIES)
     return found
 
@@ -39,8 +40,23 @@ def major_version(version: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "0" else parts[0]
 
 
+def _configuration(part: Any) -> str:
+    """A part's class and settings, without what says where it came from."""
+    config = part.config
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _NO_MATTER}
+    return f"{type(part).__name__} {json.dumps(kept, sort_keys=True, default=str)}"
+
+
+def _tokenizer_definition(tokenizer: Any) -> str:
+    """Vocabulary, merges and added words."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return f"{tokenizer.model_max_length} {text}"
+
+
 def _module_hash(module: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(_configuration(module).encode() if hasattr(module, "config") else b"", digest_size=16)
     for name, tensor in module.state_dict(keep_vars=True).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(_tensor_sums(tensor.detach()))
@@ -57,6 +73,8 @@ def _tensor_sums(tensor: Tensor) -> bytes:
 
     They are read as 64-bit integers, which is as fast as the memory; a cryptographic hash takes several times as long.
     """
+    if tensor.is_meta:  # offloaded: where its numbers are is not known here
+        return str(tuple(tensor.shape)).encode()
     flat = tensor.contiguous().flatten().view(torch.uint8)
     whole = flat.numel() // (8 * _WORDS) * 8 * _WORDS if flat.numel() > _SMALL else 0
     digest = hashlib.blake2b(flat[whole:].cpu().numpy().tobytes(), digest_size=16)

@@ -13,7 +13,7 @@ BY_PRODUCTS = (
     "README.md",
     "attention.png",
     "masks.png",
-    "mask-*.png",
+    "mask-new[1-8].png",
     "samples.png",
     "metrics.jsonl",
 )  # patterns, not read again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -50,7 +51,7 @@ def write_artifacts(
         write_bytes(folder / mask_name(index), png(mask))
     write_bytes(folder / "masks.png", png(mask_sheet(image, concepts, masks)))
     phase.step()
-    write_bytes(folder / "samples.png", png(samples(engine, pack, cancel)))
+    write_bytes(folder / "samples.png", png(samples(engine, pack, progress, cancel)))
     phase.step()
 
 
@@ -59,12 +60,14 @@ def concept_pictures(concepts: list[Concept], masks: Tensor, size: tuple[int, in
     return [drawn_mask(mask, size).convert("L") for mask in masks[: len(concepts)]]
 
 
-def samples(engine: Engine, pack: ConceptPack, cancel: threading.Event | None = None) -> Image.Image:
+def samples(
+    engine: Engine, pack: ConceptPack, progress: Progress | None = None, cancel: threading.Event | None = None
+) -> Image.Image:
     """Draw a small sheet: each concept alone, and all together."""
     prompts = [f"photo of a {c.phrase}" for c in pack.concepts]
     if len(prompts) > 1:
         prompts.append(pack.prompt)
     columns = 4
-    drawn = engine.draw(prompts, pack, num_images=columns, seed=0, num_inference_steps=_SAMPLE_STEPS, cancel=cancel)
-    images = drawn.images
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    images = engine.draw(prompts, pack, num_images=columns, seed=0, num_inference_steps=_SAMPLE_STEPS, **told).images
     return labelled_grid([images[i * columns : (i + 1) * columns] for i in range(len(prompts))], prompts)

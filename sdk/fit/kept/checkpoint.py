@@ -37,6 +37,7 @@ class About:
     Attributes:
         step: steps done.
         pending: whether the validation after that step is still to be done.
+        ended: whether the weights are the best of a fit that ended, not those of the step.
         metrics_bytes: how long the metrics file was.
         best: score, its step, and validations since.
         depends_on: what the fit depended on, see :func:`sdk.fit.identity.depends_on`; ``None``: an earlier version's.
@@ -44,6 +45,7 @@ class About:
 
     step: int
     pending: bool
+    ended: bool
     metrics_bytes: int
     best: tuple[float, int, int]
     depends_on: dict[str, Any] | None
@@ -78,7 +80,7 @@ def read_about(folder: Path) -> About | None:
             parts = 0
         if not isinstance(parts, dict):
             raise _damaged(file, "it does not say of which fit it is")
-    return About(step, about.get("pending") == "yes", metrics_bytes, best, parts)
+    return About(step, about.get("pending") == "yes", about.get("ended") == "yes", metrics_bytes, best, parts)
 
 
 def _damaged(file: Path, reason: str) -> PackError:
@@ -108,6 +110,7 @@ class Checkpoints:
         metrics_bytes: int,
         best: Best,
         pending: bool = False,
+        ended: bool = False,
     ) -> None:
         """Write the checkpoint.
 
@@ -118,6 +121,7 @@ class Checkpoints:
             metrics_bytes: how long the metrics file is.
             best: the best weights so far.
             pending: whether the validation after this step is still to be done.
+            ended: whether the weights are the best ones of a fit that ended.
         """
         if self.folder is None:
             return
@@ -130,6 +134,7 @@ class Checkpoints:
         tensors |= {f"best/{name}": weight for name, weight in best.weights.items()}
         about = {"step": str(step), "metrics_bytes": str(metrics_bytes)}
         about |= {"depends_on": json.dumps(self.asked.depends_on), "pending": "yes" if pending else "no"}
+        about["ended"] = "yes" if ended else "no"
         about["best"] = json.dumps([best.score, best.step, best.waited])
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 

@@ -27,6 +27,8 @@ class MetricsLog:
 
     def __init__(self, folder: Path | None, asked: FitRequest, *, anew: bool):
         self._file = None if folder is None else folder / METRICS
+        if self._file is not None and not anew and self._file.is_file():
+            self._note_steps(asked)
         if self._file is not None and (anew or not self._file.is_file()):
             with reporting_full_disk(self._file.parent):
                 self._file.unlink(missing_ok=True)
@@ -34,6 +36,17 @@ class MetricsLog:
             about = {"method": asked.method, "concepts": concepts, "seed": asked.seed, "steps": asked.config.steps}
             about |= {"settings": asked.config.to_dict(), "libraries": library_versions()}
             self._append({"header": about})
+
+    def _note_steps(self, asked: FitRequest) -> None:
+        """Say it if a fit goes on to more steps than its header says."""
+        assert self._file is not None
+        stated = 0
+        with self._file.open(encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                stated = entry.get("header", entry.get("extended", {})).get("steps", stated)
+        if stated != asked.config.steps:
+            self._append({"extended": {"steps": asked.config.steps}})
 
     @property
     def size(self) -> int:

@@ -6,6 +6,7 @@ end, whether there is room, whether another fit is at it, whether what is there 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,14 +16,16 @@ from pathlib import Path
 
 from ...disk.files import as_path, check_space, reporting_full_disk
 from ...disk.folders import exclusive, new_folder, recover
-from ...errors import OutputError
+from ...errors import OutputError, PackError
 from ...pack import BY_PRODUCTS, MANIFEST, ConceptPack
 from ..identity import changes
 from ..request import FitRequest
 from .checkpoint import CHECKPOINT, read_about
 from .metrics import METRICS
 
+log = logging.getLogger("sdk")
 _INSIDE = ".partial"  # the name of unfinished work in a folder beside which nothing may be written
+_OURS = (CHECKPOINT, METRICS)
 _LATER = ("steps",)  # may be more than before when a fit goes on
 
 
@@ -45,16 +48,33 @@ class FitOutput:
         with reporting_full_disk(self.work):
             check_space(self.work, count)
 
+    def begin(self, resume: bool) -> None:
+        """Let an earlier unfinished fit go, if this one does not go on from it."""
+        if resume:
+            return
+        if (self.work / CHECKPOINT).exists():
+            log.warning("an unfinished fit in %s is thrown away; --resume (resume=True) would go on from it", self.work)
+        for name in _OURS:
+            (self.work / name).unlink(missing_ok=True)
+
     def put(self, pack: ConceptPack) -> None:
-        """Let the pack appear, whole, with the log of its losses."""
-        with new_folder(self.folder, self.work, manifest=MANIFEST, by_products=BY_PRODUCTS) as folder:
+        """Let the pack appear, whole, with the log of its losses.
+
+        Raises:
+            OutputError: another pack appeared there meanwhile; the unfinished work stays.
+        """
+        with new_folder(self.folder, self.work, manifest=MANIFEST, by_products=BY_PRODUCTS, replace=False) as folder:
             if (self.work / METRICS).is_file():
                 shutil.copy(self.work / METRICS, folder / METRICS)
             pack.write_files(folder)
 
     def clear(self) -> None:
-        """Remove the unfinished work: nothing of it is needed any more."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        """Remove the unfinished work: nothing of it is needed any more. Files of others stay."""
+        if not _of_others(self.work):
+            shutil.rmtree(self.work, ignore_errors=True)
+            return
+        for name in _OURS:
+            (self.work / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -73,15 +93,16 @@ def opened(folder: str | Path, asked: FitRequest, resume: bool) -> Iterator[FitO
     shown = as_path(folder)
     target = Path(os.path.realpath(shown))
     with reporting_full_disk(shown, target.parent):
-        finished = _finished(target, shown, asked, resume)
+        _finished(target, shown, asked, resume)  # before a folder is made for nothing
         work = _work_folder(target, shown)
     busy = f"another fit is writing to {shown}; wait until it is done, or give another folder"
     with exclusive(work, busy):
         try:
-            with reporting_full_disk(shown):
+            with reporting_full_disk(shown, target.parent):
+                finished = _finished(target, shown, asked, resume)  # again: it may have ended meanwhile
                 check_space(work, 1 << 20)
-                if finished is None:
-                    _check_checkpoint(work, shown, asked, resume)
+                if finished is None and resume:
+                    _check_checkpoint(work, asked)
             yield FitOutput(target, work, finished)
         finally:
             if work.is_dir() and not any(work.iterdir()):
@@ -97,6 +118,8 @@ def _finished(target: Path, shown: Path, asked: FitRequest, resume: bool) -> Con
     if not there:
         return None
     if MANIFEST not in there:
+        if resume and any((w / CHECKPOINT).is_file() for w in _work_folders(target)):
+            return None  # they appeared while the fit ran, and stay
         raise OutputError(f"{shown} holds other files; give an empty or a new folder for the pack")
     if not resume:
         raise OutputError(f"{shown} already holds a pack; remove it or give another folder")
@@ -111,13 +134,16 @@ def _finished(target: Path, shown: Path, asked: FitRequest, resume: bool) -> Con
 
 def _work_folder(target: Path, shown: Path) -> Path:
     """Create the folder of unfinished work: beside the pack's, or in it where nothing may be written beside it."""
-    beside = target.with_name(f"{target.name}.partial") if target.name else target / _INSIDE
-    for work in (beside, target / _INSIDE) if target.is_dir() else (beside,):
+    beside = _work_folders(target)[0]
+    for work in _work_folders(target) if target.is_dir() else (beside,):
         if work.is_symlink():
             raise OutputError(f"{work} is a link, and unfinished work goes there; remove the link")
         try:
             work.mkdir(parents=True, exist_ok=True)
             check_space(work, 1)
+            strange = _of_others(work)
+            if strange:
+                raise OutputError(f"{work} is for unfinished work and holds other files ({strange[0]}); move them away")
             return work
         except PermissionError:
             continue
@@ -129,12 +155,28 @@ def _work_folder(target: Path, shown: Path) -> Path:
     raise OutputError(f"cannot write to {shown} or beside it; choose a folder that you may write to")
 
 
-def _check_checkpoint(work: Path, shown: Path, asked: FitRequest, resume: bool) -> None:
-    """Refuse to go on from a checkpoint of something else; without ``resume`` it goes."""
-    if not resume:
-        for name in (CHECKPOINT, METRICS):
-            (work / name).unlink(missing_ok=True)
-        return
+def _work_folders(target: Path) -> tuple[Path, Path]:
+    """Where unfinished work may be: beside the pack, or in its folder."""
+    inside = target / _INSIDE
+    return (target.with_name(f"{target.name}.partial") if target.name else inside), inside
+
+
+def _of_others(work: Path) -> list[str]:
+    """Names in a folder of unfinished work that are none of ours; hidden files are nobody's."""
+    return sorted(e.name for e in work.iterdir() if e.name not in _OURS and not e.name.startswith("."))
+
+
+def is_last_of(work: Path, asked: FitRequest) -> bool:
+    """Whether there is a checkpoint of the last step of this very fit: sheets are still to be drawn."""
+    try:
+        about = read_about(work)
+    except PackError:
+        return False
+    return about is not None and about.depends_on == asked.depends_on and about.step == asked.config.steps
+
+
+def _check_checkpoint(work: Path, asked: FitRequest) -> None:
+    """Refuse to go on from a checkpoint of something else."""
     about = read_about(work)
     if about is None:
         return
@@ -148,4 +190,9 @@ def _check_checkpoint(work: Path, shown: Path, asked: FitRequest, resume: bool) 
         raise OutputError(
             f"the unfinished fit in {work} already did {about.step} steps, more than the {asked.config.steps} that are "
             f"asked for; {anew}"
+        )
+    if about.ended and about.step < asked.config.steps:
+        raise OutputError(
+            f"the fit in {work} ended with its best weights, from which no step goes on; give {about.step} steps as "
+            "then, or start anew without --resume (resume=True)"
         )
