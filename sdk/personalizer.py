@@ -121,7 +121,7 @@ class Personalizer(Engine):
             cancel: once set, :class:`sdk.runtime.Cancelled` is raised before the next step; ``resume`` goes on there.
             report_to: ``"tensorboard"`` to log the losses there, in ``{output_dir}.tensorboard``.
             licence: of the pack, such as ``"CC-BY-4.0"``; goes along into merged packs, exports and pictures.
-            consent: a line about the consent of whoever is shown; likewise.
+            consent: a line about the consent of whoever is shown; into merged packs and exports.
 
         Returns:
             The pack, which is also made active for :meth:`generate`; of two fits at once, the one that ends last.

@@ -16,7 +16,7 @@ LONGEST = 300  # characters of a statement
 
 @dataclass(frozen=True)
 class Statement:
-    """What goes along with a pack: into merged packs, exports, and pictures drawn with it.
+    """What goes along with a pack: into merged packs and exports; hash and licence into pictures, too.
 
     Attributes:
         content: SHA-256 of what was learned.

@@ -107,6 +107,10 @@ class ProgressBar:
         self._phase = ""
 
     def __call__(self, event: Event) -> None:
+        with suppress(OSError):  # nobody looks any more: no reason to stop working
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         if self._bar is None or event.phase != self._phase or event.done <= self._bar.n:
             from tqdm import tqdm
 
@@ -122,7 +126,8 @@ class ProgressBar:
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
             self._bar = None
 
 

@@ -6,6 +6,7 @@ computes otherwise, or fails.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,3 +62,15 @@ def all_alone() -> Iterator[None]:
         with _changed:
             _alone.remove(me)
             _changed.notify_all()
+
+
+def _begin_anew() -> None:
+    """In a forked child the calls of its parent's threads never end."""
+    global _changed, _waiting
+    _changed, _waiting = threading.Condition(), 0
+    _beside.clear()
+    _alone.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

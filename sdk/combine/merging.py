@@ -75,7 +75,8 @@ def merge(
     to_be_called(progress, "progress")
     cancelling(cancel)
     parts = with_own_tokens(packs)
-    base.check_base(parts[0])
+    for part in parts:
+        base.check_base(part)
     concepts = [c for pack in parts for c in pack.concepts]
     embeddings = torch.cat([pack.embeddings for pack in parts]).float()
     pipe = base.pipe
@@ -96,16 +97,16 @@ def merge(
     inner = own @ whitened  # C G^-1 C^T
     inner += 1e-8 * inner.diagonal().mean() * torch.eye(len(inner), dtype=inner.dtype)
     merged = {}
-    phase = Phase("merge", len(parts[0].key_value), progress, cancel)
-    for layer in parts[0].key_value:
+    layers = dict.fromkeys(layer for part in parts for layer in part.key_value)
+    phase = Phase("merge", len(layers), progress, cancel)
+    for layer in layers:
         module = pipe.unet.get_submodule(layer)
         pair = []
         for which, projection in enumerate((module.to_k, module.to_v)):
             with lock_of(pipe.unet):
                 own_weight = projection.weight.detach().double().cpu()
-            wanted = torch.stack(
-                [parts[o].key_value[layer][which].double() @ c for o, c in zip(owners, own, strict=True)]
-            )
+            learned = [p.key_value[layer][which].double() if layer in p.key_value else own_weight for p in parts]
+            wanted = torch.stack([learned[o] @ c for o, c in zip(owners, own, strict=True)])
             change = torch.linalg.solve(inner, wanted - own @ own_weight.T)  # [s, hidden]
             pair.append((own_weight + change.T @ whitened.T).float())
         merged[layer] = (pair[0], pair[1])

@@ -7,6 +7,7 @@ form.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,10 @@ class RoutedPack(ConceptPack):
     """
 
     parts: list[ConceptPack] = field(default_factory=list)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256 of what all parts learned."""
+        return hashlib.sha256(" ".join(part.content_hash() for part in self.parts).encode()).hexdigest()
 
     def check_storable(self) -> None:
         """Refuse: routed packs act in memory only.

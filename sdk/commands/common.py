@@ -29,7 +29,7 @@ def say(text: object = "") -> None:
         for line in str(text).split("\n"):
             print(printable(line, _LINE))
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # a closed pipe, a full disk behind it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the program runs
 
 
@@ -37,10 +37,13 @@ def say_aside(text: object) -> None:
     """Print a note or an error on standard error, on a line of its own even while a bar is shown."""
     line = printable(text, _LINE)
     tqdm = sys.modules.get("tqdm")  # whoever shows a bar has loaded it
-    if tqdm is None:
-        print(line, file=sys.stderr)
-    else:
-        tqdm.tqdm.write(line, file=sys.stderr)
+    try:
+        if tqdm is None:
+            print(line, file=sys.stderr)
+        else:
+            tqdm.tqdm.write(line, file=sys.stderr)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 class _Notes(logging.Handler):

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
     parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
     parser.add_argument("--licence", metavar="TEXT", help="under which the pack may be used; goes along everywhere")
-    parser.add_argument("--consent", metavar="TEXT", help="a line about the consent of whoever is shown; likewise")
+    parser.add_argument(
+        "--consent", metavar="TEXT", help="a line on the consent of whoever is shown; goes along too, but for pictures"
+    )
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 

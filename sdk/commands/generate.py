@@ -42,11 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
             negative_prompt=arguments.negative_prompt,
             progress=bar,
         )
-    numbers = [0] * len(arguments.prompt)
+    numbers, paths = [0] * len(arguments.prompt), []
     for index, image in enumerate(result.images):
         of = index // arguments.num_images
         path, number = write_next(output, _name(of), png_bytes(image), numbers[of])
         numbers[of] = number + 1
+        paths.append(path)
+    for path in paths:  # afterwards, so that all are written whoever reads
         say(path)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 
+from ..errors import OutputError
 from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer merge my-cat my-dog --output both"
@@ -23,6 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     packs = [ConceptPack.from_pretrained(folder) for folder in arguments.packs]
     with_own_tokens(packs)  # mistakes show before the model is loaded
+    if any(os.path.realpath(folder) == os.path.realpath(arguments.output) for folder in arguments.packs):
+        raise OutputError(f"{arguments.output} is one of the packs that are merged; give another folder")
     merged = merge(load_personalizer(arguments, packs[0].base.name), packs)
     merged.save_pretrained(arguments.output)
     command = ["personalizer", "generate", arguments.output, "--prompt", merged.prompt, "--output", "pictures"]

@@ -14,6 +14,8 @@ from ..deploy.onnx_folder import MANIFEST, check_folder
 from ..disk.reading import as_path
 from ..exports import FORMATS, load_format
 from ..exports.result import default_name
+from ..images.image_io import SUFFIXES
+from ..printable import printable
 from ..rights import Statement
 from .common import add_model_arguments, load_personalizer, say
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     path = as_path(arguments.pack, "pack")
-    if path.suffix.lower() == ".png":
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
         _picture(path)
     elif path.suffix == ".onnx_adapter":
         _adapter(path)
@@ -105,10 +107,21 @@ def _picture(path: Path) -> None:
         say(f"{path}: a picture that does not say how it was drawn")
         return
     say(f"{path}: {'edited' if record.edited else 'drawn'} by a model, as it says of itself; anybody can change that")
-    say(f"prompt: {record.prompt}")
-    for name in ("negative_prompt", "seed", "steps", "scheduler", "guidance_scale", "eta", "base", "pack", "licence"):
+    say(f"prompt: {printable(record.prompt, 2000)}")
+    for name in (
+        "negative_prompt",
+        "seed",
+        "steps",
+        "scheduler",
+        "guidance_scale",
+        "eta",
+        "strength",
+        "base",
+        "pack",
+        "licence",
+    ):
         value = getattr(record, name)
         if value not in (None, ""):
-            say(f"{name.replace('_', ' ')}: {value}")
+            say(f"{name.replace('_', ' ')}: {printable(value, 2000)}")
     if record.concepts:
-        say(f"concepts: {', '.join(record.concepts)}")
+        say(f"concepts: {printable(', '.join(record.concepts), 2000)}")

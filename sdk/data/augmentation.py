@@ -64,7 +64,7 @@ def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: f
     else 1.2 to 1.4; sizes from 0.6 to 1 leave it unchanged.
     """
     resolution = image.width
-    ones = torch.ones(1, latent_side, latent_side)
+    ones = torch.ones(1, latent_side, latent_side, dtype=torch.float32)
     if rng.random() < flip:
         image = ImageOps.mirror(image)
     if not scale:
@@ -86,6 +86,6 @@ def _box_mask(box: tuple[int, int, int, int], latent_side: int, resolution: int)
     """Mask of a pasted box, one latent pixel smaller on every side (where that leaves anything)."""
     factor = resolution // latent_side
     left, top, right, bottom = (edge // factor for edge in box)
-    mask = torch.zeros(1, latent_side, latent_side)
+    mask = torch.zeros(1, latent_side, latent_side, dtype=torch.float32)
     mask[:, top + 1 : max(bottom - 1, top + 2), left + 1 : max(right - 1, left + 2)] = 1.0
     return mask

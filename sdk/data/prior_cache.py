@@ -29,7 +29,8 @@ _LARGEST = 1 << 26  # bytes of a file that is read
 
 def cache_folder() -> Path:
     """Return where generated priors are kept: ``$PERSONALIZER_CACHE`` or ``~/.cache/personalizer``."""
-    return Path(os.environ.get("PERSONALIZER_CACHE") or Path.home() / ".cache" / "personalizer").expanduser()
+    given = os.environ.get("PERSONALIZER_CACHE")
+    return Path(os.path.expanduser(given or os.path.join("~", ".cache", "personalizer")))
 
 
 class PriorCache:
@@ -60,6 +61,7 @@ class PriorCache:
 
         Files of its number that are not what was written go.
         """
+        found = None
         for name in self._names.get(index, []):
             path = self.folder / name
             try:
@@ -73,12 +75,15 @@ class PriorCache:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
                 image = opened.convert("RGB")
             if image.size == (resolution, resolution):
-                return image
-        return None
+                found = found or image
+        return found
 
     def write(self, index: int, image: Image.Image) -> None:
         """Keep a picture."""
         if not self._writable:
+            return
+        if str(self.folder).startswith("~"):  # this user has no home
+            self._give_up("there is no home folder")
             return
         data = png(image)
         name = self._name(index, data)
@@ -88,13 +93,16 @@ class PriorCache:
                 write_bytes(self.folder / "about.json", self._text.encode() + b"\n")
             write_bytes(self.folder / name, data)
         except (OSError, OutputError) as error:
-            self._writable = False
-            log.warning(
-                "prior pictures cannot be kept in %s (%s) and are drawn anew each time; point PERSONALIZER_CACHE to a "
-                "folder that you may write to",
-                self.folder,
-                getattr(error, "strerror", None) or error,
-            )
+            self._give_up(getattr(error, "strerror", None) or error)
+
+    def _give_up(self, why: object) -> None:
+        self._writable = False
+        log.warning(
+            "prior pictures cannot be kept in %s (%s) and are drawn anew each time; point PERSONALIZER_CACHE to a "
+            "folder that you may write to",
+            self.folder,
+            why,
+        )
 
     def _name(self, index: int, data: bytes) -> str:
         digest = hashlib.sha256(f"{self._key} {index} ".encode() + data).hexdigest()

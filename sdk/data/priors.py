@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..concepts import Concept, class_prompts
+from ..concepts import Concept, class_prompts, tokens_in
+from ..errors import InputError
 from ..images.captions import read_caption
 from ..images.image_io import list_images, load_image, square
 from ..runtime import Phase, Progress
@@ -39,6 +40,10 @@ def from_folder(folder: str | Path, caption: str, resolution: int) -> list[Prior
     for path in list_images(folder):
         note = path.with_suffix(".txt")
         text = read_caption(note) if note.exists() else ""
+        if tokens_in(text):
+            raise InputError(
+                f"the caption {note} names the token {tokens_in(text)[0]}; class pictures have plain words"
+            )
         pictures.append(PriorPicture(square(load_image(path), resolution), text or caption))
     return pictures
 

@@ -74,7 +74,7 @@ class Rows:
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         channels, side = self.references.latent_shape
         size = self.settings.batch_size
-        posterior_noise = torch.randn(size, channels, side, side, generator=generator)
+        posterior_noise = torch.randn(size, channels, side, side, generator=generator, dtype=torch.float32)
         latents, captions, masks, named = [], [], [], []
         concept_masks: list[Tensor | None] = []
         for row in range(size):
@@ -89,14 +89,14 @@ class Rows:
             else:
                 latent, caption = self.priors.draw(rng, posterior_noise[row])
                 captions.append(caption)
-                mask = torch.ones(1, side, side)
+                mask = torch.ones(1, side, side, dtype=torch.float32)
                 named.append(())
                 concept_masks.append(None)
             latents.append(latent)
             masks.append(mask)
         return Batch(
             latents=torch.stack(latents),
-            noise=torch.randn(size, channels, side, side, generator=generator),
+            noise=torch.randn(size, channels, side, side, generator=generator, dtype=torch.float32),
             timesteps=torch.randint(0, self.timesteps, (size,), generator=generator),
             captions=captions,
             masks=torch.stack(masks),

@@ -310,6 +310,7 @@ class OnnxPersonalizer:
                 concepts=concepts_of(model, pack),
                 statement=stated,
                 edited=start is not None,
+                strength=None if start is None or start.hole is not None else start.strength,
             )
         return Generation(images, notes)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..disk.checked import shown
 from ..errors import InputError
 from ..lazy import public_names
 
@@ -34,8 +35,8 @@ FORMATS = {
 
 def load_format(name: str) -> Any:
     """Return the module of a format, or raise :class:`InputError` if there is none of this name."""
-    if name not in FORMATS:
-        raise InputError(f"there is no format {name!r}; choose one of {', '.join(FORMATS)}")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise InputError(f"there is no format {shown(name)}; choose one of {', '.join(FORMATS)}")
     return import_module(f".{FORMATS[name]}", __name__)
 
 

@@ -57,6 +57,8 @@ def export_model(
     _need_packages()
     if shared and pack is not None:
         raise InputError("a shared export holds no pack; write the pack by pack.export_adapter(file)")
+    if shared and any(".lora_" in name for name, _ in base.pipe.unet.named_parameters()):
+        raise InputError("a shared export holds the base model alone; remove the LoRAs first: unload_lora_weights()")
     if pack is not None:
         base.check_base(pack)
         pack.check_storable()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 
 REPORTS = ("none", "tensorboard")
 
@@ -39,6 +40,8 @@ def check_report_to(report_to: str | None, output_dir: Path | None) -> None:
         raise InputError(f"report_to must be 'tensorboard' or 'none', got {report_to!r}")
     if report_to == "tensorboard" and output_dir is None:
         raise InputError("report_to='tensorboard' needs an output_dir to write its logs to")
+    if report_to == "tensorboard" and output_dir is not None and _log_folder(output_dir).is_file():
+        raise OutputError(f"{_log_folder(output_dir)} is a file, and TensorBoard's logs go there; move it away")
     if report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("TensorBoard is not installed; run: pip install tensorboard")
 
@@ -48,7 +51,7 @@ def reporters(callback: Report | None, report_to: str | None, output_dir: Path |
     told: list[Report] = []
     if report_to == "tensorboard":
         assert output_dir is not None
-        told.append(_tensorboard(output_dir.with_name(output_dir.name + ".tensorboard")))
+        told.append(_tensorboard(_log_folder(output_dir)))
     if callback is not None:
         told.append(callback)
 
@@ -59,12 +62,20 @@ def reporters(callback: Report | None, report_to: str | None, output_dir: Path |
     return report
 
 
-def _tensorboard(folder: Path) -> Report:
-    from torch.utils.tensorboard import SummaryWriter
+def _log_folder(output_dir: Path) -> Path:
+    target = Path(os.path.realpath(output_dir))
+    return target.with_name(f"{target.name}.tensorboard")
 
-    writer = SummaryWriter(str(folder))
+
+def _tensorboard(folder: Path) -> Report:
+    writer: Any = None
 
     def report(step: StepReport) -> None:
+        nonlocal writer
+        if writer is None:  # at the first step, so that a fit that is refused leaves nothing
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(folder))
         for name, value in step.losses.items():
             writer.add_scalar(name, value, step.step)
         writer.flush()  # a fit may end at any step

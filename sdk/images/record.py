@@ -17,10 +17,13 @@ from xml.sax.saxutils import escape
 
 from PIL import Image, PngImagePlugin
 
+from ..disk.reading import open_regular
 from ..errors import ImageError
+from .image_io import MOST_PIXELS
 
 KEY, LINE, XMP = "personalizer", "parameters", "XML:com.adobe.xmp"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_LARGEST = 1 << 28  # bytes of a file
 _LONGEST = 1 << 16  # characters of an entry that is read
 
 
@@ -34,12 +37,13 @@ class PictureRecord:
         steps: of the sampler.
         scheduler: its name.
         guidance_scale: of classifier-free guidance.
-        base: name of the base model.
+        base: name of the base model; of a path its last part.
         negative_prompt: what to steer away from.
         eta: share of fresh noise in each step.
         pack: SHA-256 of what the pack learned, if one was used.
         concepts: its concepts, as prompts name them.
         edited: whether it was drawn from another picture (inpainting, image to image).
+        strength: share of the steps that were done then.
         licence: of the pack, if it states one.
         version: of this package.
     """
@@ -55,6 +59,7 @@ class PictureRecord:
     pack: str | None = None
     concepts: tuple[str, ...] = ()
     edited: bool = False
+    strength: float | None = None
     licence: str | None = None
     version: str = ""
 
@@ -107,14 +112,21 @@ def read_record(path: Path) -> PictureRecord | None:
     """Return the record in a PNG file, or ``None``.
 
     Raises:
-        ImageError: it cannot be read as a PNG file.
+        MissingFileError: nothing there.
+        ImageError: it cannot be read as a PNG file, or is larger than pictures may be.
     """
-    try:
-        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as opened:
+    wrong = f"{path} cannot be read as a PNG file; only those carry how they were drawn"
+    with open_regular(path, limit=_LARGEST, what="picture", kind=ImageError, advice="check the path") as file:
+        try:
+            opened = Image.open(file, formats=["PNG"])
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ImageError(f"{path} has more pixels than are read; what it says of itself is not looked at")
             opened.load()  # entries may come after the pixels
             return record_of(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read as a PNG file; only those carry how they were drawn") from error
+        except ImageError:
+            raise
+        except Exception as error:  # of a decoder that looks at a file that may hold anything
+            raise ImageError(wrong) from error
 
 
 def _checked(values: Any) -> PictureRecord | None:
@@ -122,7 +134,12 @@ def _checked(values: Any) -> PictureRecord | None:
     if not isinstance(values, dict) or not values.keys() <= {f.name for f in fields(PictureRecord)}:
         return None
     kinds: dict[str, tuple[type, ...]] = {"seed": (int, type(None)), "steps": (int,), "edited": (bool,)}
-    kinds |= {"guidance_scale": (int, float), "eta": (int, float), "pack": (str, type(None))}
+    kinds |= {
+        "guidance_scale": (int, float),
+        "eta": (int, float),
+        "strength": (int, float, type(None)),
+        "pack": (str, type(None)),
+    }
     kinds |= {"licence": (str, type(None)), "concepts": (list, tuple)}
     for name, value in values.items():
         allowed = kinds.get(name, (str,))

@@ -79,7 +79,7 @@ class AttentionProbe:
         """
         device = self.denoiser.device
         states = self.conditioner.encode(self.conditioner.tokenize([self.caption]), embeddings)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep), dtype=torch.float32)
         t = torch.tensor([timestep], device=device)
         with self.denoiser.installed(listening):
             self.denoiser(latents[None].to(device), noise[None].to(device), t, states, tracked[None])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..concepts import Concept
 from ..data.batch import Batch, View
+from ..errors import InputError
 from ..masks.attention_maps import AttentionProbe
 from ..masks.concept_masks import ConceptMasks
 from ..model.base_model import BaseModel
@@ -85,8 +86,11 @@ class Method(ABC):
         self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
         self.layers = cross_attention_layers(self.unet)
         with lock_of(self.unet):
-            own = {name: self.unet.get_parameter(name) for name in self.trained_weights()}
-            self.weights = {name: _trainable(weight, base.device) for name, weight in own.items()}
+            names = self.trained_weights()
+            if any(".lora_" in name or ".base_layer." in name for name in names):
+                raise InputError("this method trains what a LoRA wraps; remove the LoRAs first: unload_lora_weights()")
+            own = {name: self.unet.get_parameter(name) for name in names}
+        self.weights = {name: _trainable(weight, base.device) for name, weight in own.items()}
         start = initial_embeddings(self.conditioner, self.concepts, settings.initializers)
         self.embeddings = nn.Parameter(start.to(base.device))
         self.denoiser = Denoiser(

@@ -40,5 +40,7 @@ class DreamBooth(CustomDiffusion):
 
 def unseen_words(embeddings: torch.Tensor) -> torch.Tensor:
     """Return identifiers where no rare words are known, ``[S, C]``: random directions of the usual length."""
-    drawn = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0)).to(embeddings)
+    drawn = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
+        embeddings
+    )
     return drawn * (embeddings.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))

@@ -91,6 +91,9 @@ def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
         raise NotFiniteError(f"the base model {name} holds values that are no numbers in {bad}; load it again")
     resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
     whole = {part: _norms(getattr(pipe, part)) for part in ("unet", "text_encoder", "vae")}
+    bad = first_not_finite(whole.items())
+    if bad is not None:
+        raise NotFiniteError(f"the base model {name} holds values that are no numbers in its {bad}; load it again")
     return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution), whole)
 
 

@@ -21,13 +21,13 @@ class _EmbeddingsWithRows(nn.Module):
     def __init__(self, table: nn.Embedding, rows: Tensor):
         super().__init__()
         self.table = table
-        self.rows = rows
+        self._rows = [rows]  # in a list, so that it is no parameter: PEFT empties those that are set while it loads
 
     def forward(self, ids: Tensor) -> Tensor:
         size = self.table.num_embeddings
         extra = ids >= size
         known = self.table(ids.masked_fill(extra, 0)).detach()
-        learned = self.rows.to(known.dtype)[(ids - size).clamp(min=0)]
+        learned = self._rows[0].to(known.dtype)[(ids - size).clamp(min=0)]
         return torch.where(extra[..., None], learned, known)
 
 
@@ -76,7 +76,7 @@ class TextConditioner:
         return self.vocabulary.truncated(prompt)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that the model was never shown, see :func:`sdk.prompt_rules.unknown_words`."""
+        """Return the words of a text that the model was never shown, see :func:`sdk.rules.prompts.unknown_words`."""
         return self.vocabulary.unknown_words(text)
 
     def embedding_of(self, word: str) -> Tensor:

@@ -20,11 +20,12 @@ def replaced_weights(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> 
         owners = [module.get_submodule(name.rpartition(".")[0]) for name in weights]
         owners = [getattr(owner, "base_layer", owner) for owner in owners]
         places = [(owner, name.rpartition(".")[2]) for owner, name in zip(owners, weights, strict=True)]
-        before = [getattr(owner, leaf) for owner, leaf in places]
+        before = [owner._parameters[leaf] for owner, leaf in places]
         try:
+            # Not by setattr: while another thread loads a LoRA, PEFT turns whatever is set into an empty tensor.
             for (owner, leaf), weight in zip(places, weights.values(), strict=True):
-                setattr(owner, leaf, weight)
+                owner._parameters[leaf] = weight
             yield
         finally:
             for (owner, leaf), own in zip(places, before, strict=True):
-                setattr(owner, leaf, own)
+                owner._parameters[leaf] = own

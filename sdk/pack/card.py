@@ -10,6 +10,7 @@ from typing import Any
 
 from ..concepts import Concept
 from ..rights import Statement
+from ..rules.drawing import shown_name
 
 CARD = "README.md"
 
@@ -53,7 +54,7 @@ def card(pack: Described) -> str:
     ]
     lines += [
         f"A concept pack: {names}, learned with the Personalizer SDK from one picture by the method "
-        f"{_code(pack.method)} for the base model {_code(pack.base)}.",
+        f"{_code(pack.method)} for the base model {_code(shown_name(pack.base))}.",
         "",
         "## Use",
         "",
@@ -98,7 +99,7 @@ def _origin(pack: Described) -> list[str]:
     lines = []
     if "seed" in found:
         lines.append(f"one fit, seed {_plain(found['seed'])}, {_plain(pack.settings.get('steps', '?'))} steps")
-    if "parts" in found:
+    if isinstance(found.get("parts"), list):
         lines.append(f"{len(found['parts'])} packs, merged")
     if "file" in found:
         lines.append(f"the file {_code(found['file'])} of another program")

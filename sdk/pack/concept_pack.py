@@ -24,14 +24,14 @@ from ..disk.files import as_path, prepare_output_folder, reporting_full_disk, sh
 from ..disk.folders import new_folder
 from ..disk.learned import check_finite, check_key_value, check_row
 from ..disk.reading import parse_json
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, PackError
 from ..images.image_io import check_reference
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..rights import Statement
 from .card import CARD, Described, card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
-from .manifest import read_parts
+from .manifest import read_manifest, read_parts
 
 _AND_AT_MOST = 3  # concepts
 
@@ -62,6 +62,7 @@ class ConceptPack:
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     reference: Image.Image | None = None
+    _hashed: tuple[Any, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         half = torch.float16
@@ -87,18 +88,24 @@ class ConceptPack:
 
     def content_hash(self) -> str:
         """Return the SHA-256 of what was learned: tokens, embeddings and weights, nothing about time or place."""
+        tensors = [self.embeddings, *(w for pair in self.key_value.values() for w in pair), *self.unet.values()]
+        # Known again as long as nobody touches a tensor: a pack of a whole UNet takes seconds.
+        key = (tuple(self.concepts), tuple((id(t), t._version) for t in tensors), tuple(self.unet))
+        if self._hashed is not None and self._hashed[0] == key:
+            return self._hashed[1]
         digest = hashlib.sha256()
         for concept in self.concepts:
             digest.update(f"{concept.token}\0{concept.noun}\0".encode())
-        digest.update(self.embeddings.numpy().tobytes())
+        digest.update(_bytes(self.embeddings))
         for layer in sorted(self.key_value):
             digest.update(layer.encode())
             for weight in self.key_value[layer]:
-                digest.update(weight.numpy().tobytes())
+                digest.update(_bytes(weight))
         for name in sorted(self.unet):
             digest.update(name.encode())
-            digest.update(self.unet[name].numpy().tobytes())
-        return digest.hexdigest()
+            digest.update(_bytes(self.unet[name]))
+        self._hashed = (key, digest.hexdigest())
+        return self._hashed[1]
 
     @property
     def statement(self) -> Statement:
@@ -149,7 +156,8 @@ class ConceptPack:
         for layer, pair in self.key_value.items():
             weights |= {f"{layer}.to_{which}.weight": weight for which, weight in zip("kv", pair, strict=True)}
         for name, weight in weights.items():
-            inner = name if name in there else name.removesuffix(".weight") + ".base_layer.weight"  # beneath a LoRA
+            layer, _, leaf = name.rpartition(".")
+            inner = name if name in there else f"{layer}.base_layer.{leaf}"  # beneath a LoRA
             if there.get(inner) != tuple(weight.shape):
                 wanted = list(there[inner]) if inner in there else "none"
                 return f"{name} is {list(weight.shape)} instead of {wanted}"
@@ -177,7 +185,7 @@ class ConceptPack:
         if self.reference is not None:
             check_reference(self.reference, "the pack's reference")
         try:
-            written = json.dumps([self.settings, self.provenance]).encode()
+            written = json.dumps([self.settings, self.provenance, self.base.to_dict()]).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise fail(f"its settings and provenance are no plain values ({error})") from error
         parse_json(written, "the pack's settings or provenance", advice="give plain, finite values")
@@ -276,4 +284,13 @@ class ConceptPack:
         """
         pack = cls(**read_parts(folder))
         pack.check_finite(f"the pack {folder}")
+        stated = read_manifest(Path(folder)).get("content_sha256")
+        if stated is not None and stated != pack.content_hash():
+            raise PackError(f"the pack {folder} is not what its manifest says (content_sha256); fit or copy it again")
         return pack
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """A tensor's numbers as they lie in memory, without a copy."""
+    numbers: Any = tensor.numpy()
+    return memoryview(numbers).cast("B") if tensor.numel() else memoryview(b"")

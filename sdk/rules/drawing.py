@@ -230,11 +230,17 @@ def prompt_note(concepts: Sequence[Concept], written: Sequence[str], longest: in
     return None
 
 
+def shown_name(base: str) -> str:
+    """Return a base model's name as strangers may see it: of a path on this machine the last part alone."""
+    local = base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1
+    return Path(base.replace("\\", "/")).name if local else base
+
+
 def sign(
     image: Image.Image,
     prompt: str,
     negative: str,
-    seed: int,
+    seed: int | None,
     *,
     numbers: Numbers,
     guidance: float,
@@ -242,6 +248,7 @@ def sign(
     base: str,
     concepts: Sequence[Concept],
     statement: Statement,
+    strength: float | None = None,
     edited: bool,
 ) -> None:
     """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
@@ -253,10 +260,11 @@ def sign(
         scheduler=scheduler,
         guidance_scale=guidance,
         eta=1.0 if numbers.eta is None else numbers.eta,
-        base=base,
+        base=shown_name(base),
         pack=statement.content,
         concepts=tuple(c.phrase for c in concepts),
         edited=edited,
+        strength=strength,
         licence=statement.licence,
         version=__version__,
     )

@@ -12,7 +12,7 @@ _LETTERS = 100  # characters a token: more than any token has
 _NAMED = 5  # unknown words in a note
 _WORD = re.compile(r"[^\W\d_]+")
 _IN_ANGLES = re.compile(r"<[^<>\s]*>")
-_WEIGHTED = re.compile(r"\([^()]{1,80}:\s*\d*\.?\d+\s*\)")
+_WEIGHTED = re.compile(r"\([^():]{1,80}:\s{0,9}(?:\d{1,6}(?:\.\d{0,6})?|\.\d{1,6})\s{0,9}\)")
 _NOBODYS = "\u2603"  # a snowman: a vocabulary of bytes spells it, one of words alone cannot
 
 

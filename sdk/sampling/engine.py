@@ -101,6 +101,7 @@ class Engine(BaseModel):
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
         phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
+        seeds = [_fresh_seed(g) for g in generators or []]
         images: dict[int, Image.Image] = {}
         for part in batches:
             drawn = sampler.draw(
@@ -123,7 +124,7 @@ class Engine(BaseModel):
                 images[index],
                 request.prompt,
                 request.negative_prompt,
-                request.seed if generators is None else generators[index].initial_seed(),
+                request.seed if generators is None else seeds[index],
                 numbers=numbers,
                 guidance=guidance,
                 scheduler=type(sampler.scheduler).__name__,
@@ -131,6 +132,7 @@ class Engine(BaseModel):
                 concepts=() if request.pack is None else request.pack.concepts,
                 statement=stated,
                 edited=start is not None,
+                strength=None if start is None or start.hole is not None else start.strength,
             )
         return Generation([images[index] for index in range(len(requests))], notes)
 
@@ -161,3 +163,10 @@ def _batches(requests: Sequence[Request]) -> list[list[int]]:
         whole = request.pack is not None and bool(request.pack.unet)
         apart.setdefault(id(request.pack) if whole else 0, []).append(index)
     return [indices[start : start + _BATCH] for indices in apart.values() for start in range(0, len(indices), _BATCH)]
+
+
+def _fresh_seed(generator: torch.Generator) -> int | None:
+    """The seed of a generator that nothing was drawn from yet; of a used one it says nothing."""
+    seed = generator.initial_seed()
+    fresh = torch.Generator(generator.device).manual_seed(seed)
+    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None

@@ -75,5 +75,6 @@ def blending(start: Start, noise: Tensor) -> Callable[[Any, int, Any, dict[str, 
 def noise_beside(start: Start, generators: list[torch.Generator]) -> Tensor:
     """Return noise ``[B, C, h, w]`` for the kept part, of the seed next to each generator's own."""
     shape = start.clean.shape[1:]
-    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(g.initial_seed() + 1)) for g in generators]
+    beside = [torch.Generator().manual_seed((g.initial_seed() + 1) % (1 << 63)) for g in generators]
+    drawn = [torch.randn(shape, generator=own, dtype=torch.float32) for own in beside]  # whatever the default type is
     return torch.stack(drawn).to(start.clean)

@@ -22,6 +22,7 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
     source = next(iter(arguments), keywords.get("pretrained_model_name_or_path_or_dict"))
     if not isinstance(source, (str, os.PathLike, dict)):
         raise InputError(f"a LoRA is a file, a folder, a name or a dictionary of weights, got {shown(source)}")
+    keywords.setdefault("low_cpu_mem_usage", False)  # which empties what other threads set meanwhile
     with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
         before = _adapters(pipe)
         try:

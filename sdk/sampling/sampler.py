@@ -159,7 +159,7 @@ class Sampler:
         causes = []
         if self.unet.dtype == torch.float16:
             causes.append("float16 overflows (load the model with dtype=torch.float32)")
-        if any(pack is not None for pack, _ in wanted):
+        if any(pack is not None and not _finite(pack) for pack, _ in wanted):
             causes.append("the fit of the pack diverged (fit again at a lower learning rate)")
         if guidance_scale > _MUCH_GUIDANCE:
             causes.append(f"guidance_scale={guidance_scale:g} is too large")
@@ -288,3 +288,12 @@ def _project(module: Any, states: Tensor, segments: Segments, name: str, which: 
         # A LoRA on this very projection adds to the pack's weights instead of being hidden by them.
         out[where] = learned if base is None else learned + (module(rows) - base(rows))
     return out
+
+
+def _finite(pack: ConceptPack) -> bool:
+    try:
+        for each in (pack, *getattr(pack, "parts", ())):
+            each.check_finite()
+    except NotFiniteError:
+        return False
+    return True

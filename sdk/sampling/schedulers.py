@@ -68,7 +68,9 @@ def noised(scheduler: Any, clean: Tensor, generators: list[torch.Generator]) -> 
         clean: ``[1, C, h, w]``, in the type and on the device of the UNet.
         generators: one per picture.
     """
-    noise = torch.cat([torch.randn(clean.shape, generator=g, device=g.device).to(clean) for g in generators])
+    noise = torch.cat(
+        [torch.randn(clean.shape, generator=g, device=g.device, dtype=torch.float32).to(clean) for g in generators]
+    )
     level = scheduler.timesteps[:1].expand(len(generators))
     found = scheduler.add_noise(clean.expand(len(generators), -1, -1, -1), noise, level.to(clean.device))
     scale = scheduler.init_noise_sigma  # the pipeline will multiply by it

@@ -24,8 +24,8 @@ def test_a_fit_tells_of_its_phases(personalizer, picture, quick, monkeypatch, tm
     assert [(e.phase, e.done, e.total) for e in seen[:4]] == [
         ("priors", 0, 3),
         ("priors", 3, 3),
-        ("masks", 0, 1),
-        ("masks", 1, 1),
+        ("masks", 0, 4),
+        ("masks", 1, 4),
     ]
     fit = [e for e in seen if e.phase == "fit"]
     assert [e.done for e in fit] == [0, 1, 2, 3, 4]
@@ -45,8 +45,8 @@ def test_a_cancelled_fit_goes_on_where_it_stopped(personalizer, picture, tmp_pat
     def after(event):
         if event.phase == "fit" and event.losses:
             steps.append(event.done)
-        if event.done == 4:
-            cancel.set()
+            if event.done == 4:
+                cancel.set()
 
     where = {"config": config, "output_dir": tmp_path / "pack"}
     with pytest.raises(Cancelled):
