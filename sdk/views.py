@@ -63,6 +63,16 @@ def private_views(*modules: Any) -> list[Any]:
         return [private_view(module) for module in modules]
 
 
+@contextmanager
+def in_turn(module: nn.Module) -> Iterator[None]:
+    """Let calls of a module take turns if its calls are redirected; of any other they run side by side."""
+    if any(map(_redirected, module.modules())):
+        with lock_of(module):
+            yield
+    else:
+        yield
+
+
 def float32_view(module: M) -> M:
     """Return a view whose weights are float32 copies; the module keeps its own."""
     view = private_view(module)

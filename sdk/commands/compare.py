@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     names = None if arguments.methods is None else arguments.methods.split(",")
     resolve_arms(names)  # mistakes show before anything is loaded
     resolve_concepts(arguments.concept)
-    from ..comparison.report import save_comparison
+    from ..comparison.report import check_comparison_folder, save_comparison
     from ..comparison.runs import compare
     from ..disk.files import prepare_output_folder
     from ..disk.folders import exclusive
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         scorer = EncoderScorer.from_pretrained(arguments.clip or CLIP, arguments.dino or DINO)
     with exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"):
+        check_comparison_folder(folder, [arm.name for arm in resolve_arms(names)])
         personalizer = load_personalizer(arguments, "bundled")
         with progress() as bar:
             comparison = compare(

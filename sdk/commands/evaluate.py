@@ -29,11 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     pack = ConceptPack.from_pretrained(arguments.pack)
     folder = prepare_output_folder(arguments.output)
     from ..eval.evaluation import evaluate
-    from ..eval.report import save_report
+    from ..eval.report import FILES, check_report_folder, save_report
     from ..eval.scorers import looked_at
 
     looked_at(pack, pack.base.resolution)  # mistakes show before the model is loaded
     with exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"):
+        check_report_folder(folder, FILES)
         personalizer = load_personalizer(arguments, pack.base.name)
         with progress() as bar:
             report = evaluate(

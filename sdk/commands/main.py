@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed = build_parser().parse_args(arguments)
+    except KeyboardInterrupt:
+        return 130
     # Commands import diffusers before they come to `quiet`; transformers would tell which of its classes it replaces.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ..disk.files import prepare_output_folder, write_bytes
-from ..eval.report import STYLE, embedded
+from ..errors import OutputError
+from ..eval.report import STYLE, check_report_folder, embedded
 from ..images.contact_sheet import labelled_grid
 from ..images.image_io import png
+from ..pack import MANIFEST
 from .runs import Comparison, Result
 
+FILES = ("comparison.json", "comparison.md", "sheet.png")
 _PICTURES = 6  # of each prompt in a row of the sheet
 
 
@@ -25,15 +29,29 @@ def save_comparison(comparison: Comparison, folder: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     destination = prepare_output_folder(folder)
+    check_comparison_folder(destination, [result.name for result in comparison.results if result.pack is not None])
     write_bytes(destination / "comparison.json", (json.dumps(comparison.to_dict(), indent=2) + "\n").encode())
     write_bytes(destination / "comparison.md", (comparison.table() + "\n").encode())
     write_bytes(destination / "sheet.png", png(contact_sheet(comparison)))
     for result in comparison.results:
         if result.pack is not None:
-            result.pack.save_pretrained(destination / "packs" / result.name.replace(":", "-"))
+            result.pack.save_pretrained(_pack_folder(destination, result.name))
     page = destination / "report.html"
     write_bytes(page, render(comparison).encode())
     return page
+
+
+def check_comparison_folder(folder: Path, arms: Sequence[str]) -> None:
+    """Raise :class:`OutputError` if the files or packs of a comparison would replace what is none of its kind."""
+    check_report_folder(folder, FILES)
+    for arm in arms:
+        pack = _pack_folder(folder, arm)
+        if pack.is_dir() and any(pack.iterdir()) and not (pack / MANIFEST).is_file():
+            raise OutputError(f"{pack} holds other files; give an empty or a new folder for the comparison")
+
+
+def _pack_folder(folder: Path, arm: str) -> Path:
+    return folder / "packs" / arm.replace(":", "-")
 
 
 def contact_sheet(comparison: Comparison) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..concepts import Concept
-from ..errors import NotFiniteError
+from ..errors import BaseModelError, NotFiniteError
 from ..finite import is_finite
 from ..rules.drawing import skipped_steps
 from ..runtime import Phase
@@ -85,6 +85,10 @@ class Drawing:
         for index in range(skipped, len(sampler.timesteps)):
             both = np.concatenate([sample, sample]) if minus else sample
             answer = unet.run({"sample": both, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
+            if answer.shape != both.shape:
+                raise BaseModelError(
+                    f"the UNet answers {list(answer.shape)} to {list(both.shape)}; export the model again"
+                )
             if minus:
                 without, with_it = np.split(answer, 2)
                 answer = without + np.float32(self.guidance) * (with_it - without)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import lcm
 from pathlib import Path
@@ -38,6 +39,7 @@ class Graph:
             self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime has a dozen kinds of its own
             raise BaseModelError(f"{path} is damaged or wants another ONNX Runtime; export the model again") from error
+        self.path = path
         self.device = "cuda" if self.session.get_providers()[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.optional = {i.name: i for i in self.session.get_overridable_initializers()}
@@ -46,7 +48,17 @@ class Graph:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs by name; arrays are cast to the graph's types."""
         cast = {name: np.asarray(value, self.type_of(name)) for name, value in feeds.items()}
-        return dict(zip(self.outputs, self.session.run(None, cast), strict=True))
+        with self.computing():
+            return dict(zip(self.outputs, self.session.run(None, cast), strict=True))
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Turn what ONNX Runtime raises while it computes into a :class:`BaseModelError`."""
+        try:
+            yield
+        except Exception as error:  # it has a dozen kinds of its own
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise BaseModelError(f"{self.path} cannot be computed ({said}); export the model again") from error
 
     def bound(self, fixed: Mapping[str, np.ndarray]) -> BoundGraph:
         """Return the graph with some inputs given for good."""
@@ -85,8 +97,9 @@ class BoundGraph:
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, self._value(name, array))
         binding.bind_output(self.graph.outputs[0], "cpu")
-        self.graph.session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+        with self.graph.computing():
+            self.graph.session.run_with_iobinding(binding)
+            return binding.copy_outputs_to_cpu()[0]
 
     def _value(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
         cast = np.asarray(array, self.graph.type_of(name), order="C")
@@ -214,11 +227,17 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) ->
     graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
     if shared:
         graphs["kv_projection"].check("kv_projection", states, weights, projected)
-    taken = {graphs["unet"].inputs["sample"].shape[1], graphs["vae_decoder"].inputs["latent_sample"].shape[1]}
+    taken = {_size(graphs["unet"], "sample", 1), _size(graphs["vae_decoder"], "latent_sample", 1)}
     if taken != {channels}:
         raise folder.fail(f"the graphs take latents of {taken} channels instead of {channels}")
-    if graphs["kv_projection" if shared else "unet"].inputs[states[0]].shape[-1] != folder.base.context:
+    if _size(graphs["kv_projection" if shared else "unet"], states[0], -1) != folder.base.context:
         raise folder.fail("the graphs take text states of another width")
+
+
+def _size(graph: Graph, name: str, axis: int) -> object:
+    """A declared size of an input; ``None``: it has no such axis."""
+    shape = graph.inputs[name].shape
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def _tokenizer(folder: Folder) -> PromptTokenizer:

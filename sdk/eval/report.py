@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ..disk.files import prepare_output_folder, write_bytes
+from ..errors import OutputError
 from ..images.contact_sheet import labelled_grid, tile
 from ..images.image_io import png
 from .drawing import Drawn
 from .evaluation import EvaluationReport
 from .scores import Scores
 
+PAGE, FILES = "report.html", ("metrics.json", "gallery.png")
+MARK = "<title>Personalizer "  # at the beginning of every page
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1e1e23; }
 table { border-collapse: collapse; margin: 1rem 0; }
@@ -37,11 +41,21 @@ def save_report(report: EvaluationReport, folder: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     destination = prepare_output_folder(folder)
+    check_report_folder(destination, FILES)
     write_bytes(destination / "metrics.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     write_bytes(destination / "gallery.png", png(gallery(report)))
     page = destination / "report.html"
     write_bytes(page, render_page(report).encode())
     return page
+
+
+def check_report_folder(folder: Path, names: Sequence[str]) -> None:
+    """Raise :class:`OutputError` if files of a report would replace some that are no report's of this package."""
+    page = folder / PAGE
+    ours = page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")[:400]
+    there = [name for name in (PAGE, *names) if (folder / name).exists()]
+    if there and not ours:
+        raise OutputError(f"{folder} holds other files ({there[0]}); give an empty or a new folder for the report")
 
 
 def gallery(report: EvaluationReport) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -168,6 +169,9 @@ def _decoded(
     return _finished(image, name, smallest)
 
 
+_decoding = threading.Lock()  # a picture that was opened and not read yet may be given to several threads
+
+
 def _finished(image: Image.Image, name: str, smallest: int = MIN_SIDE) -> Image.Image:
     """Decode a picture, if that is still to be done, and convert it."""
     if image.format is not None and image.format not in _FORMATS:
@@ -180,7 +184,8 @@ def _finished(image: Image.Image, name: str, smallest: int = MIN_SIDE) -> Image.
             f"{name} is only {image.width}x{image.height} pixels; give one of at least {MIN_SIDE}x{MIN_SIDE}"
         )
     try:
-        image.load()
+        with _decoding:
+            image.load()
         return to_rgb(upright(image))
     except ImageError:
         raise

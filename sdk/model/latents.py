@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import NotFiniteError
 from ..finite import is_finite
 from ..images.image_io import to_tensor
-from ..views import float32_view
+from ..views import float32_view, in_turn
 
 
 def encoded(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,8 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def _finite(vae: Any, compute: Callable[[Any, Tensor], Tensor], given: Tensor, wrong: str) -> Tensor:
     """Compute in the autoencoder's own precision, then in float32 if that overflowed."""
-    result = compute(vae, given.to(vae.dtype))
+    with in_turn(vae):
+        result = compute(vae, given.to(vae.dtype))
     if not is_finite(result) and vae.dtype in (torch.float16, torch.bfloat16):
         result = compute(float32_view(vae), given.float())
     if not is_finite(result):

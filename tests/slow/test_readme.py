@@ -58,7 +58,7 @@ def test_its_lines_run_in_order(tmp_path):
     done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=clone, env=environment, text=True)
     assert done.returncode == 0
     for made in (
-        *("cat-on-the-beach.png", "pets/personalizer.json", "merged/model_index.json", "my-pets/attention.png"),
+        *("beach/000.png", "pets/personalizer.json", "merged/model_index.json", "my-pets/attention.png"),
         *("pictures/00-03.png", "more/01-03.png", "report/report.html", "deployed/personalizer_onnx.json"),
         "app/bin/personalizer",
     ):
