@@ -13,6 +13,7 @@ from ..rights import Statement
 from ..rules.drawing import shown_name
 
 CARD = "README.md"
+_MARK = "Content SHA-256: `"
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,15 @@ def card(pack: Described) -> str:
         f"- consent of whoever is shown: {_plain(stated.consent or 'none stated')}",
         "- the base model has a licence of its own, which goes on to hold",
         "",
-        f"Content SHA-256: `{pack.statement.content}`",
+        f"{_MARK}{pack.statement.content}`",
         "",
     ]
     return "\n".join(lines)
+
+
+def is_card(content: bytes) -> bool:
+    """Whether a page was made by :func:`card`, and not by a person."""
+    return _MARK.encode() in content
 
 
 def _header(pack: Described, licence: str | None) -> list[str]:

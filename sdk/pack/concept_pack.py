@@ -29,7 +29,7 @@ from ..images.image_io import check_reference
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..rights import Statement
-from .card import CARD, Described, card
+from .card import CARD, Described, card, is_card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
 from .manifest import read_manifest, read_parts
 
@@ -211,8 +211,12 @@ class ConceptPack:
                 raise OutputError(f"{destination} is a file; give a folder for the pack")
             if destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).is_file():
                 raise OutputError(f"{destination} holds other files; give an empty or a new folder for the pack")
-        with new_folder(destination, manifest=MANIFEST, by_products=BY_PRODUCTS) as work:
+            rewritten = (destination / CARD).is_file() and not is_card((destination / CARD).read_bytes())
+        ours = [name for name in BY_PRODUCTS if name != CARD or not rewritten]
+        with new_folder(destination, manifest=MANIFEST, by_products=ours) as work:
             self.write_files(work)
+            if rewritten:  # by a person, who wants to keep it
+                (work / CARD).unlink()
         return destination
 
     def weights_bytes(self) -> bytes:

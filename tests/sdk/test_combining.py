@@ -99,3 +99,27 @@ def test_packs_of_another_base_are_not_merged(personalizer, packs):
         next(iter(cross_attention_layers(personalizer.pipe.unet).values())).to_k.weight.mul_(1.01)
     with pytest.raises(BaseModelError, match="load that model"):
         merge(Personalizer(personalizer.pipe, "other"), packs)
+
+
+def test_packs_of_some_layers_are_merged_whole(personalizer, picture, quick):
+    """What one of them did not learn is the base model's."""
+    import dataclasses
+
+    from sdk.combine import merge, route
+
+    config = quick.with_changes(steps=1, prior="none", target_share=1.0)
+    full, other = (personalizer.fit(picture, [noun], config=config) for noun in ("cat", "dog"))
+    layer = next(iter(other.key_value))
+    few = dataclasses.replace(other, key_value={layer: other.key_value[layer]})
+    for packs in ((few, full), (full, few)):
+        assert merge(personalizer, packs).key_value.keys() == full.key_value.keys()
+    changed = dataclasses.replace(full, key_value={k: (a * 2, b) for k, (a, b) in full.key_value.items()})
+    assert route([full, other]).content_hash() != route([changed, other]).content_hash()
+
+
+def test_a_hash_follows_what_is_changed_in_place(personalizer, picture, quick):
+    pack = personalizer.fit(picture, ["cat"], config=quick.with_changes(steps=1))
+    first = pack.content_hash()
+    assert pack.content_hash() == first
+    pack.embeddings += 1
+    assert pack.content_hash() != first

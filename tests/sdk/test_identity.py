@@ -77,3 +77,30 @@ def test_schedulers_and_libraries_count(personalizer):
     personalizer.pipe.scheduler.register_to_config(beta_end=0.02)
     assert whole_identity(personalizer.pipe)["scheduler"] != whole["scheduler"]
     assert [major_version(v) for v in ("2.13.0+cpu", "0.42.1", "5.10")] == ["2", "0.42", "5"]
+
+
+def test_how_the_parts_compute_counts(personalizer):
+    """Equal weights and noise levels, other pictures."""
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    pipe = personalizer.pipe
+    whole = whole_identity(pipe)
+    for part, name, value in (
+        ("vae", "scaling_factor", 0.5),
+        ("unet", "norm_eps", 1e-3),
+        ("text_encoder", "hidden_act", "relu"),
+    ):
+        config = getattr(pipe, part).config
+        before = getattr(config, name)
+        if part == "text_encoder":
+            setattr(config, name, value)
+        else:
+            getattr(pipe, part).register_to_config(**{name: value})
+        assert {k for k, v in whole_identity(pipe).items() if v != whole[k]} == {part}
+        if part == "text_encoder":
+            setattr(config, name, before)
+        else:
+            getattr(pipe, part).register_to_config(**{name: before})
+    assert whole_identity(pipe) == whole
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert whole_identity(pipe)["scheduler"] != whole["scheduler"]
