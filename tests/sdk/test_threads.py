@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from sdk import Concept, ConceptPack, FitConfig, turns
+from sdk import Concept, ConceptPack, FitConfig, Personalizer, turns
 from sdk.combine import merge
 from sdk.model.layers import cross_attention_layers
 from sdk.runtime import Cancelled
@@ -287,3 +288,42 @@ def test_an_export_runs_alone_and_is_waited_for():
     with beside_others(), pytest.raises(InputError, match="not in its callback"):
         export()
     call("third")
+
+
+@pytest.mark.parametrize("meanwhile", ["LoRAs", "another model"])
+def test_what_is_loaded_meanwhile_disturbs_nobody(personalizer, tiny_model, picture, tmp_path, meanwhile):
+    """PEFT and transformers turn switches of the whole process while they load."""
+    layer = next(iter(cross_attention_layers(personalizer.pipe.unet)))
+    query = personalizer.pipe.unet.get_submodule(layer).to_q
+    shapes = {"A": (2, query.in_features), "B": (query.out_features, 2)}
+    name = f"unet.{layer}.to_q.lora"
+    lora = {f"{name}_{which}.weight": torch.zeros(shape) for which, shape in shapes.items()}  # changes no picture
+    save_file(lora, tmp_path / "lora.safetensors")
+    whole = pack_of(personalizer, 5, whole=True)
+
+    def drawn():
+        again = (
+            personalizer.img2img(picture, "a cat", concepts=whole, seed=1, strength=0.5, **STEPS).images[0].tobytes()
+        )
+        pictures = [personalizer.generate("a <new1> cat", concepts=whole, seed=1, **STEPS).images[0].tobytes(), again]
+        return [*pictures, personalizer.fit(picture, ["cat"], config=FIT).content_hash()]
+
+    alone = drawn()
+    stop = threading.Event()
+
+    def load():
+        while not stop.is_set():
+            if meanwhile == "LoRAs":
+                personalizer.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
+                personalizer.unload_lora_weights()
+            else:
+                Personalizer.from_pretrained(tiny_model, device="cpu", dtype=torch.float16)
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        try:
+            found = [drawn() for _ in range(4)]
+        finally:
+            stop.set()
+        loading.result()
+    assert found == [alone] * 4
