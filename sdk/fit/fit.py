@@ -63,7 +63,7 @@ def fit_concepts(
                 log.warning("the pack is finished; its licence and consent stay those that were stated then")
             return output.finished  # not even sheets are missing
         prepared = fit.prepare()
-        output.check_room(_room(prepared))
+        output.check_room(*_room(prepared))
         output.begin(resume)
         fit.learn(prepared, output.work)
         pack = output.finished or prepared.pack(engine)
@@ -129,10 +129,11 @@ def _look(engine: Engine, asked: FitRequest) -> None:
             scorer.look_at(asked.images[0], asked.concepts)
 
 
-def _room(fit: PreparedFit) -> int:
-    """Bytes that a fit will write: a checkpoint and its successor, the best weights so far, the pack, pictures."""
+def _room(fit: PreparedFit) -> tuple[int, int]:
+    """Bytes that a fit will write: of unfinished work (a checkpoint, its successor, the pack), and of the pack."""
     trained = sum(weight.numel() for weight in fit.method.parameters().values())
-    return trained * 4 * (2 * (3 + bool(fit.request.config.validate_every)) + 1) + (8 << 20)
+    pack = 2 * trained + 4 * fit.request.images[0].width ** 2 + (1 << 16)
+    return 4 * trained * 2 * (3 + bool(fit.request.config.validate_every)) + pack + (1 << 20), pack
 
 
 @contextmanager

@@ -156,8 +156,19 @@ def test_no_room_is_said_before_the_first_step(personalizer, picture, tmp_path, 
     ran = []
     with pytest.raises(OutputError, match="No space left on device; free some space"):
         fits_into(personalizer, picture, tmp_path / "p", callback=ran.append)
-    assert not ran
     assert not any(tmp_path.iterdir())
+
+    def other_disk(folder, count):
+        """A folder that is there may be a mount point of its own."""
+        if folder == tmp_path / "mounted":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(output, "check_space", other_disk)
+    with pytest.raises(OutputError, match="Read-only file system; choose a folder"):
+        fits_into(personalizer, picture, tmp_path / "mounted", callback=ran.append)
+    assert not ran
+    assert os.listdir(tmp_path) == ["mounted"]
 
 
 def test_a_file_that_appears_during_the_fit_stays(personalizer, picture, tmp_path):

@@ -43,10 +43,15 @@ class FitOutput:
     work: Path
     finished: ConceptPack | None
 
-    def check_room(self, count: int) -> None:
-        """Raise :class:`OutputError` if so many bytes have no room beside the pack."""
-        with reporting_full_disk(self.work):
-            check_space(self.work, count)
+    def check_room(self, unfinished: int, pack: int) -> None:
+        """Raise :class:`OutputError` if so many bytes have no room beside the pack, or the pack has none.
+
+        A folder that is there may be on another disk than what is beside it.
+        """
+        with reporting_full_disk(self.folder, self.work):
+            check_space(self.work, unfinished)
+            if self.folder.is_dir():
+                check_space(self.folder, pack)
 
     def begin(self, resume: bool) -> None:
         """Let an earlier unfinished fit go, if this one does not go on from it."""
@@ -94,6 +99,8 @@ def opened(folder: str | Path, asked: FitRequest, resume: bool) -> Iterator[FitO
     target = Path(os.path.realpath(shown))
     with reporting_full_disk(shown, target.parent):
         _finished(target, shown, asked, resume)  # before a folder is made for nothing
+        if target.is_dir():
+            check_space(target, 1)
         work = _work_folder(target, shown)
     busy = f"another fit is writing to {shown}; wait until it is done, or give another folder"
     with exclusive(work, busy):
