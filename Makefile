@@ -35,8 +35,9 @@ docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo out/site/index.html
 
+# A process for each of two cores, with one thread each; the tests of threads start their own.
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: install $(DOCS)
 	$(BIN)/python -m pytest -m slow -s

@@ -155,7 +155,11 @@ def test_keys_of_the_user_interfaces(personalizer, pack, tmp_path):
 
 def test_packs_that_a_format_cannot_hold(personalizer, pack, tmp_path):
     whole = ConceptPack(
-        pack.concepts, pack.base, pack.key_value, pack.embeddings, unet={"conv_in.weight": torch.ones(1)}
+        pack.concepts,
+        pack.base,
+        pack.key_value,
+        pack.embeddings,
+        unet={"conv_in.weight": personalizer.pipe.unet.conv_in.weight},
     )
     tokens = ConceptPack(pack.concepts, pack.base, {}, pack.embeddings, method="textual_inversion")
     for wrong, match in ((whole, "whole UNet"), (tokens, "tokens alone")):

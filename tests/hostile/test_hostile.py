@@ -25,7 +25,8 @@ def test_valid_inputs_are_taken(outcomes):
     """Else what generators make of them is refused for another reason than they mean."""
     valid = [outcome for outcome in outcomes if outcome.kind.startswith("planted ")]
     assert len(valid) == len(UNTOUCHED)
-    bad = [str(outcome) for outcome in valid if outcome.columns or outcome.message]
+    noted = "attention does not show"  # a random model's never does
+    bad = [str(o) for o in valid if o.columns or (o.message and not o.message.startswith(noted))]
     assert not bad, "\n".join(bad)
 
 

@@ -153,13 +153,13 @@ def test_names_never_come_from_tokens(pack, tmp_path):
         renamed = ConceptPack(concepts, pack.base, pack.key_value, pack.embeddings, unet=pack.unet)
         folder = renamed.save_pretrained(tmp_path / "pack")
         assert {f.name for f in folder.iterdir()} == {
-            MANIFEST, WEIGHTS, UNET, "new1.safetensors", "new2.safetensors",
+            MANIFEST, WEIGHTS, UNET, "new1.safetensors", "new2.safetensors", "README.md",
         }  # fmt: skip
         again = ConceptPack.from_pretrained(folder)
         assert again.tokens == list(tokens)
         assert again.content_hash() == renamed.content_hash()
         shutil.rmtree(folder)
-    for token in ("<../../evil>", "<NEW1>", "<" + "x" * 70 + ">"):
+    for token in ("<../../evil>", "<new1>", "<" + "x" * 70 + ">"):
         concepts = [pack.concepts[0], Concept("dog", token)]
         with pytest.raises(InputError):
             ConceptPack(concepts, pack.base, pack.key_value, pack.embeddings).save_pretrained(tmp_path / "evil")
@@ -169,6 +169,7 @@ def test_names_never_come_from_tokens(pack, tmp_path):
 def test_a_pack_without_names_of_files_is_one_of_the_first_version(folder):
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["concepts"][0] = {"token": "<mine>", "class": "cat"}
+    del manifest["content_sha256"]  # of another token
     row = load((folder / "new1.safetensors").read_bytes())["<new1>"]
     (folder / MANIFEST).write_text(json.dumps(manifest))
     put(folder, "mine.safetensors", save({"<mine>": row}))
@@ -182,7 +183,7 @@ def test_a_pack_without_names_of_files_is_one_of_the_first_version(folder):
     [
         ([{"token": "<../../evil>", "class": "cat"}], "angle brackets"),
         ([{"token": "<new1>", "class": "cat\x1b[31m"}], "plain characters"),
-        ([{"token": "<new1>", "class": "cat"}, {"token": "<NEW1>", "class": "dog"}], "token of its own"),
+        ([{"token": "<new1>", "class": "cat"}, {"token": "<new1>", "class": "dog"}], "token of its own"),
         ([{"token": "<new1>", "class": "cat", "file": "../new1.safetensors"}], "no file of a token"),
         ([{"token": "<new1>", "class": "cat", "file": UNET}], "no file of a token"),
         ([{"token": "<new2>", "class": "cat", "file": "new1.safetensors"}], "does not hold"),
@@ -197,6 +198,24 @@ def test_concepts_of_a_file_are_checked_as_a_users(folder, concepts, message):
         ConceptPack.from_pretrained(folder)
 
 
+def test_what_the_manifest_says_is_learned_is(folder):
+    manifest = json.loads((folder / MANIFEST).read_text()) | {"content_sha256": "0" * 64}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(PackError, match="is not what its manifest says"):
+        ConceptPack.from_pretrained(folder)
+
+
+def test_nouns_of_earlier_versions(folder):
+    """A comma, and tokens that differ in capital letters alone, are refused where a person types them alone."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["concepts"][0]["class"] = "cat, dog"
+    del manifest["content_sha256"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    pack = ConceptPack.from_pretrained(folder)
+    assert pack.concepts[0].noun == "cat, dog"
+    pack.save_pretrained(folder.parent / "again")
+
+
 def test_what_could_not_be_read_again_is_not_written(pack, tmp_path):
     from dataclasses import replace
 
@@ -207,7 +226,7 @@ def test_what_could_not_be_read_again_is_not_written(pack, tmp_path):
         {"provenance": {"when": object()}},
         {"reference": Image.new("RGB", (4, 5))},
         {"embeddings": pack.embeddings[:1]},
-        {"concepts": [Concept("cat, dog", "<new1>"), Concept("dog", "<new2>")]},
+        {"concepts": [Concept("cat\n", "<new1>"), Concept("dog", "<new2>")]},
         {"key_value": {"elsewhere.attn2": next(iter(pack.key_value.values()))}},
     ):
         with pytest.raises(SdkError):

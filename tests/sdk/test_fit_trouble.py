@@ -199,6 +199,11 @@ def test_the_second_fit_into_one_folder_is_told_at_once(personalizer, picture, t
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
+def hears_ctrl_c():
+    """Programs that a shell put into the background do not, and neither do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(personalizer, tiny_model, picture, tmp_path):
     """Also where none was due."""
     picture.save(tmp_path / "photo.png")
@@ -207,7 +212,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(personalizer, tiny_mod
     )
     command = [sys.executable, "-m", "sdk.commands.main", "fit", "photo.png", "--concept", "cat", "--output", "p"]
     command += ["--config", "s.toml", "--model", str(tiny_model), "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c)
     log = tmp_path / "p.partial" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
         threading.Event().wait(0.02)
@@ -233,7 +238,8 @@ def test_the_second_ctrl_c_stops_at_once_and_handlers_come_back():
             print("at once")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    program = textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, preexec_fn=hears_ctrl_c)
     assert done.stdout == "at once\n", done.stderr
 
 

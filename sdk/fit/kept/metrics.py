@@ -6,6 +6,7 @@ All of it but the seconds is the same whenever the same fit is run, resumed or n
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ class MetricsLog:
         """Say it if a fit goes on to more steps than its header says."""
         assert self._file is not None
         stated = 0
-        with self._file.open(encoding="utf-8") as file:
+        with self._file.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                entry = json.loads(line)
-                stated = entry.get("header", entry.get("extended", {})).get("steps", stated)
+                with suppress(ValueError, AttributeError, RecursionError):  # somebody else wrote to it
+                    entry = json.loads(line)
+                    stated = entry.get("header", entry.get("extended", {})).get("steps", stated)
         if stated != asked.config.steps:
             self._append({"extended": {"steps": asked.config.steps}})
 
