@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..concepts import check_prompt as checked_text
 from ..errors import BaseModelError, InputError
 from ..images.image_io import load_image, square
 from ..images.record import laid_in
@@ -252,7 +251,7 @@ class OnnxPersonalizer:
     ) -> Generation:
         """Check everything, then draw a batch at a time."""
         model = self.model
-        prompts = [readable(model.tokenizer, checked_text(p, "prompt")) for p in texts(prompt, "prompt", MOST_PICTURES)]
+        prompts = [readable(model.tokenizer, p) for p in texts(prompt, "prompt", MOST_PICTURES)]
         numbers = check_numbers(
             prompts,
             model.resolution,

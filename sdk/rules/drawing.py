@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..concepts import LONGEST_PROMPT, Concept
+from ..concepts import Concept
 from ..disk.files import prepare_output_folder, write_next
 from ..errors import InputError
 from ..images.image_io import load_image, square
@@ -67,11 +67,7 @@ def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
     values = [given] * count if one else several(given, what, "text", MOST_PICTURES)
     if len(values) != count:
         raise InputError(f"give one {what}, or one for each of the {count} prompts, got {len(values)}")
-    found = [missing if value is None else text(value, what) for value in values]
-    for value in found:
-        if value is not None and len(value) > LONGEST_PROMPT:
-            raise InputError(f"the {what} has {len(value)} characters; write at most {LONGEST_PROMPT}")
-    return found
+    return [missing if value is None else text(value, what) for value in values]
 
 
 def call_notes(

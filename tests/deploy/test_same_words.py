@@ -120,11 +120,8 @@ def test_one_side_given_the_other_is_the_models(sides):
 
 
 def test_a_novel_is_cut_before_it_is_split_into_words(sides):
-    novel = "a cat and " * 999
+    novel = "a cat and " * 100_000
     for side in sides:
-        for longer in ({"prompt": novel * 2}, {"prompt": "a cat", "negative_prompt": novel * 2}):
-            with pytest.raises(InputError, match="at most 10000"):
-                side.generate(**longer, **ONCE)
         drawn = side.generate(novel, negative_prompt=novel, **ONCE)
         short = side.generate("a cat and " * 40, negative_prompt="a cat and " * 40, **ONCE)
         assert drawn.images[0].tobytes() == short.images[0].tobytes()
