@@ -79,7 +79,8 @@ def checked_concepts(concepts: Iterable[str | Concept]) -> list[Concept]:
     resolved = []
     for index, item in enumerate(given, start=1):
         concept = item if isinstance(item, Concept) else Concept(item)
-        token = concept.token or f"<new{index}>"
+        given_none = concept.token is None or (isinstance(concept.token, str) and not concept.token)
+        token = f"<new{index}>" if given_none else concept.token
         if not is_token(token):
             raise InputError(
                 f"the token {shown(token)} must be a word of at most {LONGEST_TOKEN} letters, digits, - and _ in angle "

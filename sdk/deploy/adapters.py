@@ -15,10 +15,10 @@ import onnxruntime
 
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
 from ..disk.checked import Fail, Table
-from ..disk.files import whole_file
+from ..disk.files import reporting_full_disk, whole_file
 from ..disk.learned import check_finite, check_key_value, check_type
 from ..disk.reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
-from ..errors import PackError
+from ..errors import OutputError, PackError, SdkError
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..rights import Statement
@@ -81,6 +81,21 @@ def write_adapter(
     adapter.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in stored.items()})
     with whole_file(path) as whole:
         adapter.export_adapter(str(whole))
+
+
+def check_adapter_file(file: Path) -> None:
+    """Raise :class:`OutputError` if a path is none for an adapter: a folder, a device, a file of another kind."""
+    with reporting_full_disk(file.parent):
+        if not file.name or file.is_dir():
+            raise OutputError(f"{file} is a folder; give a file for the adapter, such as pack.onnx_adapter")
+        if not file.exists():
+            return
+        if not file.is_file():
+            raise OutputError(f"{file} is no regular file; give another name for the adapter")
+    try:
+        read_adapter(file)
+    except SdkError as error:
+        raise OutputError(f"{file} is a file of another kind; give another name for the adapter") from error
 
 
 def read_adapter(path: str | Path) -> Adapter:

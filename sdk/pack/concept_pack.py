@@ -128,7 +128,7 @@ class ConceptPack:
         if self.unet:
             raise InputError(f"a pack of {self.method} changes the whole UNet; merge it in: export_onnx(dir, pack)")
         try:
-            from ..deploy.adapters import write_adapter
+            from ..deploy.adapters import check_adapter_file, write_adapter
         except ModuleNotFoundError as error:
             raise InputError("adapters need ONNX Runtime; run: pip install 'personalizer-sdk[onnx]'") from error
         weights = {
@@ -137,6 +137,7 @@ class ConceptPack:
             for which, weight in zip("kv", pair, strict=True)
         }
         file = as_path(path)
+        check_adapter_file(file)
         prepare_output_folder(file.parent)
         write_adapter(file, self.concepts, self.embeddings.numpy(), weights, self.base.to_dict(), self.statement)
         return file

@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from . import honest, picture_bytes
@@ -54,7 +55,10 @@ def lines(rng: random.Random, place: Place) -> Case:
     def run() -> list[str]:
         return honest.printed(*call(arguments))
 
-    return Case(" ".join(repr(a[:40]) for a in arguments)[:300], _sparing(run, place), allowed=(place.cwd,))
+    named = [value for option, value in pairwise(arguments) if option == "--output"]
+    inputs = (place.inputs,) if any(value.startswith(str(place.inputs)) for value in named) else ()
+    text = " ".join(repr(a[:40]) for a in arguments)[:300]
+    return Case(text, _sparing(run, place), allowed=(place.cwd, *inputs))  # what a user names is no fault
 
 
 def _sparing(run: Callable[[], list[str]], place: Place) -> Callable[[], list[str]]:

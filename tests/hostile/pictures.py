@@ -74,7 +74,8 @@ def _array(rng: random.Random, place: Place) -> tuple[Any, str, str]:
         )
     )
     kind = rng.choice((np.uint8, np.uint8, np.float32, np.float64, np.int64, np.bool_, np.uint16, np.complex64, object))
-    values = np.zeros(shape, kind) if kind is object else (np.random.default_rng(0).random(shape) * 2).astype(kind)
+    numbers = np.asarray(np.random.default_rng(0).random(shape) * 2)  # of no dimension it gives a number
+    values = np.zeros(shape, kind) if kind is object else numbers.astype(kind)
     expect = ANY
     if kind in (np.float32, np.float64) and values.size and rng.random() < 0.4:
         values[(0,) * values.ndim] = rng.choice((np.nan, np.inf, -np.inf))
