@@ -81,8 +81,9 @@ class _Exporter:
     def __init__(self, base: BaseModel, pack: ConceptPack | None, work: Path, dtype: torch.dtype, phase: Phase):
         self.base, self.pack, self.work, self.dtype, self.phase = base, pack, work, dtype, phase
         pipe = base.pipe
+        # By PyTorch's own `to`: diffusers' warns of layers to be kept in float32 though there are none.
         self.unet, self.vae, self.encoder = (
-            copy.deepcopy(part).to("cpu", dtype).eval() for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+            nn.Module.to(copy.deepcopy(part), "cpu", dtype).eval() for part in (pipe.unet, pipe.vae, pipe.text_encoder)
         )
         self.conditioner = TextConditioner(pipe.tokenizer, self.encoder, pack.tokens if pack is not None else ())
         self.layers = list(cross_attention_layers(self.unet))

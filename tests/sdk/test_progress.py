@@ -185,12 +185,13 @@ def test_looking_for_masks_trains_nothing(personalizer, picture, monkeypatch):
     assert [mask.size for mask in masks] == [picture.size] * 2
 
 
-def test_loading_and_drawing_say_nothing(tiny_model):
+def test_loading_drawing_and_exporting_say_nothing(tiny_model, tmp_path):
     """No banner, bar or warning of another library, for a program that never asked for quiet."""
     program = f"""
 from sdk import Personalizer
 p = Personalizer.from_pretrained({str(tiny_model)!r}, device="cpu")
 p.generate("a cat", num_inference_steps=2)
+p.export_onnx({str(tmp_path / "onnx")!r})
 import diffusers.utils.logging, transformers.utils.logging
 assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.is_progress_bar_enabled()
 """
