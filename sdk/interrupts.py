@@ -13,8 +13,11 @@ log = logging.getLogger("sdk")
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
+def deferred_interrupt(what: str = "this step is finished and kept") -> Iterator[threading.Event]:
     """Let the first Ctrl-C in a block set an event instead of raising :class:`KeyboardInterrupt`; the second raises.
+
+    Args:
+        what: to tell then.
 
     Whoever opens the block looks at the event between two steps. Outside the main thread, and where a program handles
     Ctrl-C in a way of its own, nothing changes.
@@ -29,7 +32,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
-        log.warning("interrupted: this step is finished and kept; press again to stop at once")
+        log.warning("interrupted: %s; press again to stop at once", what)
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -17,7 +17,7 @@ from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
-from .images.image_io import load_image, load_images, square
+from .images.image_io import load_image, load_images, load_mask, square
 from .images.record import laid_in
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
@@ -137,7 +137,7 @@ class Personalizer(Engine):
                 method=text(method, "method"),
                 config=self.default_config(method=method) if config is None else config,
                 seed=check_seed(seed),
-                masks=None if masks is None else [load_image(m) for m in listed(masks, "masks", "pictures")],
+                masks=None if masks is None else [load_mask(m) for m in listed(masks, "masks", "pictures")],
                 output_dir=None if output_dir is None else path(output_dir, "output_dir"),
                 resume=flag(resume, "resume"),
                 callback=to_be_called(callback, "callback"),
@@ -187,6 +187,7 @@ class Personalizer(Engine):
         if not isinstance(pack, ConceptPack):
             pack = ConceptPack.from_pretrained(path(pack, "pack"))
         self.check_base(pack)
+        pack.check_finite()
         self.pack = pack
         return pack
 

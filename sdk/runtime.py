@@ -53,7 +53,15 @@ Progress = Callable[[Event], Any]
 
 
 class Cancelled(Exception):
-    """Raised by a call whose ``cancel`` event was set."""
+    """Raised by a call whose ``cancel`` event was set.
+
+    Attributes:
+        finished: of a call that draws, the pictures that were done, by their place in the call.
+    """
+
+    def __init__(self, message: str = "cancelled", finished: dict[int, Any] | None = None) -> None:
+        super().__init__(message)
+        self.finished = finished or {}
 
 
 def check_cancelled(cancel: threading.Event | None) -> None:

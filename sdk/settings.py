@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .errors import InputError
@@ -19,6 +20,7 @@ class MethodOptions:
         check_types(self)
 
 
+_PLACES = re.compile(r"\{[^{}]*\}")
 _LARGE = 1e30  # float32 holds no more once it is multiplied
 _MOST = {
     **dict.fromkeys(("learning_rate", "token_learning_rate", "weight_decay", "loss_scale", "prior_guidance"), _LARGE),
@@ -128,5 +130,8 @@ class FitSettings:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):
             raise InputError("prior_prompts must hold at least one prompt, and no empty one")
+        strange = [name for p in self.prior_prompts for name in _PLACES.findall(p) if name not in ("{all}", "{each}")]
+        if strange:
+            raise InputError(f"prior_prompts may name {{all}} and {{each}}, got {strange[0]!r}")
         if not self.prior:
             raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")

@@ -89,7 +89,7 @@ def attention_with_columns(
         scale = query.shape[-1] ** -0.5
     else:
         check_scale(scale)
-    chosen = attention_backend(backend, query, key.shape[2], token_indices.shape[1])
+    chosen = attention_backend(backend, query, key.shape[2], token_indices.shape[1], (key, value))
     return chosen.attention(query, key, value, token_indices, scale, detach_first)
 
 

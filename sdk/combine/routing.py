@@ -22,7 +22,7 @@ from ..rights import joined_rights
 from ..rules.arguments import listed, of_type
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class RoutedPack(ConceptPack):
     """Several packs, each at work on its own words only.
 

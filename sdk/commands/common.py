@@ -14,6 +14,7 @@ from ..printable import printable
 from ..runtime import keep_memory, quiet
 
 _LINE = 4000  # characters that are shown of a line
+_lost: list[str] = []
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +26,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def say(text: object = "") -> None:
     """Print a result, each line made printable; a reader that has gone away is no reason to stop working."""
+    if sys.stdout is None:  # closed before the program began
+        return
     try:
         for line in str(text).split("\n"):
             print(printable(line, _LINE))
         sys.stdout.flush()
-    except OSError:  # a closed pipe, a full disk behind it
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # a full disk behind it
+            _lost.append(error.strerror or str(error))
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the program runs
+
+
+def lost_output() -> str | None:
+    """Return why results could not be written to standard output; ``None``: they were, or nobody wants them."""
+    return _lost[0] if _lost else None
 
 
 def say_aside(text: object) -> None:

@@ -43,10 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ..comparison.runs import compare
     from ..disk.files import prepare_output_folder
     from ..disk.folders import exclusive
-    from ..images.image_io import load_image
+    from ..images.image_io import load_image, load_mask
 
-    for file in (arguments.image, *(arguments.mask or [])):
-        load_image(file)
+    load_image(arguments.image)
+    for file in arguments.mask or []:
+        load_mask(file)
     folder = prepare_output_folder(arguments.output)
     scorer = None
     if arguments.clip or arguments.dino:

@@ -22,18 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..disk.files import prepare_output_folder
+    from ..disk.files import output_folder
     from ..disk.folders import exclusive
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)
-    folder = prepare_output_folder(arguments.output)
     from ..eval.evaluation import evaluate
     from ..eval.report import FILES, check_report_folder, save_report
     from ..eval.scorers import looked_at
 
     looked_at(pack, pack.base.resolution)  # mistakes show before the model is loaded
-    with exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"):
+    with (
+        output_folder(arguments.output) as folder,
+        exclusive(folder, f"another program is writing to {folder}; wait, or give another folder"),
+    ):
         check_report_folder(folder, FILES)
         personalizer = load_personalizer(arguments, pack.base.name)
         with progress() as bar:

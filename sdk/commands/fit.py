@@ -14,7 +14,6 @@ from ..runtime import progress
 from ..settings import PRECISIONS
 from .common import add_model_arguments, load_personalizer, say
 
-GO_ON = "; what is done so far is kept: go on with the same command and --resume"
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
 
 
@@ -47,15 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.toml", help="settings of FitConfig; options above come on top")
 
 
+def go_on(arguments: argparse.Namespace) -> str:
+    """What to tell after an interruption."""
+    from ..fit.kept.output import unfinished
+
+    if unfinished(arguments.output) is None:
+        return ""
+    return "; what is done so far is kept: go on with the same command and --resume"
+
+
 def run(arguments: argparse.Namespace) -> None:
     check_method(arguments.method)
     changes = read_settings(arguments)
     FitConfig.preset(arguments.preset, arguments.method, **changes)  # mistakes show before the model is loaded
     resolve_concepts(arguments.concept)
-    from ..images.image_io import load_image
+    from ..images.image_io import load_image, load_mask
 
-    for file in (arguments.image, *(arguments.mask or [])):
-        load_image(file)
+    load_image(arguments.image)
+    for file in arguments.mask or []:
+        load_mask(file)
     personalizer = load_personalizer(arguments, "bundled")
     config = personalizer.default_config(arguments.preset, arguments.method, **changes)
     with progress() as bar:

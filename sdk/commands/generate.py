@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ..runtime import progress
+from ..runtime import Cancelled, progress
 from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = 'personalizer generate my-pets --prompt "a <new1> cat on the beach" --output pictures'
@@ -24,32 +24,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..disk.files import prepare_output_folder, write_next
+    from ..disk.files import output_folder, write_next
     from ..images.record import png_bytes
+    from ..interrupts import deferred_interrupt
     from ..pack import ConceptPack
 
     pack = ConceptPack.from_pretrained(arguments.pack)
-    output = prepare_output_folder(arguments.output)
-    personalizer = load_personalizer(arguments, pack.base.name)
-    with progress() as bar:
-        result = personalizer.generate(
-            arguments.prompt,
-            num_images=arguments.num_images,
-            seed=arguments.seed,
-            concepts=pack,
-            num_inference_steps=arguments.steps,
-            guidance_scale=arguments.guidance,
-            negative_prompt=arguments.negative_prompt,
-            progress=bar,
-        )
-    numbers, paths = [0] * len(arguments.prompt), []
-    for index, image in enumerate(result.images):
-        of = index // arguments.num_images
-        path, number = write_next(output, _name(of), png_bytes(image), numbers[of])
-        numbers[of] = number + 1
-        paths.append(path)
-    for path in paths:  # afterwards, so that all are written whoever reads
-        say(path)
+    with output_folder(arguments.output) as output:
+        personalizer = load_personalizer(arguments, pack.base.name)
+        interrupted: Cancelled | None = None
+        with progress() as bar, deferred_interrupt("drawing ends, what is done is kept") as cancel:
+            try:
+                drawn = personalizer.generate(
+                    arguments.prompt,
+                    num_images=arguments.num_images,
+                    seed=arguments.seed,
+                    concepts=pack,
+                    num_inference_steps=arguments.steps,
+                    guidance_scale=arguments.guidance,
+                    negative_prompt=arguments.negative_prompt,
+                    progress=bar,
+                    cancel=cancel,
+                )
+                pictures = dict(enumerate(drawn.images))
+            except Cancelled as error:
+                interrupted, pictures = error, error.finished
+        numbers, paths = [0] * len(arguments.prompt), []
+        for index in sorted(pictures):
+            of = index // arguments.num_images
+            path, number = write_next(output, _name(of), png_bytes(pictures[index]), numbers[of])
+            numbers[of] = number + 1
+            paths.append(path)
+        for path in paths:  # afterwards, so that all are written whoever reads
+            say(path)
+        if interrupted is not None:
+            raise interrupted
 
 
 def _name(prompt: int) -> Callable[[int], str]:

@@ -13,7 +13,7 @@ from ..errors import SdkError
 from ..lazy import needed_extra
 from ..printable import printable
 from ..runtime import Cancelled
-from .common import say_aside
+from .common import lost_output, say_aside
 
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
@@ -77,9 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_aside(f"personalizer {parsed.command}: this {needed}")
         return 2
     except (KeyboardInterrupt, Cancelled):
-        how = getattr(import_module(f".{parsed.command}", __package__), "GO_ON", "")
-        say_aside(f"personalizer {parsed.command}: interrupted{how}")
+        go_on = getattr(import_module(f".{parsed.command}", __package__), "go_on", lambda arguments: "")
+        say_aside(f"personalizer {parsed.command}: interrupted{go_on(parsed)}")
         return 130
+    lost = lost_output()
+    if lost is not None:
+        say_aside(f"personalizer {parsed.command}: the results could not be written to standard output: {lost}")
+        return 1
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from ..fit.fit import fit_concepts
 from ..fit.identity import library_versions
 from ..fit.prepare import priors_for
 from ..fit.whole import whole_identity
-from ..images.image_io import load_image, square
+from ..images.image_io import load_image, load_mask, square
 from ..masks.user import read_masks
 from ..methods import METHODS, method_class
 from ..pack import ConceptPack
 from ..plain import merged
+from ..rules.arguments import cancelling, listed, shown, texts, to_be_called, whole
+from ..rules.drawing import MOST_PICTURES, check_seed, check_steps
 from ..runtime import Progress, check_cancelled, peak_memory
 from ..sampling.engine import Engine
 from .variants import Arm, resolve_arms
@@ -142,16 +144,21 @@ def compare(
     Raises:
         InputError: an unknown method, or a picture that cannot be scored.
     """
-    if min(prompts, num_images, num_inference_steps) < 1:
-        raise InputError("prompts, num_images and num_inference_steps must each be at least 1")
-    arms = resolve_arms(None if methods is None else list(methods))
+    prompts, num_images = whole(prompts, "prompts", 1), whole(num_images, "num_images", 1, MOST_PICTURES)
+    num_inference_steps, seed = check_steps(num_inference_steps), check_seed(seed)
+    check_seed(seed + 1000, len(METHODS) * prompts * num_images)  # of the pictures
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"settings are a table of names and values, got {shown(settings)}")
+    to_be_called(progress, "progress")
+    cancelling(cancel)
+    arms = resolve_arms(None if methods is None else texts(methods, "methods", MOST_PICTURES))
     for arm in arms:
         arm_config(engine, arm, settings)  # mistakes show before a fit
     resolved = resolve_concepts(concepts)
     picture = load_image(image)
     reference = square(picture, engine.resolution)
     scorer = scorer or default_scorer(engine.resolution, resolved)
-    given = None if masks is None else [load_image(mask) for mask in masks]
+    given = None if masks is None else [load_mask(mask) for mask in listed(masks, "masks", "pictures")]
     if given is not None:
         read_masks(given, [picture], len(resolved), engine.resolution)  # mistakes show before a fit
     squares = None if given is None else [square(mask, engine.resolution) for mask in given]

@@ -6,6 +6,7 @@ captions beside the pictures (``name.txt``) where there are any.
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from ..runtime import Phase, Progress
 from ..settings import FitSettings
 from .prior_cache import PriorCache
 
+log = logging.getLogger("sdk")
 _BATCH = 16  # pictures drawn at a time, and lost at most when a fit is interrupted
 
 
@@ -37,7 +39,12 @@ class PriorPicture:
 def from_folder(folder: str | Path, caption: str, resolution: int) -> list[PriorPicture]:
     """Read the user's class pictures, cut square; a ``.txt`` of the same name holds a picture's own caption."""
     pictures = []
-    for path in list_images(folder):
+    paths = list_images(folder)
+    stems = {path.stem for path in paths}
+    alone = [p.name for p in sorted(Path(folder).expanduser().glob("*.txt")) if p.stem not in stems]
+    if alone:
+        log.warning("%s in %s belongs to no picture", alone[0], folder)
+    for path in paths:
         note = path.with_suffix(".txt")
         text = read_caption(note) if note.exists() else ""
         if tokens_in(text):

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from ..concepts import MAX_CONCEPTS, Concept, check_tokens, find_positions
 from ..errors import BaseModelError
 from ..rules.drawing import prompt_note
+from .clip_tokenizer import is_clips
 
 # Stand for a pack's tokens, by position. Unicode keeps these characters for a program's own use: no text has them, no
 # vocabulary knows them. So one tokenizer serves every pack.
@@ -32,6 +33,8 @@ class PromptTokenizer:
 
     def __init__(self, definition: str, length: int, padding: str, table_size: int) -> None:
         self.length, self.table_size = length, table_size
+        if not is_clips(definition):
+            raise BaseModelError("the tokenizer is none of CLIP's kind; export the model again")
         try:
             self._tokenizer = Tokenizer.from_str(definition)
             highest = max(self._tokenizer.get_vocab().values(), default=0)

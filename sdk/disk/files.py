@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError, OutputError, SdkError
@@ -52,6 +52,19 @@ def prepare_output_folder(path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, 1)
     return folder
+
+
+@contextmanager
+def output_folder(path: str | Path) -> Iterator[Path]:
+    """Have a folder for results; one that was made for it and stays empty is removed again."""
+    there = os.path.lexists(as_path(path))
+    folder = prepare_output_folder(path)
+    try:
+        yield folder
+    finally:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()  # an empty one alone
 
 
 def as_path(path: str | os.PathLike) -> Path:

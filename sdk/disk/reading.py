@@ -36,12 +36,14 @@ def as_path(source: object, what: str = "file") -> Path:
         raise InputError(f"the {what} must be given by a path, got a {type(source).__name__}")
     try:
         text = os.fsdecode(source)
+        if not text:
+            raise ValueError("it is empty")
         os.fsencode(text)  # lone surrogates
         if "\0" in text:
             raise ValueError("it holds a NUL character")
         return Path(text).expanduser()
     except (ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{printable(source)} is no path of a {what} ({error}); check it") from error
+        raise InputError(f"{printable(source)!r} is no path ({what}: {error}); check it") from error
 
 
 def open_regular(
@@ -117,6 +119,8 @@ def read_bytes(
                 content += more
         except OSError as error:
             raise kind(f"{source} cannot be read: {error.strerror or error}; copy it again") from error
+        except MemoryError as error:
+            raise kind(f"{source} is larger than the memory that is free; close other programs") from error
     if len(content) > limit:
         raise kind(f"{source} has more than the {limit:,} bytes that are read of such a file")
     return content

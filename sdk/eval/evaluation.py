@@ -9,7 +9,10 @@ from typing import Any
 from PIL import Image
 
 from ..concepts import Concept
+from ..errors import InputError
 from ..pack import ConceptPack
+from ..rules.arguments import cancelling, of_type, shown, to_be_called, whole
+from ..rules.drawing import MOST_PICTURES, check_seed, check_steps
 from ..runtime import Phase, Progress
 from ..sampling.engine import Engine
 from .drawing import Drawn, draw_for
@@ -104,8 +107,16 @@ def evaluate(
     Raises:
         InputError: no reference in the pack, or concepts that the scorer cannot tell.
     """
+    prompts, num_images = whole(prompts, "prompts", 1), whole(num_images, "num_images", 1, MOST_PICTURES)
+    num_inference_steps, seed = check_steps(num_inference_steps), check_seed(seed)
+    to_be_called(progress, "progress")
+    cancelling(cancel)
+    of_type(pack, ConceptPack, "pack")
+    if scorer is not None and not callable(getattr(scorer, "score", None)):
+        raise InputError(f"scorer must be a Scorer (sdk.eval), got {shown(scorer)}")
     scorer = looked_at(pack, engine.resolution, scorer)
     wanted = scorer.prompts(pack.concepts, prompts)
+    check_seed(seed, len(wanted) * num_images)
     common: dict[str, Any] = {"num_images": num_images, "num_inference_steps": num_inference_steps, "seed": seed}
     common |= {"progress": progress, "cancel": cancel}
     fitted = draw_for(engine, wanted, pack, **common)

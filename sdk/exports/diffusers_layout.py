@@ -12,8 +12,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from .result import Export
+from ..errors import InputError, OutputError
+from .result import MARK, Export, claim
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -47,7 +47,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     Raises:
         InputError: a pack that holds other weights than K and V.
     """
-    from ..disk.files import prepare_output_folder, write_bytes
+    from ..disk.files import write_bytes
     from ..pack import WEIGHTS
     from .tokens import export_tokens
 
@@ -55,9 +55,11 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     pack.check_storable()
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
-    destination = prepare_output_folder(folder)
+    destination = claim(folder, [WEIGHTS, *pack.token_files()])
+    if pickle and (destination / BINARY).exists() and not (destination / WEIGHTS).exists():
+        raise OutputError(f"{destination / BINARY} is no file of an earlier export; give another folder")
     written = [destination / WEIGHTS, *export_tokens(pack, destination)]
-    write_bytes(written[0], pack.weights_bytes())
+    write_bytes(written[0], pack.weights_bytes(**MARK))
     if pickle:
         written.append(destination / BINARY)
         write_bytes(written[-1], _pickled(pack, base))

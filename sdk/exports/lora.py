@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..disk.checked import shown
 from ..errors import InputError
-from .result import Export, write_tensors
+from .result import Export, claim, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,6 @@ def export(
     import torch
     import torch.nn.functional as F
 
-    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
     from .tokens import export_tokens
@@ -89,9 +88,10 @@ def export(
         up = F.pad((u * s)[:, :chosen], (0, missing)).to(dtype)
         tensors |= _named(name, up, F.pad(vh[:chosen], (0, 0, 0, missing)).to(dtype), dialect)
     metadata = modelspec(pack, "lora") | {"format": "pt"}
-    path = prepare_output_folder(folder) / FILE
+    destination = claim(folder, [FILE, *pack.token_files()])
+    path = destination / FILE
     write_tensors(path, {name: t.contiguous() for name, t in tensors.items()}, metadata)
-    paths = [path, *export_tokens(pack, folder)]
+    paths = [path, *export_tokens(pack, destination)]
     made = relative_error(spectra, chosen)
     usage = [
         f"rank {chosen}, relative error {made:.3f}",

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..deploy.clip_tokenizer import is_clips
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
 from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
@@ -207,6 +208,8 @@ class _Exporter:
     def _configurations(self, shared: bool) -> None:
         """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
         self.conditioner.tokenizer.save_pretrained(self.work / "tokenizer")
+        if not is_clips((self.work / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")):
+            raise InputError("the base model's tokenizer is none of CLIP's kind, which exports cannot hold")
         _older_tokenizer_files(self.work / "tokenizer")
         scheduler = self.base.sampling_scheduler()  # what the torch path samples with
         scheduler.save_pretrained(self.work / "scheduler")

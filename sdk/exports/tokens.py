@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..disk.files import write_bytes
 from ..pack import ConceptPack
+from .result import MARK
 
 
-def export_tokens(pack: ConceptPack, folder: str | Path) -> list[Path]:
+def export_tokens(pack: ConceptPack, folder: Path) -> list[Path]:
     """Write one textual-inversion file per token, which diffusers' ``load_textual_inversion`` takes."""
-    for name, content in pack.token_files().items():
-        write_bytes(Path(folder) / name, content)
-    return [Path(folder) / name for name in pack.token_files()]
+    for name, content in pack.token_files(**MARK).items():
+        write_bytes(folder / name, content)
+    return [folder / name for name in pack.token_files()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk.file_names import check_name, concept_word
-from .result import Export, default_name, write_tensors
+from .result import Export, claim, default_name, write_tensors
 
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
@@ -45,7 +45,6 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
-    from ..disk.files import prepare_output_folder
     from .deltas import key_value_deltas
     from .modelspec import modelspec
 
@@ -55,7 +54,7 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
         f"lora_unet_{key.replace('.', '_')}.diff": delta.half().contiguous()
         for key, delta in key_value_deltas(pack, base).items()
     }
-    destination = prepare_output_folder(folder)
+    destination = claim(folder, [f"{each}.safetensors" for each in (name, *words.values())])
     files = []
     for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
         word = words[concept.token]

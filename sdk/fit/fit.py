@@ -11,10 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from PIL import Image
 
 from ..concepts import Concept, resolve_concepts
 from ..config import FitConfig
+from ..errors import InputError
 from ..eval.scorers import Scorer, default_scorer, registered_scorers
 from ..pack import ConceptPack
 from ..printable import printable
@@ -48,7 +50,45 @@ def fit_concepts(
     report_to: str | None = None,
     rights: Mapping[str, str] = MappingProxyType({}),
 ) -> ConceptPack:
-    """Fit and return the pack; see :meth:`sdk.Personalizer.fit`."""
+    """Fit and return the pack; see :meth:`sdk.Personalizer.fit`. Inside ``torch.no_grad()`` it learns all the same."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return _fit(
+            engine,
+            images,
+            concepts,
+            method=method,
+            config=config,
+            seed=seed,
+            masks=masks,
+            output_dir=output_dir,
+            resume=resume,
+            callback=callback,
+            progress=progress,
+            cancel=cancel,
+            report_to=report_to,
+            rights=rights,
+        )
+
+
+def _fit(
+    engine: Engine,
+    images: Sequence[Image.Image],
+    concepts: Sequence[str | Concept],
+    *,
+    method: str,
+    config: FitConfig,
+    seed: int,
+    masks: Sequence[Image.Image] | None,
+    output_dir: Path | None,
+    resume: bool,
+    callback: Report | None,
+    progress: Progress | None,
+    cancel: threading.Event | None,
+    report_to: str | None,
+    rights: Mapping[str, str],
+) -> ConceptPack:
+    if resume and output_dir is None:
+        raise InputError("resume goes on from what is in output_dir; give output_dir")
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
     asked = replace(check_request(engine, images, resolved, method, config, seed, masks), rights=dict(rights))
@@ -64,7 +104,7 @@ def fit_concepts(
             return output.finished  # not even sheets are missing
         prepared = fit.prepare()
         output.check_room(*_room(prepared))
-        output.begin(resume)
+        output.begin()
         fit.learn(prepared, output.work)
         pack = output.finished or prepared.pack(engine)
         if output.finished is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ from ..methods.base import Method
 from ..methods.token_init import best_descriptions
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
+from ..model.text import TextConditioner
 from ..pack import ConceptPack
+from ..rules.prompts import word_notes
 from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
 from .identity import library_versions
 from .request import FitRequest
 from .whole import whole_identity
+
+log = logging.getLogger("sdk")
+_OF_DRAWN_PRIORS = ("prior_count", "prior_steps", "prior_guidance")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,9 @@ def prepare(
     priors = priors_for(engine, asked.concepts, config, progress, cancel)
     check_cancelled(cancel)
     method: Method = method_class(asked.method)(engine, asked.concepts, config)
+    if config.prior not in ("generate", "none"):
+        _note_unused(engine, config)
+        _note_captions(method.conditioner, [each.caption for each in priors])
     latents = LatentCache(engine.pipe.vae, engine.device)
     clean = [latents.mean(image) for image in asked.images]
     found = asked.masks
@@ -133,6 +142,31 @@ def prepare(
     rows = Rows(references, prior_rows, asked.concepts, method.view, config, asked.seed, levels)
     before = method.probe.reference_maps(clean[0], method.embeddings)
     return PreparedFit(asked, method, rows, clean, words, before)
+
+
+def _note_unused(engine: Engine, config: FitConfig) -> None:
+    """Say which settings of drawn priors were given beside a folder of pictures."""
+    recommended = engine.recommended.get("fit", {})
+    usual = {name: (getattr(FitConfig, name), recommended.get(name)) for name in _OF_DRAWN_PRIORS}
+    given = [name for name, values in usual.items() if getattr(config, name) not in values]
+    if given:
+        log.warning("%s: of drawn priors, without effect on the pictures in %s", ", ".join(given), config.prior)
+
+
+def _note_captions(conditioner: TextConditioner, captions: Sequence[str]) -> None:
+    """Say what the model does not read of the captions of a user's class pictures."""
+    distinct = list(dict.fromkeys(captions))
+    long = [caption for caption in distinct if conditioner.truncated(caption)]
+    if long:
+        log.warning(
+            "%d captions of class pictures are longer than the %d tokens that are read, such as %r",
+            len(long),
+            conditioner.length,
+            long[0][:80],
+        )
+    unknown = list(dict.fromkeys(word for each in distinct for word in conditioner.unknown_words(each)))
+    for note in word_notes("", unknown):
+        log.warning("captions of class pictures: %s", note)
 
 
 def priors_for(

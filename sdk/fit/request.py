@@ -92,6 +92,11 @@ def check_request(
     for concept in concepts:
         for note in word_notes(concept.noun, conditioner.vocabulary.unknown_words(concept.noun)):
             log.warning(note)
+    for words in (*config.initializers, *config.initializer_candidates):
+        for note in word_notes(words, conditioner.vocabulary.unknown_words(words)):
+            log.warning(note)
+    if config.patience and not config.validate_every:
+        log.warning("patience has no effect without validate_every")
     _check_captions(conditioner, concepts, config)
     if config.backend is not None:
         computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))

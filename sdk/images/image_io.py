@@ -21,7 +21,7 @@ from PIL import Image
 from ..disk.checked import shown
 from ..disk.reading import as_path, open_regular
 from ..errors import ImageError, InputError, MissingFileError
-from .pixels import to_rgb, upright
+from .pixels import to_rgb, transparency, upright
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,13 @@ _LARGEST_FILE = 256 << 20  # bytes
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*|data:.*", re.DOTALL)
+_HALF = 128  # of 255
 _TILE_SIZE = (322, 323)  # TIFF tags: width and length of a tile, which is decoded whole
 
 PictureSource = str | os.PathLike | Image.Image | np.ndarray | bytes | bytearray | BinaryIO
 
 
-def load_image(source: PictureSource) -> Image.Image:
+def load_image(source: PictureSource, alpha: list[Image.Image] | None = None) -> Image.Image:
     """Return an upright RGB picture.
 
     CMYK, palette, 16-bit, transparent (shown on white) and EXIF-rotated pictures are converted; of several frames the
@@ -48,15 +49,16 @@ def load_image(source: PictureSource) -> Image.Image:
     Args:
         source: a path, a picture, an array (uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``), the bytes of a file, or
             a file opened in binary mode. Files are PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF of at most 256 MB.
+        alpha: what a picture shows of whatever is behind it is added here (mode ``L``), if it shows anything.
 
     Raises:
         MissingFileError: no such file.
         ImageError: not a picture, damaged, smaller than 16 pixels, or of more than 64 megapixels (WebP and AVIF: 40).
     """
     if isinstance(source, Image.Image):
-        return _finished(source, "the picture")
+        return _finished(source, "the picture", alpha=alpha)
     if isinstance(source, np.ndarray):
-        return _finished(_from_array(source), "the picture")
+        return _finished(_from_array(source), "the picture", alpha=alpha)
     if isinstance(source, (str, os.PathLike)):
         if isinstance(source, str) and _URL.fullmatch(source):
             raise ImageError(f"{shown(source)} is an address; download the picture first and give the file")
@@ -71,8 +73,30 @@ def load_image(source: PictureSource) -> Image.Image:
         except InputError as error:
             raise ImageError(str(error)) from error
         with file:
-            return _decoded(file, str(path))
-    return _decoded(io.BytesIO(_content(source)), "the picture")
+            return _decoded(file, str(path), alpha=alpha)
+    return _decoded(io.BytesIO(_content(source)), "the picture", alpha=alpha)
+
+
+def load_mask(source: PictureSource) -> Image.Image:
+    """Return a mask as an RGB picture, white where something is; see :func:`load_image`.
+
+    A transparent one has to be plain: white on transparent. Of anything else nobody knows whether its colours or its
+    transparency are meant.
+
+    Raises:
+        ImageError: transparent parts beside colours; see also :func:`load_image`.
+    """
+    alpha: list[Image.Image] = []
+    shown_on_white = load_image(source, alpha)
+    if not alpha:
+        return shown_on_white
+    darkest: Any = shown_on_white.convert("L").getextrema()[0]
+    if darkest < _HALF:
+        raise ImageError(
+            "a mask with transparent parts and colours can mean two things; save it without transparency, white where "
+            "something is"
+        )
+    return alpha[0].point(lambda level: 255 if level >= _HALF else 0).convert("RGB")
 
 
 def load_images(given: PictureSource | Iterable[PictureSource], what: str = "picture") -> list[Image.Image]:
@@ -136,6 +160,8 @@ def _content(source: object) -> bytes:
 
 def _from_array(values: np.ndarray) -> Image.Image:
     shape = values.shape
+    if len(shape) >= 2 and shape[0] * shape[1] > MOST_PIXELS:  # before anything is copied
+        raise _too_large("the array", f"{shape[1]}x{shape[0]} pixels")
     if values.dtype == bool:
         values = values.astype(np.uint8) * np.uint8(255)
     right = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
@@ -155,7 +181,11 @@ def _readable(wanted: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _decoded(
-    file: BinaryIO | io.BytesIO, name: str, formats: tuple[str, ...] = _FORMATS, smallest: int = MIN_SIDE
+    file: BinaryIO | io.BytesIO,
+    name: str,
+    formats: tuple[str, ...] = _FORMATS,
+    smallest: int = MIN_SIDE,
+    alpha: list[Image.Image] | None = None,
 ) -> Image.Image:
     known = _readable(formats)
     try:
@@ -166,13 +196,15 @@ def _decoded(
     except Exception as error:  # of whichever decoder looked at a file that may hold anything
         readable = ", ".join(each for each in known if each != "MPO")
         raise ImageError(f"{name} cannot be read as a picture; give one of these: {readable}") from error
-    return _finished(image, name, smallest)
+    return _finished(image, name, smallest, alpha)
 
 
 _decoding = threading.Lock()  # a picture that was opened and not read yet may be given to several threads
 
 
-def _finished(image: Image.Image, name: str, smallest: int = MIN_SIDE) -> Image.Image:
+def _finished(
+    image: Image.Image, name: str, smallest: int = MIN_SIDE, alpha: list[Image.Image] | None = None
+) -> Image.Image:
     """Decode a picture, if that is still to be done, and convert it."""
     if image.format is not None and image.format not in _FORMATS:
         raise ImageError(f"{name} is a {image.format} file; give image.convert('RGB') if it may be opened")
@@ -186,7 +218,10 @@ def _finished(image: Image.Image, name: str, smallest: int = MIN_SIDE) -> Image.
     try:
         with _decoding:
             image.load()
-        return to_rgb(upright(image))
+        held = upright(image)
+        if alpha is not None and (seen_through := transparency(held)) is not None:
+            alpha.append(seen_through)
+        return to_rgb(held)
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them

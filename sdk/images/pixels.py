@@ -36,6 +36,14 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def transparency(image: Image.Image) -> Image.Image | None:
+    """Return the alpha of a decoded picture, mode ``L``; ``None`` if nothing shows through it."""
+    if image.mode not in ("LA", "RGBA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema()[0] == 255 else alpha
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a decoded picture of any mode as RGB, transparent ones on white; always a new picture.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from PIL import Image
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..images.image_io import square, to_tensor
+
+log = logging.getLogger("sdk")
 
 
 def read_masks(
@@ -41,5 +45,10 @@ def read_masks(
         white = to_tensor(square(mask.convert("L").convert("RGB"), resolution))[0] > 0
         if not white.any():
             raise InputError(f"mask {index + 1} shows nothing in the picture's centre square; paint its concept white")
+        if white.all():
+            log.warning("mask %d covers the whole picture; give one that is white where its concept is", index + 1)
         found.append(white.float())
-    return [torch.stack(found[i : i + concepts]) for i in range(0, len(found), concepts)]
+    together = [torch.stack(found[i : i + concepts]) for i in range(0, len(found), concepts)]
+    if any(torch.equal(a, b) for each in together for a, b in combinations(each, 2)):
+        log.warning("two concepts have the same mask; give each a mask of its own")
+    return together

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..disk.checked import Table
 from ..disk.reading import read_json
-from ..errors import BaseModelError, MissingFileError, NotFiniteError
+from ..errors import BaseModelError, InputError, MissingFileError, NotFiniteError
 from ..finite import first_not_finite
 from ..runtime import without_bars
 from .fingerprint import BaseIdentity
@@ -23,6 +23,13 @@ from .layers import cross_attention_layers
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "model"
 _SINGLE_FILES = (".safetensors", ".ckpt")
+# Of diffusers' loaders; others it passes over without a word that anybody sees.
+_OPTIONS = frozenset(
+    ("cache_dir", "config", "custom_revision", "device_map", "feature_extractor", "force_download", "image_encoder")
+    + ("local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_folder", "offload_state_dict")
+    + ("original_config", "proxies", "quantization_config", "requires_safety_checker", "revision", "safety_checker")
+    + ("scheduler", "text_encoder", "token", "tokenizer", "torch_dtype", "unet", "use_safetensors", "vae", "variant")
+)
 _LARGE = 1024  # numbers of a weight whose norm is remembered
 _REMOVE = "correct or remove it"
 
@@ -58,14 +65,18 @@ def load_pipeline(
     """
     if stated_by_file and not stated_is_local(str(model)):
         model = _in_hub_cache(str(model))
+    unknown = sorted(options.keys() - _OPTIONS)
+    if unknown:
+        raise InputError(f"there is no option {unknown[0]!r}; diffusers takes {', '.join(sorted(_OPTIONS))}")
     source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else os.path.expanduser(model))
     defaults: dict[str, Any] = {"dtype": dtype}
     looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in _SINGLE_FILES
     if not os.path.exists(source) and (looks_like_path or str(model) == BUNDLED):
         raise MissingFileError(f"there is no model at {source}; check the path of the base model")
     try:
-        with without_bars():
+        with without_bars(), torch.inference_mode(False):
             if os.path.isfile(source):
+                options |= {"local_files_only": True} if stated_by_file else {}
                 return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
             defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             where = str(source) if os.path.isdir(source) else str(model)

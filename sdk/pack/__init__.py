@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .concept_pack import ConceptPack
     from .layout import BY_PRODUCTS, FORMAT_VERSION, MANIFEST, REFERENCE, UNET, WEIGHTS
     from .manifest import read_manifest
-    from .tensors import read_tensors
+    from .tensors import read_tensors, tensor_file
 
 _HOMES = {
     "BY_PRODUCTS": ".layout",
@@ -22,6 +22,7 @@ _HOMES = {
     "ConceptPack": ".concept_pack",
     "read_manifest": ".manifest",
     "read_tensors": ".tensors",
+    "tensor_file": ".tensors",
 }
 __all__ = [
     "BY_PRODUCTS",
@@ -33,5 +34,6 @@ __all__ = [
     "ConceptPack",
     "read_manifest",
     "read_tensors",
+    "tensor_file",
 ]
 __getattr__ = public_names(__name__, _HOMES)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..concepts import Concept
+from ..printable import printable
 from ..rights import Statement
 from ..rules.drawing import shown_name
 
 CARD = "README.md"
+_LIBRARIES = 20  # that are listed
 _MARK = "Content SHA-256: `"
 
 
@@ -111,7 +113,8 @@ def _origin(pack: Described) -> list[str]:
         lines.append(f"the file {_code(found['file'])} of another program")
     versions = found.get("libraries")
     if isinstance(versions, dict):
-        lines.append(", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items()))
+        few = list(versions.items())[:_LIBRARIES]
+        lines.append(", ".join(f"{_plain(name)} {_plain(version)}" for name, version in few))
     lines.append(
         "the picture is in the folder as `reference.png`" if pack.pictured else "no picture is kept in the folder"
     )
@@ -120,10 +123,15 @@ def _origin(pack: Described) -> list[str]:
 
 def _plain(text: object) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(text).split()))[:500]
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", _line(text))
 
 
 def _code(text: object) -> str:
     """Text as Markdown shows code."""
-    shown = " ".join(str(text).split())[:500].replace("`", "'")
+    shown = _line(text).replace("`", "'")
     return f"`{shown}`"
+
+
+def _line(text: object) -> str:
+    """Text of a file as one line, without terminal codes, at most 500 characters."""
+    return printable(" ".join(str(text).split()), 500)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..concepts import Concept, checked_concepts, join_phrases
@@ -32,11 +31,12 @@ from ..rights import Statement
 from .card import CARD, Described, card, is_card
 from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
 from .manifest import read_manifest, read_parts
+from .tensors import tensor_file
 
 _AND_AT_MOST = 3  # concepts
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class ConceptPack:
     """Learned K and V weights, token embeddings and where they come from.
 
@@ -90,7 +90,9 @@ class ConceptPack:
         """Return the SHA-256 of what was learned: tokens, embeddings and weights, nothing about time or place."""
         tensors = [self.embeddings, *(w for pair in self.key_value.values() for w in pair), *self.unet.values()]
         # Known again as long as nobody touches a tensor: a pack of a whole UNet takes seconds.
-        key = (tuple(self.concepts), tuple((id(t), t._version) for t in tensors), tuple(self.unet))
+        counted = not any(t.is_inference() for t in tensors)  # made in torch.inference_mode, changes are not counted
+        versions = tuple((id(t), t._version) for t in tensors) if counted else object()
+        key = (tuple(self.concepts), versions, tuple(self.unet))
         if self._hashed is not None and self._hashed[0] == key:
             return self._hashed[1]
         digest = hashlib.sha256()
@@ -220,19 +222,20 @@ class ConceptPack:
                 (work / CARD).unlink()
         return destination
 
-    def weights_bytes(self) -> bytes:
+    def weights_bytes(self, **metadata: str) -> bytes:
         """Return K and V as a safetensors file, with diffusers' Custom Diffusion keys."""
         weights = {
             KEY.format(layer=layer, which=which): weight
             for layer, pair in self.key_value.items()
             for which, weight in zip("kv", pair, strict=True)
         }
-        return save(weights, metadata={"format": "pt"})
+        return tensor_file(weights, {"format": "pt", **metadata})
 
-    def token_files(self) -> dict[str, bytes]:
+    def token_files(self, **metadata: str) -> dict[str, bytes]:
         """Return one textual-inversion file per token by name, ``{"<new1>": [C]}`` in safetensors."""
         rows = enumerate(zip(self.tokens, self.embeddings, strict=True))
-        return {token_file_name(i): save({t: row.clone()}, metadata={"format": "pt"}) for i, (t, row) in rows}
+        about = {"format": "pt", **metadata}
+        return {token_file_name(i): tensor_file({t: row.clone()}, about) for i, (t, row) in rows}
 
     def write_files(self, folder: Path) -> None:
         """Write the pack's files into an existing folder, the manifest last.
@@ -244,7 +247,7 @@ class ConceptPack:
         (folder / WEIGHTS).write_bytes(self.weights_bytes())
         names = [WEIGHTS]
         if self.unet:
-            (folder / UNET).write_bytes(save(self.unet, metadata={"format": "pt"}))
+            (folder / UNET).write_bytes(tensor_file(self.unet, {"format": "pt"}))
             names.append(UNET)
         for name, content in self.token_files().items():
             (folder / name).write_bytes(content)

@@ -20,6 +20,7 @@ BY_PRODUCTS = (
 KEY = "{layer}.processor.to_{which}_custom_diffusion.weight"
 KEY_PATTERN = re.compile(r"(?P<layer>.+\.attn2)\.processor\.to_(?P<which>[kv])_custom_diffusion\.weight")
 MOST_FILES = 64
+TOKEN_LIMIT = 1 << 20  # bytes of a token's file, which holds one row
 _SMALL, _LARGE = 64 << 20, 16 << 30  # bytes
 
 

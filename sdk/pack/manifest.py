@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
 from ..disk.checked import Fail, Table
 from ..disk.file_names import is_plain_name
 from ..disk.learned import check_key_value, check_row
-from ..disk.reading import as_path, read_bytes, read_json
+from ..disk.reading import as_path, open_regular, read_bytes, read_json
 from ..errors import ImageError, MissingFileError, PackError
 from ..images.image_io import read_reference
 from ..model.fingerprint import BaseIdentity
-from .layout import FORMAT_VERSION, KEY_PATTERN, MANIFEST, MOST_FILES, REFERENCE, UNET, WEIGHTS, file_limit
+from .layout import FORMAT_VERSION, KEY_PATTERN, MANIFEST, MOST_FILES, REFERENCE, TOKEN_LIMIT, UNET, WEIGHTS, file_limit
 from .tensors import read_tensors
 
 _AGAIN = "fit or copy the pack again"
@@ -71,10 +71,6 @@ def read_parts(folder: str | Path) -> dict[str, Any]:
 
     manifest = read_manifest(path)
     about = Table(manifest, fail)
-    contents = _contents(path, about.table("files"), fail)
-    if WEIGHTS not in contents:
-        raise fail(f"its files lack {WEIGHTS}")
-    base = BaseIdentity.from_dict(manifest["base_model"], fail)
     entries = about.tables("concepts", MAX_CONCEPTS)
     concepts = stated_concepts(entries, fail)
     if not concepts:
@@ -82,6 +78,10 @@ def read_parts(folder: str | Path) -> dict[str, Any]:
     files = [_token_file(entry, concept, fail) for entry, concept in zip(entries, concepts, strict=True)]
     if len(set(files)) < len(files):
         raise fail("two concepts share a file")
+    contents = _contents(path, about.table("files"), files, fail)
+    if WEIGHTS not in contents:
+        raise fail(f"its files lack {WEIGHTS}")
+    base = BaseIdentity.from_dict(manifest["base_model"], fail)
     rows = [_row(contents, file, c.token, base.context, fail) for file, c in zip(files, concepts, strict=True)]
     key_value = _paired(read_tensors(contents[WEIGHTS], _within(WEIGHTS, fail)), fail)
     check_key_value(key_value, base.fingerprint.keys(), base.context, fail)
@@ -98,20 +98,27 @@ def read_parts(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _contents(folder: Path, files: Table, fail: Fail) -> dict[str, bytes]:
-    """All files that the manifest lists, by name, each as it was written."""
+def _contents(folder: Path, files: Table, tokens: Sequence[str], fail: Fail) -> dict[str, bytes]:
+    """The files that are used, by name; all that the manifest lists are as they were written."""
     contents = {}
     for name in files.names(MOST_FILES):
         digest = files.text(name, 64)
         if not is_plain_name(name):
             raise PackError(f"the pack {folder} refers to {name!r} outside itself; do not use it")
+        limit = TOKEN_LIMIT if name in tokens else file_limit(name)
         try:
-            data = read_bytes(folder / name, limit=file_limit(name), kind=PackError, advice=_AGAIN)
+            if name in (WEIGHTS, UNET, REFERENCE, *tokens):
+                data = contents[name] = read_bytes(folder / name, limit=limit, kind=PackError, advice=_AGAIN)
+                found = hashlib.sha256(data).hexdigest()
+            else:
+                with open_regular(folder / name, limit=limit, kind=PackError, advice=_AGAIN) as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         except MissingFileError as error:
             raise PackError(f"the pack {folder} lacks {name}; {_AGAIN}") from error
-        if hashlib.sha256(data).hexdigest() != digest:
+        except OSError as error:
+            raise PackError(f"{folder / name} cannot be read: {error.strerror or error}; {_AGAIN}") from error
+        if found != digest:
             raise PackError(f"{folder / name} is damaged (its hash does not match); {_AGAIN}")
-        contents[name] = data
     return contents
 
 

@@ -1,8 +1,11 @@
-"""Tensors out of safetensors: by name, of the types that weights have."""
+"""Tensors in safetensors: read by name, of the types that weights have; written alike every time."""
 
 from __future__ import annotations
 
-from safetensors.torch import load
+import json
+from collections.abc import Mapping
+
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..disk.checked import Fail
@@ -11,6 +14,19 @@ from ..printable import printable
 
 _MOST = 20_000  # tensors; a whole UNet has some 700
 _LONGEST_NAME = 400
+
+
+def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file; the same bytes for the same content, which the library's own order does not give."""
+    content = save(dict(tensors), metadata=dict(metadata))
+    if len(metadata) < 2:
+        return content
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def read_tensors(content: bytes, fail: Fail) -> dict[str, Tensor]:

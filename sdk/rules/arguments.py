@@ -118,6 +118,8 @@ def path(value: Any, name: str) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise InputError(f"{name} must be a path, got {shown(value)}")
     given = os.fspath(value)
+    if not given:
+        raise InputError(f"{name} is an empty text; give a path, or . for this folder")
     try:
         longest = max(len(part.encode()) for part in given.split("/"))
     except UnicodeEncodeError:

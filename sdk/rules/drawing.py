@@ -12,7 +12,7 @@ from PIL import Image
 from ..concepts import Concept
 from ..disk.files import prepare_output_folder, write_next
 from ..errors import InputError
-from ..images.image_io import load_image, square
+from ..images.image_io import load_image, load_mask, square
 from ..images.record import PictureRecord, png_bytes, remember
 from ..rights import Statement
 from ..version import __version__
@@ -204,7 +204,7 @@ def picture_and_hole(
     Raises:
         InputError: a mask of another size, or without white in the square.
     """
-    picture, hole = load_image(image), load_image(mask).convert("L")
+    picture, hole = load_image(image), load_mask(mask).convert("L")
     if picture.size != hole.size:
         raise InputError(f"the mask must have the picture's size {picture.size}, got {hole.size}; resize it")
     hole = square(hole, side).point(lambda level: 255 if level >= 128 else 0)

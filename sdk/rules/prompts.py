@@ -12,7 +12,8 @@ _LETTERS = 100  # characters a token: more than any token has
 _NAMED = 5  # unknown words in a note
 _WORD = re.compile(r"[^\W\d_]+")
 _IN_ANGLES = re.compile(r"<[^<>\s]*>")
-_WEIGHTED = re.compile(r"\([^():]{1,80}:\s{0,9}(?:\d{1,6}(?:\.\d{0,6})?|\.\d{1,6})\s{0,9}\)")
+_WEIGHTED = re.compile(r"\([^():]{1,80}:\s{0,9}[+-]?(?:\d{1,6}(?:\.\d{0,6})?|\.\d{1,6})\s{0,9}\)")
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,100}>", re.IGNORECASE)
 _NOBODYS = "\u2603"  # a snowman: a vocabulary of bytes spells it, one of words alone cannot
 
 
@@ -54,6 +55,9 @@ def word_notes(text: str, unknown: Sequence[str]) -> list[str]:
     weighted = _WEIGHTED.search(text)
     if weighted is not None:
         notes.append(f"weights in brackets are read as words, as in {weighted[0]!r}; write the prompt without them")
+    lora = _LORA.search(text)
+    if lora is not None:
+        notes.append(f"{lora[0]} loads nothing here; load_lora_weights does, and the prompt is written without it")
     return notes
 
 

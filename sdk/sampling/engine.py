@@ -15,7 +15,7 @@ from ..rights import Statement
 from ..rules.arguments import cancelling, texts, to_be_called
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..rules.prompts import readable_part
-from ..runtime import Phase, Progress, check_cancelled
+from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
@@ -102,26 +102,12 @@ class Engine(BaseModel):
         phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
         seeds = [_fresh_seed(g) for g in generators or []]
-        images: dict[int, Image.Image] = {}
-        for part in batches:
-            drawn = sampler.draw(
-                [requests[i] for i in part],
-                num_inference_steps=numbers.steps,
-                guidance_scale=guidance,
-                eta=1.0 if numbers.eta is None else numbers.eta,
-                height=numbers.height,
-                width=numbers.width,
-                phase=phase,
-                generators=[generators[i] for i in part] if generators is not None else None,
-                start=start,
-                callback_on_step_end=callback_on_step_end,
-            )
-            images.update(zip(part, drawn, strict=True))
         statements = {id(pack): pack.statement for pack in chosen if pack is not None}
-        for index, request in enumerate(requests):
-            stated = statements.get(id(request.pack), Statement())
+
+        def signed(index: int, image: Image.Image) -> Image.Image:
+            request = requests[index]
             sign(
-                images[index],
+                image,
                 request.prompt,
                 request.negative_prompt,
                 request.seed if generators is None else seeds[index],
@@ -130,10 +116,31 @@ class Engine(BaseModel):
                 scheduler=type(sampler.scheduler).__name__,
                 base=self.base.name,
                 concepts=() if request.pack is None else request.pack.concepts,
-                statement=stated,
+                statement=statements.get(id(request.pack), Statement()),
                 edited=start is not None,
                 strength=None if start is None or start.hole is not None else start.strength,
             )
+            return image
+
+        images: dict[int, Image.Image] = {}
+        for part in batches:
+            try:
+                drawn = sampler.draw(
+                    [requests[i] for i in part],
+                    num_inference_steps=numbers.steps,
+                    guidance_scale=guidance,
+                    eta=1.0 if numbers.eta is None else numbers.eta,
+                    height=numbers.height,
+                    width=numbers.width,
+                    phase=phase,
+                    generators=[generators[i] for i in part] if generators is not None else None,
+                    start=start,
+                    callback_on_step_end=callback_on_step_end,
+                )
+            except Cancelled as stopped:
+                stopped.finished = images
+                raise
+            images.update((i, signed(i, image)) for i, image in zip(part, drawn, strict=True))
         return Generation([images[index] for index in range(len(requests))], notes)
 
     def _checked(

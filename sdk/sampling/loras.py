@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import InputError, NotFiniteError
+from ..errors import InputError, MissingFileError, NotFiniteError
 from ..finite import first_not_finite
 from ..rules.arguments import shown
 from ..views import undisturbed
@@ -22,6 +22,8 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
     source = next(iter(arguments), keywords.get("pretrained_model_name_or_path_or_dict"))
     if not isinstance(source, (str, os.PathLike, dict)):
         raise InputError(f"a LoRA is a file, a folder, a name or a dictionary of weights, got {shown(source)}")
+    if isinstance(source, (str, os.PathLike)) and _is_missing(os.fspath(source)):
+        raise MissingFileError(f"there is no LoRA at {os.fspath(source)}; check its path")
     keywords.setdefault("low_cpu_mem_usage", False)  # which empties what other threads set meanwhile
     with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
         before = _adapters(pipe)
@@ -39,6 +41,12 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
                 raise
             said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise InputError(f"cannot load the LoRA ({said}); give a whole LoRA file of this kind of model") from error
+
+
+def _is_missing(source: Any) -> bool:
+    """Whether a name can only be that of a file here, which there is not."""
+    local = str(source).startswith((".", "/", "~")) or str(source).endswith((".safetensors", ".bin", ".pt"))
+    return local and not os.path.exists(os.path.expanduser(source))
 
 
 def unload_loras(pipe: Any) -> None:

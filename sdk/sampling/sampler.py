@@ -31,6 +31,7 @@ from ..rules.drawing import prompt_note, skipped_steps
 from ..rules.prompts import check_negative, negative_note, word_notes
 from ..runtime import Phase
 from ..views import private_views, undisturbed
+from .callbacks import checked_answer
 from .from_picture import Start, blending, noise_beside
 from .requests import Request
 from .schedulers import LastSteps, noised
@@ -120,7 +121,8 @@ class Sampler:
 
         def after_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if callback_on_step_end is not None:
-                values = values | (callback_on_step_end(pipe, before + step, timestep, values) or {})
+                answer = callback_on_step_end(pipe, before + step, timestep, dict(values))
+                values = values | checked_answer(answer, values["latents"])
             if blend is not None:
                 values = blend(pipe, step, timestep, values)
             phase.step()

@@ -78,6 +78,27 @@ def test_what_was_downloaded_before_is_used(asked, tiny_model, monkeypatch):
     assert asked == [(str(tiny_model), False)]
 
 
+def test_a_file_that_a_pack_states_as_its_base_asks_nobody(tmp_path, monkeypatch):
+    """Such as a file of the pack itself."""
+    import socket
+
+    from safetensors.torch import save_file
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    save_file({"x": torch.zeros(1)}, tmp_path / "own.safetensors")
+    asked = []
+
+    def lookup(*arguments, **keywords):
+        asked.append(arguments)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(BaseModelError, match="cannot load"):
+        load_pipeline(str(tmp_path / "own.safetensors"), dtype=torch.float32, stated_by_file=True)
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "name", ["//server/share", "\\\\server\\share", "https://example.org/x", "../none", "a/b/c", "~/x"]
 )

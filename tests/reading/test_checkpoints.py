@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sdk import FitConfig, Personalizer
 from sdk.errors import PackError
 from sdk.fit.early_stopping import Best
-from sdk.fit.kept.checkpoint import CHECKPOINT, Checkpoints
+from sdk.fit.kept.checkpoint import CHECKPOINT, Checkpoints, _hash
 from sdk.fit.kept.metrics import METRICS
 from sdk.fit.request import FitRequest
 from sdk.methods import method_class
@@ -81,11 +81,17 @@ def load(folder, resumed):
     done = read_or_refused(refusing)
     if done is None:
         assert str(folder / CHECKPOINT) in why[0]
-        assert "remove it, or start without resume" in why[0]
+        assert "remove it to start anew" in why[0]
         assert all(torch.equal(p, before[name]) for name, p in method.parameters().items())
         assert all(torch.equal(m, old) for m, old in zip(method.masks, masks, strict=True))
         assert (len(optimizer.state), best, (folder / METRICS).read_text()) == (state, Best(patience=3), "0123456789")
     return done
+
+
+def rewrite(file, tensors, about):
+    """Write a checkpoint with a hash that fits: whoever made it wanted it so."""
+    about = {name: text for name, text in about.items() if name != "hash"}
+    save_file(tensors, file, metadata=about | {"hash": _hash(tensors, about)})
 
 
 def test_a_whole_checkpoint(folder, resumed):
@@ -101,11 +107,32 @@ def test_changed_tensors(folder, resumed):
         about = opened.metadata()
     refused = 0
     for _ in range(150):
-        save_file(changed_tensors(tensors, rng), file, metadata=about)
+        rewrite(file, changed_tensors(tensors, rng), about)
         (folder / METRICS).write_text("0123456789")
         refused += load(folder, resumed) is None
         assert all(p.isfinite().all() for p in resumed[0].parameters().values())
     assert refused > 100
+
+
+@pytest.mark.parametrize("harm", ["a number", "the step", "the optimiser's state", "a mask", "no hash"])
+def test_what_nobody_would_notice(folder, resumed, harm):
+    """Values that could be right, which only the hash tells from those that were written."""
+    file = folder / CHECKPOINT
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    if harm == "a number":
+        tensors["parameter/embeddings"][0, 0] += 1
+    elif harm == "the step":
+        about["step"] = "3"
+    elif harm == "the optimiser's state":
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(("step/", "exp_avg"))}
+    elif harm == "a mask":
+        tensors["masks/0"] = 1 - tensors["masks/0"]
+    else:
+        del about["hash"]
+    save_file(tensors, file, metadata=about)
+    assert load(folder, resumed) is None
 
 
 def test_changed_bytes(folder, resumed):
@@ -132,7 +159,7 @@ def test_what_it_says_of_itself(folder, resumed, name, value):
     with safe_open(folder / CHECKPOINT, "pt") as opened:
         about = opened.metadata()
     about.pop(name)
-    save_file(tensors, folder / CHECKPOINT, metadata=about | ({} if value is None else {name: value}))
+    rewrite(folder / CHECKPOINT, tensors, about | ({} if value is None else {name: value}))
     assert load(folder, resumed) is None
 
 
@@ -140,7 +167,7 @@ def test_before_the_first_validation_there_is_no_best(folder, resumed):
     tensors = {n: t for n, t in load_file(folder / CHECKPOINT).items() if not n.startswith("best/")}
     with safe_open(folder / CHECKPOINT, "pt") as opened:
         about = opened.metadata() | {"best": json.dumps([float("-inf"), 0, 0])}
-    save_file(tensors, folder / CHECKPOINT, metadata=about)
+    rewrite(folder / CHECKPOINT, tensors, about)
     assert load(folder, resumed) == 2
 
 

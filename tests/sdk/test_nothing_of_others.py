@@ -68,9 +68,26 @@ def test_the_step_before_a_callback_that_fails_is_kept(personalizer, picture, tm
     with pytest.raises(ConnectionError):
         personalizer.fit(picture, ["cat"], **usual, callback=fail)
     assert read_about(tmp_path / "pets.partial").step == 2
+    done = []
     with caplog.at_level(logging.WARNING):
-        personalizer.fit(picture, ["cat"], **usual)
-    assert "is thrown away; --resume" in caplog.text
+        pack = personalizer.fit(picture, ["cat"], **usual, callback=lambda report: done.append(report.step))
+    assert "goes on from step 2" in caplog.text
+    assert done == [3, 4]
+    assert pack.content_hash() == personalizer.fit(picture, ["cat"], config=usual["config"]).content_hash()
+
+
+def test_an_unfinished_fit_of_something_else_is_never_thrown_away(personalizer, picture, tmp_path):
+    def fail(report):
+        if report.step == 2:
+            raise ConnectionError
+
+    usual = {"config": small(steps=4), "output_dir": tmp_path / "pets"}
+    with pytest.raises(ConnectionError):
+        personalizer.fit(picture, ["cat"], **usual, callback=fail)
+    before = (tmp_path / "pets.partial" / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(OutputError, match=r"differs in .*remove .*pets\.partial to start anew"):
+        personalizer.fit(picture, ["dog"], **usual)
+    assert (tmp_path / "pets.partial" / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_card_that_a_person_wrote(personalizer, picture, tmp_path):

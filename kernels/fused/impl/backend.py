@@ -40,6 +40,7 @@ class Backend:
         refuses_loss: the same from the columns, height and width.
         chosen_on: device types on which it may be chosen without being asked for; empty: only by name.
         problem: why it cannot be used on this machine; ``None`` if it can.
+        first_derivatives_alone: whether its gradient is a kernel's, which nothing can differentiate again.
     """
 
     attention: Attention
@@ -48,3 +49,4 @@ class Backend:
     refuses_loss: Callable[[Sequence[Tensor], int, int], str | None] = takes_all_losses
     chosen_on: tuple[str, ...] = ()
     problem: str | None = None
+    first_derivatives_alone: bool = False

@@ -29,6 +29,7 @@ from ..ops import (
 )
 from ..options import CalibrationOptions
 from .backend import Backend
+from .derivatives import first_alone
 from .reference import mean_maps, with_first_detached
 
 _TYPES = {torch.float32: capi.FLOAT32, torch.bfloat16: capi.BFLOAT16}
@@ -180,17 +181,19 @@ def _keep_attention(ctx, inputs, output) -> None:
 
 def _attention_gradient(ctx, grad_out: Tensor, grad_maps: Tensor):
     query, key, value, tokens = ctx.saved_tensors
-    grads = _ops.cpp_attention_backward(grad_out.to(query.dtype), grad_maps, query, key, value, tokens, ctx.scale)
-    return (*grads, None, None)
+    with torch.no_grad():
+        grads = _ops.cpp_attention_backward(grad_out.to(query.dtype), grad_maps, query, key, value, tokens, ctx.scale)
+    inputs = (grad_out, grad_maps, query, key, value)
+    return (*(first_alone(grad, "cpp", *inputs) for grad in grads), None, None)
 
 
 def _keep_calibration(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
 
 
 def _calibration_gradient(ctx, grad_loss: Tensor, grad_of_grad: Tensor):
-    (grad,) = ctx.saved_tensors
-    return (loss_gradient(grad, grad_loss), *NO_GRADIENTS)
+    maps, grad = ctx.saved_tensors
+    return (first_alone(loss_gradient(grad.detach(), grad_loss), "cpp", maps), *NO_GRADIENTS)
 
 
 torch.library.register_autograd(
@@ -240,4 +243,5 @@ BACKEND = Backend(
     refuses_loss=refuses_loss,
     chosen_on=("cpu",),
     problem=_problem,
+    first_derivatives_alone=True,
 )

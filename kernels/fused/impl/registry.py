@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import forking
 from .backend import Backend
+from .derivatives import transformed
 
 # Files of this folder. Where none is asked for, the last one that is ready, chosen on the device and takes the tensors
 # is used; the first one takes everything.
@@ -41,13 +42,28 @@ def fastest_backend(tensor: Tensor, *, keys: int = 1, tracked: int = 1) -> str:
     return _chosen(None, tensor, lambda backend: backend.refuses_attention(tensor, keys, tracked))
 
 
-def attention_backend(name: str | None, query: Tensor, keys: int, tracked: int) -> Backend:
+def attention_backend(
+    name: str | None, query: Tensor, keys: int, tracked: int, others: Sequence[Tensor] = ()
+) -> Backend:
     """Return the backend called ``name``, or with ``None`` the fastest one for this attention.
+
+    Args:
+        name: of a backend.
+        query: its device and type decide.
+        keys: number of keys.
+        tracked: number of tracked tokens.
+        others: key and value.
 
     Raises:
         ValueError: the name is unknown, or the backend is not ready on this machine or does not take these tensors.
     """
-    return BACKENDS[_chosen(name, query, lambda backend: backend.refuses_attention(query, keys, tracked))]
+    beyond = transformed(query, *others)
+
+    def refuses(backend: Backend) -> str | None:
+        own = beyond if backend.first_derivatives_alone else None
+        return own or backend.refuses_attention(query, keys, tracked)
+
+    return BACKENDS[_chosen(name, query, refuses)]
 
 
 def loss_backend(name: str | None, columns: Sequence[Tensor], height: int, width: int) -> Backend:
@@ -56,7 +72,13 @@ def loss_backend(name: str | None, columns: Sequence[Tensor], height: int, width
     Raises:
         ValueError: as :func:`attention_backend`.
     """
-    return BACKENDS[_chosen(name, columns[0], lambda backend: backend.refuses_loss(columns, height, width))]
+    beyond = transformed(*columns)
+
+    def refuses(backend: Backend) -> str | None:
+        own = beyond if backend.first_derivatives_alone else None
+        return own or backend.refuses_loss(columns, height, width)
+
+    return BACKENDS[_chosen(name, columns[0], refuses)]
 
 
 def _chosen(name: str | None, tensor: Tensor, refuses: Callable[[Backend], str | None]) -> str:

@@ -49,4 +49,5 @@ BACKEND = Backend(
     refuses_loss=refuses_loss,
     chosen_on=("cuda",),
     problem=_problem(),
+    first_derivatives_alone=True,
 )

@@ -17,6 +17,7 @@ from ..ops import (
     with_dense_rows,
 )
 from ..options import CalibrationOptions
+from .derivatives import first_alone
 from .triton_attention import launch_backward, launch_forward
 from .triton_calibration import launch_calibration
 from .triton_limits import refuses_attention, refuses_loss
@@ -147,23 +148,25 @@ def _keep_attention(ctx, inputs, output) -> None:
 
 def _attention_gradient(ctx, grad_out: Tensor, grad_columns: Tensor):
     query, key, value, tokens = ctx.saved_tensors
-    grads = _attention_backward(
-        grad_out.to(query.dtype), grad_columns, query, key, value, tokens, ctx.scale, ctx.first_key
-    )
-    return (*grads, None, None, None)
+    with torch.no_grad():
+        grads = _attention_backward(
+            grad_out.to(query.dtype), grad_columns, query, key, value, tokens, ctx.scale, ctx.first_key
+        )
+    inputs = (grad_out, grad_columns, query, key, value)
+    return (*(first_alone(grad, "triton", *inputs) for grad in grads), None, None, None)
 
 
 def _keep_calibration(ctx, inputs, output) -> None:
     columns = inputs[0]
     ctx.layers, ctx.shape = len(columns), columns[0].shape
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(output[1], *columns)
 
 
 def _calibration_gradient(ctx, grad_loss: Tensor, grad_of_grad: Tensor):
-    (grad,) = ctx.saved_tensors
+    grad, *columns = ctx.saved_tensors
     _, heads, count, cells = ctx.shape
     # The mean over layers and heads gives each of them the same share: one tensor, repeated by strides of zero.
-    share = loss_gradient(grad, grad_loss / (heads * ctx.layers))
+    share = first_alone(loss_gradient(grad.detach(), grad_loss / (heads * ctx.layers)), "triton", *columns)
     spread = share.flatten(2)[:, None].expand(-1, heads, count, cells)
     return ([spread] * ctx.layers, None, None, *NO_GRADIENTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def read_about(folder: Path) -> About | None:
     file = folder / CHECKPOINT
     if not os.path.lexists(file):
         return None
-    open_regular(file, limit=_LARGEST, what="checkpoint", kind=PackError, advice="start without resume").close()
+    open_regular(file, limit=_LARGEST, what="checkpoint", kind=PackError, advice="remove it to start anew").close()
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata() or {}
@@ -84,7 +85,7 @@ def read_about(folder: Path) -> About | None:
 
 
 def _damaged(file: Path, reason: str) -> PackError:
-    return PackError(f"the checkpoint {file} is damaged ({reason}); remove it, or start without resume")
+    return PackError(f"the checkpoint {file} is damaged ({reason}); remove it to start anew")
 
 
 class Checkpoints:
@@ -136,6 +137,7 @@ class Checkpoints:
         about |= {"depends_on": json.dumps(self.asked.depends_on), "pending": "yes" if pending else "no"}
         about["ended"] = "yes" if ended else "no"
         about["best"] = json.dumps([best.score, best.step, best.waited])
+        about["hash"] = _hash(tensors, about)
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
     def load(self, method: Method, optimizer: torch.optim.Optimizer, best: Best) -> int:
@@ -177,14 +179,28 @@ def _read(file: Path, step: int, method: Method) -> dict[str, Tensor]:
         raise _damaged(file, f"it is at step {step} of a fit of {method.settings.steps}")
     try:
         with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
             # Copied: they are views of the file, and the next one to change it would change them.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except Exception as error:  # the library's own, and KeyError of a type that torch does not have
         raise _damaged(file, "it is no safetensors file, or a part of one") from error
+    if about.get("hash") != _hash(tensors, {name: text for name, text in about.items() if name != "hash"}):
+        raise _damaged(file, "its hash does not match")
     wrong = _wrong_tensors(tensors, method, step)
     if wrong is not None:
         raise _damaged(file, f"{shown(wrong)} is missing, of another shape or type, or no number")
     return tensors
+
+
+def _hash(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Hash of everything that a checkpoint holds."""
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        numbers: Any = tensor.flatten().view(torch.uint8).numpy()
+        digest.update(memoryview(numbers))
+    return digest.hexdigest()
 
 
 def _whole(about: Mapping[str, str], name: str) -> int | None:

@@ -53,14 +53,10 @@ class FitOutput:
             if self.folder.is_dir():
                 check_space(self.folder, pack)
 
-    def begin(self, resume: bool) -> None:
-        """Let an earlier unfinished fit go, if this one does not go on from it."""
-        if resume:
-            return
-        if (self.work / CHECKPOINT).exists():
-            log.warning("an unfinished fit in %s is thrown away; --resume (resume=True) would go on from it", self.work)
-        for name in _OURS:
-            (self.work / name).unlink(missing_ok=True)
+    def begin(self) -> None:
+        """Let go what an earlier fit left, if there is no checkpoint to go on from."""
+        if not (self.work / CHECKPOINT).exists():
+            (self.work / METRICS).unlink(missing_ok=True)
 
     def put(self, pack: ConceptPack) -> None:
         """Let the pack appear, whole, with the log of its losses.
@@ -108,8 +104,8 @@ def opened(folder: str | Path, asked: FitRequest, resume: bool) -> Iterator[FitO
             with reporting_full_disk(shown, target.parent):
                 finished = _finished(target, shown, asked, resume)  # again: it may have ended meanwhile
                 check_space(work, 1 << 20)
-                if finished is None and resume:
-                    _check_checkpoint(work, asked)
+                if finished is None:
+                    _check_checkpoint(work, asked, resume)
             yield FitOutput(target, work, finished)
         finally:
             if work.is_dir() and not any(work.iterdir()):
@@ -182,14 +178,20 @@ def is_last_of(work: Path, asked: FitRequest) -> bool:
     return about is not None and about.depends_on == asked.depends_on and about.step == asked.config.steps
 
 
-def _check_checkpoint(work: Path, asked: FitRequest) -> None:
-    """Refuse to go on from a checkpoint of something else."""
+def unfinished(folder: str | Path) -> Path | None:
+    """Return where the checkpoint of an unfinished fit to a folder is, if there is one."""
+    target = Path(os.path.realpath(as_path(folder)))
+    return next((work for work in _work_folders(target) if (work / CHECKPOINT).is_file()), None)
+
+
+def _check_checkpoint(work: Path, asked: FitRequest, resume: bool) -> None:
+    """Refuse to go on from a checkpoint of something else, or to throw it away: hours may be in it."""
     about = read_about(work)
     if about is None:
         return
-    anew = "give what was given then, or start anew without --resume (resume=True)"
+    anew = f"give what was given then, or remove {work} to start anew"
     if about.depends_on is None:
-        raise OutputError(f"the unfinished fit in {work} is of an earlier version; start anew without --resume")
+        raise OutputError(f"the unfinished fit in {work} is of an earlier version; remove {work} to start anew")
     found = changes(about.depends_on, asked.depends_on, _LATER)
     if found:
         raise OutputError(f"the unfinished fit in {work} differs in {', '.join(found)}; {anew}")
@@ -201,5 +203,7 @@ def _check_checkpoint(work: Path, asked: FitRequest) -> None:
     if about.ended and about.step < asked.config.steps:
         raise OutputError(
             f"the fit in {work} ended with its best weights, from which no step goes on; give {about.step} steps as "
-            "then, or start anew without --resume (resume=True)"
+            f"then, or remove {work} to start anew"
         )
+    if not resume:
+        log.warning("an unfinished fit of the same is in %s and goes on from step %d", work, about.step)
