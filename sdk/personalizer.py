@@ -294,9 +294,8 @@ class Personalizer(Engine):
             InputError: another strength; see also :meth:`generate`.
         """
         share = check_strength(strength)
-        picture = square(load_image(image), self.resolution)
         return self._drawn_from(
-            start_from(self, picture, strength=share),
+            start_from(self, square(load_image(image), self.resolution), strength=share),
             prompt,
             num_images=num_images,
             seed=seed,

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..disk.checked import Table
 from ..disk.reading import read_json
-from ..errors import BaseModelError, InputError, MissingFileError, NotFiniteError
+from ..errors import BaseModelError, InputError, MissingFileError, NotFiniteError, SdkError
 from ..finite import first_not_finite
 from ..runtime import without_bars
 from .fingerprint import BaseIdentity
@@ -76,17 +76,27 @@ def load_pipeline(
     try:
         with without_bars(), torch.inference_mode(False):
             if os.path.isfile(source):
-                options |= {"local_files_only": True} if stated_by_file else {}
+                if stated_by_file:  # without its configuration diffusers would ask for it whatever it is told
+                    options |= {"config": str(_in_hub_cache(_configuration_of(source)))}
                 return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
             defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             where = str(source) if os.path.isdir(source) else str(model)
             return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
+    except SdkError:
+        raise
     except Exception as error:  # three libraries read what may be any folder or file
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
             f"cannot load the base model {str(model)!r} ({first_line}); give 'bundled', a Stable Diffusion folder, a "
             "single checkpoint file or a Hub id"
         ) from error
+
+
+def _configuration_of(file: Path) -> str:
+    """Return the name of the model on the Hub that a single file has the configuration of."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+
+    return str(fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"])
 
 
 def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:

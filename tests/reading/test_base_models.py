@@ -94,7 +94,7 @@ def test_a_file_that_a_pack_states_as_its_base_asks_nobody(tmp_path, monkeypatch
         raise OSError("no network here")
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    with pytest.raises(BaseModelError, match="cannot load"):
+    with pytest.raises(BaseModelError, match="is not on this machine, and nothing is fetched"):
         load_pipeline(str(tmp_path / "own.safetensors"), dtype=torch.float32, stated_by_file=True)
     assert asked == []
 

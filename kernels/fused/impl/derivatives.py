@@ -16,6 +16,8 @@ ADVICE = "backend='reference' computes them"
 
 def transformed(*tensors: Tensor) -> str | None:
     """Return why a backend with a gradient of its own cannot take tensors: ``torch.func`` or forward mode has them."""
+    if torch.compiler.is_compiling():  # what is traced is a plain forward pass and its gradient
+        return None
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # there is no public question
     if any(wrapped(tensor) for tensor in tensors):
         return f"does not take part in torch.func's transformations; {ADVICE}"
