@@ -134,10 +134,10 @@ def read_text(
     kind: type[InputError] = InputError,
     advice: str = "check the path",
 ) -> str:
-    """Return a file's text, UTF-8 with or without a byte-order mark; see :func:`open_regular`."""
+    """Return a file's text, UTF-8 with or without byte-order marks; see :func:`open_regular`."""
     content = read_bytes(source, limit=limit, what=what, kind=kind, advice=advice)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8").lstrip("\ufeff")  # some programs put a second mark before the first
     except UnicodeDecodeError as error:
         raise kind(f"{source} is not UTF-8 text; save it as UTF-8") from error
 

@@ -323,3 +323,10 @@ def test_results_that_cannot_be_written_are_no_success(pack, tmp_path, monkeypat
     monkeypatch.setattr(common, "_lost", [])
     monkeypatch.setattr("sys.stdout", None)
     assert main(["doctor"]) == 0
+
+
+def test_byte_order_marks_are_no_part_of_a_caption(tmp_path):
+    from sdk.images.captions import read_caption
+
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" * 2 + b"a cat")
+    assert read_caption(tmp_path / "a.txt") == "a cat"
