@@ -59,7 +59,7 @@ def sd15_steps(tmp_path_factory):
     from diffusers import UNet2DConditionModel
 
     from sdk.exports import UNetGraph, free, plain_attention, write_graph
-    from sdk.model import attention_processors, plain_processors
+    from sdk.unet import attention_processors, plain_processors
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()

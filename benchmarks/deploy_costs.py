@@ -90,7 +90,7 @@ def side_by_side(personalizer, pack, merged, shared, rounds: int = 7) -> dict[st
     plain.set_progress_bar_config(disable=True)
     prompt, noun = f"a {pack.concepts[0].phrase}", f"a {pack.concepts[0].noun}"
     asked = {"num_images": 4, "seed": 0, "num_inference_steps": 20}
-    scale = personalizer.recommended_guidance
+    scale = personalizer.sampling.guidance_scale
     ways = {
         "our torch path": lambda: personalizer.generate(prompt, concepts=pack, **asked),
         "plain diffusers, without the pack": lambda: plain([noun] * 4, num_inference_steps=20, guidance_scale=scale),

@@ -17,25 +17,21 @@ from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
-from .images.image_io import load_image, load_images, load_mask, square
-from .images.record import laid_in
+from .images.image_io import load_image, load_images, load_mask
 from .masks.find import masks_of
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
 from .rights import stated_rights
 from .rules.arguments import cancelling, flag, listed, optional, path, text, to_be_called
-from .rules.drawing import Generation, check_seed, check_strength, picture_and_hole
+from .rules.drawing import check_seed
 from .runtime import Progress
-from .sampling.engine import Engine
-from .sampling.from_picture import Start, start_from
+from .sampling.calls import Drawer, Picture
 from .sampling.loras import load_lora, unload_loras
 from .turns import all_alone, beside_others
 
-Picture = str | Path | Image.Image
 
-
-class Personalizer(Engine):
+class Personalizer(Drawer):
     """A base model, and what it was taught; build one with :meth:`from_pretrained`.
 
     The base model itself is never changed: packs act only during a call, on a
@@ -178,6 +174,7 @@ class Personalizer(Engine):
             resolve_concepts(concepts),
             config.masks,
             config.precision,
+            clip_skip=config.clip_skip,
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
         )
@@ -200,167 +197,11 @@ class Personalizer(Engine):
 
         One that is unreadable, of another model or not finite is refused, and nothing of it stays.
         """
-        load_lora(self.pipe, *args, **kwargs)
+        load_lora(self, *args, **kwargs)
 
     def unload_lora_weights(self) -> None:
         """Remove all LoRAs, from the next call on."""
-        unload_loras(self.pipe)
-
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        concepts: ConceptPack | Sequence[ConceptPack | None] | None = None,
-        num_images: int = 1,
-        seed: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        progress: Progress | None = None,
-        cancel: threading.Event | None = None,
-        callback_on_step_end: Callable | None = None,
-    ) -> Generation:
-        """Draw pictures.
-
-        Args:
-            prompt: what to draw; several prompts are drawn in one batch. At most 10,000 pictures a call.
-            concepts: the pack to use; a list gives each prompt its own (``None`` in it: the plain base model).
-                ``None`` takes the active pack, if any.
-            num_images: pictures per prompt.
-            seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
-            num_inference_steps: DDIM's (paper: 50), or of a scheduler that was set as ``pipe.scheduler``.
-            guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
-            eta: share of fresh noise in each DDIM step, in [0, 1]; ``None``: 1 (released code).
-            negative_prompt: what to steer away from; one for all, or one per prompt.
-            height: of the pictures in pixels, a multiple of :attr:`size_multiple` up to 4096; default the model's.
-            width: likewise.
-            generator: used instead of ``seed``: one, from which each picture takes a seed, or one per picture.
-            progress: called with a :class:`sdk.runtime.Event` at first and after each step, through all batches.
-            cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
-            callback_on_step_end: as in diffusers, called with the step of the whole call.
-
-        Raises:
-            InputError: an empty prompt, a token that was not learned or lacks its noun, wrong types, counts or sizes.
-            BaseModelError: a pack of another base model.
-            NotFiniteError: the model computed NaN or infinite values.
-        """
-        return self.draw(
-            prompt,
-            self.pack if concepts is None else concepts,
-            num_images=num_images,
-            seed=seed,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            negative_prompt=negative_prompt,
-            height=height,
-            width=width,
-            generator=generator,
-            progress=progress,
-            cancel=cancel,
-            callback_on_step_end=callback_on_step_end,
-        )
-
-    def img2img(
-        self,
-        image: Picture,
-        prompt: str,
-        *,
-        strength: float = 0.6,
-        concepts: ConceptPack | None = None,
-        num_images: int = 1,
-        seed: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        progress: Progress | None = None,
-        cancel: threading.Event | None = None,
-        callback_on_step_end: Callable | None = None,
-    ) -> Generation:
-        """Draw a picture anew; its centre square is used, at the model's resolution.
-
-        Args:
-            image: the picture.
-            prompt: see :meth:`generate`, likewise the other arguments.
-            strength: share of the sampling steps that are done, in (0, 1]: the larger, the less of the picture stays.
-
-        Raises:
-            InputError: another strength; see also :meth:`generate`.
-        """
-        share = check_strength(strength)
-        return self._drawn_from(
-            start_from(self, square(load_image(image), self.resolution), strength=share),
-            prompt,
-            num_images=num_images,
-            seed=seed,
-            concepts=concepts,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            negative_prompt=negative_prompt,
-            generator=generator,
-            progress=progress,
-            cancel=cancel,
-            callback_on_step_end=callback_on_step_end,
-        )
-
-    def inpaint(
-        self,
-        image: Picture,
-        mask: Picture,
-        prompt: str,
-        *,
-        concepts: ConceptPack | None = None,
-        num_images: int = 1,
-        seed: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        progress: Progress | None = None,
-        cancel: threading.Event | None = None,
-        callback_on_step_end: Callable | None = None,
-    ) -> Generation:
-        """Redraw the white part of ``mask`` in ``image`` as the prompt says; the rest keeps its pixels.
-
-        The centre square is used, at the model's resolution. The kept part is put back after each step at its noise
-        level (blended diffusion), so any text-to-image base model works.
-
-        Args:
-            image: the picture.
-            mask: white where it is redrawn, of the picture's size.
-            prompt: see :meth:`generate`, likewise the other arguments.
-
-        Raises:
-            InputError: an empty mask or one of another size; see also :meth:`generate`.
-        """
-        picture, hole = picture_and_hole(image, mask, self.resolution)
-        drawn = self._drawn_from(
-            start_from(self, picture, hole),
-            prompt,
-            num_images=num_images,
-            seed=seed,
-            concepts=concepts,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            negative_prompt=negative_prompt,
-            generator=generator,
-            progress=progress,
-            cancel=cancel,
-            callback_on_step_end=callback_on_step_end,
-        )
-        return Generation([laid_in(new, picture, hole) for new in drawn.images], drawn.notes)
-
-    def _drawn_from(self, start: Start, prompt: str, *, concepts: ConceptPack | None, **arguments: Any) -> Generation:
-        return self.draw([prompt], self.pack if concepts is None else concepts, start=start, **arguments)
+        unload_loras(self)
 
     @all_alone()
     def export_onnx(

@@ -60,6 +60,16 @@ class FitSettings:
         "probability that a row of the reference shows and names one concept alone, cut out by the base model's "
         "attention; other concepts in the window do not count (ours, after Break-A-Scene's union sampling)",
     )
+    clip_skip: int = setting(
+        0,
+        "last layers of the text encoders that are left out, beyond what the family leaves out; some fine-tunes were "
+        "trained so (1 is what A1111 calls 2); kept in the pack",
+    )
+    kv_rank: int | None = setting(
+        None,
+        "rank in which K and V are learned, as a change beside the frozen weights (LoRA); 0: whole; None: whole for "
+        "Stable Diffusion 1.x and 2.x, 32 for XL, whose K and V are 341 million numbers",
+    )
     forget_layout: bool = setting(
         False,
         "leave the trained V of the UNet's middle block out of the pack: it memorises the layout of the reference, and "
@@ -100,6 +110,9 @@ class FitSettings:
     backend: str | None = setting(
         None, "attention backend of the layers whose maps are recorded, see `personalizer doctor`; None: the fastest"
     )
+    rows_at_once: int = setting(
+        0, "rows that go through the UNet together, 0: all; fewer take less memory, and the step is the same"
+    )
     gradient_checkpointing: bool = setting(False, "recompute activations: less memory, about 1.5 times the time")
     checkpoint_every: int = setting(50, "steps between checkpoints, besides the one at the end; 0 for none")
     validate_every: int = setting(
@@ -115,8 +128,16 @@ class FitSettings:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "checkpoint_every", "validate_every", "patience"):
-            if getattr(self, name) < 0:
+        for name in (
+            "weight_decay",
+            "checkpoint_every",
+            "validate_every",
+            "patience",
+            "kv_rank",
+            "clip_skip",
+            "rows_at_once",
+        ):
+            if (getattr(self, name) or 0) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.token_learning_rate is not None and not self.token_learning_rate > 0:
             raise InputError(f"token_learning_rate must be greater than 0, got {self.token_learning_rate}")

@@ -16,7 +16,7 @@ from benchmarks.study.measures import interval
 from sdk import Concept, Personalizer, quiet
 from sdk.masks import AttentionProbe, MaskOptions, overlap
 from sdk.miniworld import BENCHMARK, SPLITS, reference_scene, render
-from sdk.model import Denoiser, LatentCache, TextConditioner, forward_dtype
+from sdk.model import Denoiser, LatentCache, forward_dtype
 from sdk.runtime import keep_memory
 
 PUBLISHED = {"margin": 0.1, "background": 0.0, "draws": 1, "noise": 300}
@@ -46,7 +46,7 @@ def main() -> None:
             picture, true = render(scene)
             cells = (F.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16) >= 0.5).float()
             named = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
-            conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in named])
+            conditioner = personalizer.conditioner([c.token for c in named])
             probe = AttentionProbe(Denoiser(personalizer, dtype=dtype), conditioner, named)
             latents = LatentCache(pipe.vae, personalizer.device).mean(picture)
             for name, options in VARIANTS.items():

@@ -28,6 +28,7 @@ from ..rights import joined_rights
 from ..rules.arguments import cancelling, to_be_called
 from ..runtime import Phase, Progress
 from ..turns import beside_others
+from ..unet.matrices import LowRank, Matrix, tensors, whole
 from ..views import lock_of
 from .routing import with_own_tokens
 
@@ -80,7 +81,7 @@ def merge(
     concepts = [c for pack in parts for c in pack.concepts]
     embeddings = torch.cat([pack.embeddings for pack in parts]).float()
     pipe = base.pipe
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
+    conditioner = base.conditioner([c.token for c in concepts], parts[0].clip_skip)
     states, owners = [], []
     for index, pack in enumerate(parts):
         for concept in pack.concepts:
@@ -96,19 +97,22 @@ def merge(
     whitened = torch.linalg.solve(gram, own.T)  # G^-1 C^T, [d, s]
     inner = own @ whitened  # C G^-1 C^T
     inner += 1e-8 * inner.diagonal().mean() * torch.eye(len(inner), dtype=inner.dtype)
-    merged = {}
+    merged: dict[str, tuple[Matrix, Matrix]] = {}
+    low_rank = any(part.low_rank for part in parts)  # then the result is too: a rank for each word of the concepts
     layers = dict.fromkeys(layer for part in parts for layer in part.key_value)
     phase = Phase("merge", len(layers), progress, cancel)
     for layer in layers:
         module = pipe.unet.get_submodule(layer)
-        pair = []
+        pair: list[Matrix] = []
         for which, projection in enumerate((module.to_k, module.to_v)):
             with lock_of(pipe.unet):
                 own_weight = projection.weight.detach().double().cpu()
-            learned = [p.key_value[layer][which].double() if layer in p.key_value else own_weight for p in parts]
+            learned = [
+                whole(p.key_value[layer][which], own_weight) if layer in p.key_value else own_weight for p in parts
+            ]
             wanted = torch.stack([learned[o] @ c for o, c in zip(owners, own, strict=True)])
             change = torch.linalg.solve(inner, wanted - own @ own_weight.T)  # [s, hidden]
-            pair.append((own_weight + change.T @ whitened.T).float())
+            pair.append(_balanced(change.T, whitened.T) if low_rank else (own_weight + change.T @ whitened.T).float())
         merged[layer] = (pair[0], pair[1])
         phase.step()
     pack = ConceptPack(
@@ -117,17 +121,28 @@ def merge(
         key_value=merged,
         embeddings=embeddings,
         method="merged",
+        settings={"clip_skip": parts[0].clip_skip} if parts[0].clip_skip else {},
         provenance={
             "parts": [pack.content_hash() for pack in parts],
             **joined_rights([pack.provenance for pack in packs]),
         },
         reference=None,
     )
-    tensors = {name: torch.stack(pair) for name, pair in pack.key_value.items()} | {"embeddings": pack.embeddings}
-    wrong = first_not_finite(tensors.items())
+    wrong = first_not_finite(
+        [
+            *((name, t) for name, pair in pack.key_value.items() for m in pair for t in tensors(m)),
+            ("embeddings", pack.embeddings),
+        ]
+    )
     if wrong is not None:
         raise NotFiniteError(f"the merged {wrong} hold NaN or infinite values; one of the packs diverged, fit it again")
     return pack
+
+
+def _balanced(up: Tensor, down: Tensor) -> LowRank:
+    """A product in factors of like size, so that float16 holds both: ``up`` ``[hidden, s]``, ``down`` ``[s, d]``."""
+    scale = (down.norm(dim=1) / up.norm(dim=0).clamp(min=1e-30)).sqrt().clamp(min=1e-30)
+    return LowRank((down / scale[:, None]).float(), (up * scale).float())
 
 
 @torch.no_grad()
@@ -136,7 +151,7 @@ def _states(conditioner: TextConditioner, prompt: str, embeddings: Tensor | None
     ids = conditioner.tokenize([prompt])
     end = conditioner.vocabulary.end
     used = ids[0].tolist().index(end) + 1 if end in ids[0].tolist() else ids.shape[1]
-    return conditioner.encode(ids, embeddings)[0].float().cpu(), used
+    return conditioner.encode([prompt], embeddings).states[0].float().cpu(), used
 
 
 def _ordinary_states(conditioner: TextConditioner, concepts: Sequence[Concept]) -> Tensor:

@@ -67,6 +67,7 @@ def route(packs: Sequence[ConceptPack]) -> RoutedPack:
         key_value={},
         embeddings=torch.cat([pack.embeddings for pack in parts]),
         method="routed",
+        settings={"clip_skip": first.clip_skip} if first.clip_skip else {},
         provenance={
             "parts": [pack.content_hash() for pack in parts],
             **joined_rights([pack.provenance for pack in packs]),
@@ -90,6 +91,8 @@ def with_own_tokens(packs: Sequence[ConceptPack]) -> list[ConceptPack]:
         difference = packs[0].base.difference(pack.base)
         if difference is not None:
             raise InputError(f"packs of different base models cannot be combined: {difference}")
+        if pack.clip_skip != packs[0].clip_skip:
+            raise InputError(f"packs of clip_skip {packs[0].clip_skip} and {pack.clip_skip} cannot be combined")
         if pack.unet or not pack.key_value:
             raise InputError(f"a pack of {pack.method} cannot be combined; use methods that train K and V alone")
         concepts = []

@@ -20,6 +20,10 @@ _lost: list[str] = []
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the base model and where it runs."""
     parser.add_argument("--model", help="'bundled', a Stable Diffusion folder, a checkpoint file or a Hub id")
+    parser.add_argument("--variant", help="of the model's files, such as fp16; a folder's only one is found by itself")
+    parser.add_argument("--revision", help="of a model on the Hub")
+    parser.add_argument("--config-from", metavar="DIR", help="where a single file's configuration and vocabulary are")
+    parser.add_argument("--offline", action="store_true", help="ask nobody, even for a model that --model names")
     parser.add_argument("--device", help="cuda, mps or cpu; default the best there is")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the frozen weights; default fp16 on CUDA")
 
@@ -71,6 +75,13 @@ def speak_briefly() -> None:
     quiet()
 
 
+def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options say about loading the model."""
+    given = {"variant": arguments.variant, "revision": arguments.revision, "config": arguments.config_from}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return chosen | ({"local_files_only": True} if arguments.offline else {})
+
+
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
     """Load the base model that the options name, or else ``model``, which a pack may state: it is not fetched."""
     speak_briefly()
@@ -90,4 +101,5 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
         device=device,
         dtype=dtypes.get(arguments.dtype),
         stated_by_file=not arguments.model,
+        **loading_options(arguments),
     )

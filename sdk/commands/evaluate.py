@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
-    parser.add_argument("--steps", type=int, default=25, help="DDIM steps; default 25")
+    parser.add_argument("--steps", type=int, help="of the sampler; default 25, or a distilled model's own")
     parser.add_argument("--seed", type=int, default=1000)
 
 

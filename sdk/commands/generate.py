@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", help="what to steer away from")
     parser.add_argument("--num-images", type=int, default=4, help="per prompt; default 4")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50, help="DDIM steps; default 50")
+    parser.add_argument("--steps", type=int, help="of the sampler; default: the base model's, else 50")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
 
 

@@ -117,7 +117,7 @@ def compare(
     masks: Sequence[str | Path | Image.Image] | None = None,
     prompts: int = 4,
     num_images: int = 2,
-    num_inference_steps: int = 25,
+    num_inference_steps: int | None = None,
     scorer: Scorer | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -136,7 +136,7 @@ def compare(
         masks: where each concept is, for the methods that use masks.
         prompts: of each kind, at most ten.
         num_images: per prompt; every arm gets the same noise.
-        num_inference_steps: DDIM steps.
+        num_inference_steps: of the sampler; ``None``: 25, or a distilled model's own.
         scorer: default the drawn world's judge or CLIP, see :func:`default_scorer`.
         progress: called with a :class:`sdk.runtime.Event` for all that is done; its phase begins with the arm.
         cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
@@ -145,7 +145,8 @@ def compare(
         InputError: an unknown method, or a picture that cannot be scored.
     """
     prompts, num_images = whole(prompts, "prompts", 1), whole(num_images, "num_images", 1, MOST_PICTURES)
-    num_inference_steps, seed = check_steps(num_inference_steps), check_seed(seed)
+    num_inference_steps = engine.steps_for(25) if num_inference_steps is None else check_steps(num_inference_steps)
+    seed = check_seed(seed)
     check_seed(seed + 1000, len(METHODS) * prompts * num_images)  # of the pictures
     if settings is not None and not isinstance(settings, Mapping):
         raise InputError(f"settings are a table of names and values, got {shown(settings)}")
@@ -177,7 +178,7 @@ def compare(
     drawn = draw_for(engine, wanted, None, **common, progress=_named(UNTOUCHED, progress), cancel=cancel)
     results.append(Result(UNTOUCHED, scorer.score(drawn), drawn))
     conditions = {"seed": seed, "drawing": common, "prompts": [prompt.learned for prompt in wanted]}
-    conditions |= {"base_model": engine.base.name, **whole_identity(engine.pipe), "device": engine.device.type}
+    conditions |= {"base_model": engine.base.name, **whole_identity(engine), "device": engine.device.type}
     conditions |= {"versions": library_versions(), "scorer": type(scorer).__name__, "masks_given": given is not None}
     return Comparison(resolved, reference, results, conditions)
 

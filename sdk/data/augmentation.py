@@ -31,12 +31,16 @@ def shrink_on_grey(image: Image.Image, side: int, rng: random.Random) -> tuple[I
     return canvas, (left, top, left + side, top + side)
 
 
-def enlarge_on_crop(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """Resize the square picture to ``side`` pixels, larger than it is, and cut a random window of its size."""
+def enlarge_on_crop(image: Image.Image, side: int, rng: random.Random) -> tuple[Image.Image, tuple[int, int]]:
+    """Resize the square picture to ``side`` pixels, larger than it is, and cut a random window of its size.
+
+    Returns:
+        The window, and where its top and its left edge are in the enlarged picture.
+    """
     resolution = image.width
     left, top = (rng.randint(0, side - resolution) for _ in range(2))
     enlarged = image.resize((side, side), Image.Resampling.BICUBIC)
-    return enlarged.crop((left, top, left + resolution, top + resolution))
+    return enlarged.crop((left, top, left + resolution, top + resolution)), (top, left)
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,16 @@ class AugmentedPicture:
         prefix: the words the caption starts with, often none.
         mask: float ``[1, h, w]`` at the latents' resolution, 1 where the loss counts.
         concept_masks: where each concept is, float ``[S, r, r]``, if asked for.
+        crop: where its top and its left edge were cut, pixels of the picture before.
+        side: of the picture that it was made of, in the pixels that it had when it was read.
     """
 
     image: Image.Image
     prefix: str
     mask: Tensor
     concept_masks: Tensor | None = None
+    crop: tuple[int, int] = (0, 0)
+    side: int = 0
 
 
 def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: float, scale: bool) -> AugmentedPicture:
@@ -78,7 +86,8 @@ def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: f
         shrunk, box = shrink_on_grey(image, side, rng)
         return AugmentedPicture(shrunk, rng.choice(SHRUNK_PREFIXES), _box_mask(box, latent_side, resolution))
     if side > resolution:
-        return AugmentedPicture(enlarge_on_crop(image, side, rng), rng.choice(ENLARGED_PREFIXES), ones)
+        window, crop = enlarge_on_crop(image, side, rng)
+        return AugmentedPicture(window, rng.choice(ENLARGED_PREFIXES), ones, crop=crop)
     return AugmentedPicture(image, "", ones)
 
 

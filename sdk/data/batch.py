@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,9 @@ class Batch:
         masks: ``[B, 1, h, w]``, where the denoising loss counts.
         named: per row, the indices of the concepts that a caption of the reference names; ``()`` for priors.
         concept_masks: the concepts' masks, moved as the picture was, zero in priors; ``None`` if no row asked for them.
+        first: place of the first row in the step, where the batch is a part of one.
+        of_step: ``named`` of all rows of the step; empty: these are all.
+        sizes: of each row ``[B, 6]``, see :meth:`sdk.families.Family.unet_arguments`.
     """
 
     latents: Tensor
@@ -29,6 +33,38 @@ class Batch:
     masks: Tensor
     named: list[tuple[int, ...]]
     concept_masks: Tensor | None = None
+    sizes: Tensor | None = None
+    first: int = 0
+    of_step: Sequence[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not self.of_step:
+            object.__setattr__(self, "of_step", tuple(self.named))
+
+    @property
+    def rows(self) -> int:
+        """Of the whole step."""
+        return len(self.of_step)
+
+    @property
+    def share(self) -> float:
+        """What these rows are of the whole step, for terms of a loss that belong to no row."""
+        return len(self.named) / self.rows
+
+    def parts(self, rows: int) -> list[Batch]:
+        """Return the rows in parts of at most so many; 0: all at once."""
+        if not 0 < rows < len(self.named):
+            return [self]
+        found = []
+        for first in range(0, len(self.named), rows):
+            own = slice(first, first + rows)
+            tensors = {name: getattr(self, name)[own] for name in ("latents", "noise", "timesteps", "masks")}
+            further = {name: getattr(self, name) for name in ("concept_masks", "sizes")}
+            further = {name: None if value is None else value[own] for name, value in further.items()}
+            found.append(
+                replace(self, **tensors, **further, captions=self.captions[own], named=self.named[own], first=first)
+            )
+        return found
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""

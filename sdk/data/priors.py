@@ -30,10 +30,17 @@ _BATCH = 16  # pictures drawn at a time, and lost at most when a fit is interrup
 
 @dataclass(frozen=True)
 class PriorPicture:
-    """A prior picture and its caption."""
+    """A prior picture and its caption.
+
+    Attributes:
+        image: square, at the model's resolution.
+        caption: plain words.
+        side: of the picture as it was read, pixels; 0: it was drawn at the model's resolution.
+    """
 
     image: Image.Image
     caption: str
+    side: int = 0
 
 
 def from_folder(folder: str | Path, caption: str, resolution: int) -> list[PriorPicture]:
@@ -51,7 +58,8 @@ def from_folder(folder: str | Path, caption: str, resolution: int) -> list[Prior
             raise InputError(
                 f"the caption {note} names the token {tokens_in(text)[0]}; class pictures have plain words"
             )
-        pictures.append(PriorPicture(square(load_image(path), resolution), text or caption))
+        image = load_image(path)
+        pictures.append(PriorPicture(square(image, resolution), text or caption, min(image.size)))
     return pictures
 
 

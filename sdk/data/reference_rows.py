@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..images.image_io import square, to_tensor
 from ..masks.concept_masks import ConceptMasks
-from ..masks.crops import cut_out, drawn_mask, grown, mask_without
+from ..masks.crops import cut_out, drawn_mask, grown, mask_without, window_box
 from ..model.latents import LatentCache, picture_name
 from .augmentation import AugmentedPicture, augment
 from .batch import View
@@ -34,6 +34,7 @@ class ReferenceRows:
         flip: probability of a horizontal flip.
         scale: whether to use the scale augmentation.
         seed: variant ``i`` depends on it and ``i`` alone.
+        sides: of the pictures as they were read, pixels; default the resolution.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class ReferenceRows:
         flip: float,
         scale: bool,
         seed: int,
+        sides: Sequence[int] = (),
     ):
         self.images = [square(image, resolution) for image in images]
         self.latents, self.masks, self.latent_shape = latents, masks, latent_shape
+        self.sides = list(sides) or [resolution] * len(images)
         self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed = flip, scale, seed
         self._variants: dict[tuple[int, View], tuple[AugmentedPicture, Hashable]] = {}
@@ -80,17 +83,19 @@ class ReferenceRows:
             own = random.Random(f"target {self.seed} {index}")
             return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
 
-        image = self.images[index % len(self.images)]
+        image, side = self.images[index % len(self.images)], self.sides[index % len(self.images)]
         if not view.needs_masks:
-            return augmented(image)
+            return replace(augmented(image), side=side)
         masks = self.masks[index % len(self.images)]
         if view.window:
-            image, others = cut_out(image, grown(masks[:-1]), view.named[0])
-            variant = augmented(image)
+            regions, resolution = grown(masks[:-1]), image.width
+            left, _, right, _ = window_box(regions, view.named[0], resolution)
+            image, others = cut_out(image, regions, view.named[0])
+            variant = replace(augmented(image), side=round(side * (right - left) / resolution))
             mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
             return replace(variant, mask=mask if mask.any() else variant.mask)
-        variant = augmented(image)
-        side = masks.shape[-1]
-        drawn = [augmented(drawn_mask(m, image.size)).image.resize((side, side), Image.Resampling.BOX) for m in masks]
+        variant = replace(augmented(image), side=side)
+        cells = (masks.shape[-1],) * 2
+        drawn = [augmented(drawn_mask(m, image.size)).image.resize(cells, Image.Resampling.BOX) for m in masks]
         moved = torch.stack([to_tensor(picture)[0] > _WHITE for picture in drawn])
         return replace(variant, concept_masks=moved.float())

@@ -33,13 +33,13 @@ class PriorRows:
     def __init__(self, pictures: list[PriorPicture], latents: LatentCache, flip: float):
         self.pictures, self.latents, self.flip = pictures, latents, flip
 
-    def draw(self, rng: random.Random, noise: Tensor) -> tuple[Tensor, str]:
-        """Return latents ``[C, h, w]`` and caption of a random picture."""
+    def draw(self, rng: random.Random, noise: Tensor) -> tuple[Tensor, PriorPicture]:
+        """Return latents ``[C, h, w]`` of a random picture, and the picture."""
         index = rng.randrange(len(self.pictures))
         flipped = rng.random() < self.flip
         picture = self.pictures[index]
         image = ImageOps.mirror(picture.image) if flipped else picture.image
-        return self.latents.sample(image, noise, ("prior", index, flipped)), picture.caption
+        return self.latents.sample(image, noise, ("prior", index, flipped)), picture
 
 
 class Rows:
@@ -75,7 +75,8 @@ class Rows:
         channels, side = self.references.latent_shape
         size = self.settings.batch_size
         posterior_noise = torch.randn(size, channels, side, side, generator=generator, dtype=torch.float32)
-        latents, captions, masks, named = [], [], [], []
+        resolution = self.references.images[0].width
+        latents, captions, masks, named, sizes = [], [], [], [], []
         concept_masks: list[Tensor | None] = []
         for row in range(size):
             if self.priors is None or rng.random() < self.settings.target_share:
@@ -86,12 +87,14 @@ class Rows:
                 mask = variant.mask
                 named.append(view.named)
                 concept_masks.append(variant.concept_masks)
+                sizes.append((variant.side, *variant.crop))
             else:
-                latent, caption = self.priors.draw(rng, posterior_noise[row])
-                captions.append(caption)
+                latent, picture = self.priors.draw(rng, posterior_noise[row])
+                captions.append(picture.caption)
                 mask = torch.ones(1, side, side, dtype=torch.float32)
                 named.append(())
                 concept_masks.append(None)
+                sizes.append((picture.side or resolution, 0, 0))
             latents.append(latent)
             masks.append(mask)
         return Batch(
@@ -102,6 +105,9 @@ class Rows:
             masks=torch.stack(masks),
             named=named,
             concept_masks=_stacked(concept_masks),
+            sizes=torch.tensor(
+                [(side, side, top, left, resolution, resolution) for side, top, left in sizes], dtype=torch.float32
+            ),
         )
 
 

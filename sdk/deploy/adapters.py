@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnxruntime
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
 from ..disk.checked import Fail, Table
 from ..disk.files import reporting_full_disk, whole_file
-from ..disk.learned import check_finite, check_key_value, check_type
+from ..disk.learned import check_finite, check_key_value, check_low_rank, check_type
 from ..disk.reading import MANIFEST_LIMIT, as_path, open_regular, parse_json
 from ..errors import OutputError, PackError, SdkError
 from ..model.fingerprint import BaseIdentity
@@ -29,7 +30,7 @@ ROWS, ABOUT = "token_rows", "personalizer.json"
 
 _LARGEST = 4 << 30  # bytes
 _AGAIN = "write it again"
-_KEY = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.weight")
+_KEY = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.(?P<part>weight|down|up)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +40,8 @@ class Adapter:
     Attributes:
         concepts: with their tokens.
         rows: embeddings of the tokens, ``[MAX_CONCEPTS, C]``, zero behind the concepts.
-        weights: K and V weights by parameter name, ``[hidden, context]``.
+        weights: K and V by parameter name: weights ``[hidden, context]``, or changes of low rank, ``....to_k.down``
+            ``[r, context]`` and ``....to_k.up`` ``[hidden, r]``.
         base: the pack's base model.
         statement: the pack's hash, licence and consent, where its file says so.
     """
@@ -131,7 +133,7 @@ def read_adapter(path: str | Path) -> Adapter:
     if rows.shape != (MAX_CONCEPTS, base.context):
         raise fail(f"{ROWS} has shape {list(rows.shape)}, not {[MAX_CONCEPTS, base.context]}")
     check_type(ROWS, rows, fail)
-    check_key_value(_paired(values, fail), base.fingerprint.keys(), base.context, fail)
+    _check_weights(values, base, fail)
     check_finite(file, [(ROWS, rows), *values.items()])
     return Adapter(concepts, rows, values, base, Statement.read(about))
 
@@ -148,18 +150,30 @@ def _stored(file: Path) -> dict[str, np.ndarray]:
         raise PackError(f"{file} is damaged or no adapter; {_AGAIN}") from error
 
 
-def _paired(weights: Mapping[str, np.ndarray], fail: Fail) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """K and V by layer."""
-    layers: dict[str, dict[str, np.ndarray]] = {}
+def _check_weights(weights: Mapping[str, np.ndarray], base: BaseIdentity, fail: Fail) -> None:
+    """Check K and V: whole, or as changes of low rank."""
+    layers: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, weight in weights.items():
         match = _KEY.fullmatch(name)
         if match is None:
             raise fail(f"it holds an unknown array {name!r}")
-        layers.setdefault(match["layer"], {})[match["which"]] = weight
-    for layer, pair in layers.items():
-        if set(pair) != {"k", "v"}:
+        layers.setdefault(match["layer"], {}).setdefault(match["which"], {})[match["part"]] = weight
+    pairs = {}
+    for layer, found in layers.items():
+        if set(found) != {"k", "v"}:
             raise fail(f"it lacks K or V of {layer}")
-    return {layer: (pair["k"], pair["v"]) for layer, pair in layers.items()}
+        pairs[layer] = (_shape(layer, found["k"], base, fail), _shape(layer, found["v"], base, fail))
+    check_key_value(pairs, base.fingerprint.keys(), base.context, fail)
+
+
+def _shape(layer: str, parts: dict[str, np.ndarray], base: BaseIdentity, fail: Fail) -> Any:
+    """A weight, or something of the shape of what two factors make."""
+    if set(parts) == {"weight"}:
+        return parts["weight"]
+    if set(parts) != {"down", "up"}:
+        raise fail(f"{layer} has {' and '.join(sorted(parts))} of K or V, not a weight or two factors")
+    check_low_rank(layer, parts["down"], parts["up"], base.context, fail)
+    return SimpleNamespace(shape=(parts["up"].shape[0], parts["down"].shape[1]))
 
 
 def _digest(values: dict[str, np.ndarray]) -> str:

@@ -45,6 +45,7 @@ class Drawing:
         model: the exported model.
         sampler: makes a sampler for a batch.
         guidance: the guidance scale.
+        rescale: how far the guided prediction gets back the contrast of the plain one.
         shape: of a picture's latents, ``(C, h, w)``.
         phase: of the whole call.
         start: where drawing starts from a picture.
@@ -53,6 +54,7 @@ class Drawing:
     model: ExportedModel
     sampler: Callable[[], Scheduler]
     guidance: float
+    rescale: float
     shape: tuple[int, int, int]
     phase: Phase
     start: Start | None
@@ -92,6 +94,8 @@ class Drawing:
             if minus:
                 without, with_it = np.split(answer, 2)
                 answer = without + np.float32(self.guidance) * (with_it - without)
+                if self.rescale > 0:
+                    answer = _rescaled(answer, with_it, np.float32(self.rescale))
             sample = sampler.step(index, answer, sample, fresh() if sampler.needs_noise else None)
             if start is not None and start.hole is not None:
                 kept = start.clean
@@ -122,15 +126,38 @@ class Drawing:
         return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
 
     def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
-        feeds = {"input_ids": self.model.tokenizer.ids(text, concepts_of(self.model, pack))[None]}
-        if pack is not None:
-            feeds[ROWS] = pack.rows
-        states = finite(self.model.graphs["text_encoder"].run(feeds)["last_hidden_state"], "the text states")
+        states, further = self._states(pack, text)
         if not self.model.shared:
-            return {"encoder_hidden_states": states}
+            return {"encoder_hidden_states": states, **further}
         weights = {} if pack is None else pack.weights
         projected = self.model.graphs["kv_projection"].run({"encoder_hidden_states": states, **weights})
-        return {name: finite(value, "the keys and values of a prompt") for name, value in projected.items()}
+        projected = {name: finite(value, "the keys and values of a prompt") for name, value in projected.items()}
+        return projected | further
+
+    def _states(self, pack: Adapter | None, text: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The text states of a prompt, ``[1, T, C]``, and what the UNet takes beside them."""
+        model, found = self.model, []
+        rows = [None] * len(model.tokenizers) if pack is None else model.split_rows(pack.rows)
+        for encoder, tokenizer, own in zip(model.folder.encoders, model.tokenizers, rows, strict=True):
+            feeds = {"input_ids": tokenizer.ids(text, concepts_of(model, pack))[None]}
+            if own is not None:
+                feeds[ROWS] = own
+            found.append(model.graphs[encoder].run(feeds))
+        if len(found) == 1:
+            return finite(found[0]["last_hidden_state"], "the text states"), {}
+        states = finite(np.concatenate([each["states"] for each in found], -1), "the text states")
+        pooled = finite(found[-1]["pooled"], "the state of a prompt")
+        if not text and model.folder.zeros_without_prompt:
+            states, pooled = np.zeros_like(states), np.zeros_like(pooled)
+        size = [side * model.cell for side in self.shape[1:]]
+        return states, {"text_embeds": pooled, "time_ids": np.asarray([[*size, 0, 0, *size]], pooled.dtype)}
+
+
+def _rescaled(guided: np.ndarray, plain: np.ndarray, share: np.float32) -> np.ndarray:
+    """Give a guided prediction back the contrast of the plain one (Lin et al., WACV 2024, section 3.4)."""
+    axes = (1, 2, 3)
+    factor = plain.std(axes, keepdims=True, ddof=1) / np.maximum(guided.std(axes, keepdims=True, ddof=1), 1e-12)
+    return share * guided * factor + (1 - share) * guided
 
 
 def encoded(model: ExportedModel, picture: Image.Image) -> np.ndarray:

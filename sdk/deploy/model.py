@@ -19,7 +19,7 @@ from ..errors import BaseModelError, InputError
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from .adapters import ROWS, Adapter
-from .onnx_folder import Folder, check_folder
+from .onnx_folder import Folder, check_folder, tokenizer_of
 from .schedulers import Levels
 from .tokenizer import PromptTokenizer
 
@@ -113,7 +113,7 @@ class ExportedModel:
     Attributes:
         graphs: by part; ``kv_projection`` in shared folders only.
         folder: its manifest.
-        tokenizer: the base model's.
+        tokenizers: of each text encoder.
         levels: the noise levels.
         channels: of the latents.
         cell: pixels to a latent, along one side.
@@ -122,7 +122,7 @@ class ExportedModel:
 
     graphs: dict[str, Graph]
     folder: Folder
-    tokenizer: PromptTokenizer
+    tokenizers: list[PromptTokenizer]
     levels: Levels
     channels: int
     cell: int
@@ -131,6 +131,11 @@ class ExportedModel:
     def __repr__(self) -> str:
         names = "".join(f" {c.phrase}," for c in self.concepts).rstrip(",")
         return printable(f"ExportedModel({self.folder.kind}{names}, {self.folder.dtype}, of {self.base.name})")
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """The first encoder's, by which prompts are checked."""
+        return self.tokenizers[0]
 
     @property
     def about(self) -> dict[str, Any]:
@@ -157,6 +162,20 @@ class ExportedModel:
         """The side of a picture, in pixels, for which the model was made."""
         return self.base.resolution
 
+    def split_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return token rows ``[N, C]`` encoder by encoder."""
+        return np.split(rows, np.cumsum(self.folder.widths)[:-1], axis=-1)
+
+    @property
+    def steps(self) -> int:
+        """What the base model recommends, else 50."""
+        return self.folder.steps
+
+    @property
+    def rescale(self) -> float:
+        """Of guidance, what the base model recommends, else 0."""
+        return self.folder.guidance_rescale
+
     def check_adapter(self, adapter: Adapter, name: object) -> None:
         """Check that an adapter's arrays are those that the graphs take.
 
@@ -167,9 +186,17 @@ class ExportedModel:
         Raises:
             BaseModelError: an array that has no place, or another shape there.
         """
-        takes = self.graphs["kv_projection"].optional | {ROWS: self.graphs["text_encoder"].optional[ROWS]}
-        for key, array in {**adapter.weights, ROWS: adapter.rows}.items():
-            if key not in takes or list(takes[key].shape) != list(array.shape):
+        takes = self.graphs["kv_projection"].optional
+        rows = {}
+        for encoder, part in zip(self.folder.encoders, self.split_rows(adapter.rows), strict=True):
+            name_of = f"{ROWS} of {encoder}"
+            takes, rows[name_of] = takes | {name_of: self.graphs[encoder].optional[ROWS]}, part
+        for key, array in {**adapter.weights, **rows}.items():
+            if key not in takes and key.endswith((".down", ".up")):
+                raise BaseModelError(
+                    f"the pack {name} is one of low rank, which this export is too old for; export the base model again"
+                )
+            if key not in takes or not _fits(array.shape, takes[key].shape):
                 wanted = list(takes[key].shape) if key in takes else "none"
                 raise BaseModelError(
                     f"the pack {name} belongs to another base model: {key} is {list(array.shape)} instead of {wanted}"
@@ -195,10 +222,17 @@ class ExportedModel:
         multiple = lcm(8, cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0))
         channels = unet.whole("in_channels", 1, _MOST_CHANNELS)
         levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
-        tokenizer = _tokenizer(opened)
+        tokenizers = [_tokenizer(opened, encoder) for encoder in opened.encoders]
         graphs = {part: Graph(opened.root / part / "model.onnx", chosen) for part in opened.parts}
         _check_graphs(graphs, opened, channels)
-        return cls(graphs, opened, tokenizer, levels, channels, cell, multiple)
+        return cls(graphs, opened, tokenizers, levels, channels, cell, multiple)
+
+
+def _fits(shape: Sequence[int], declared: Sequence[Any]) -> bool:
+    """Whether an array has the shape that a graph declares, where names stand for any size."""
+    return len(shape) == len(declared) and all(
+        not isinstance(d, int) or d == s for s, d in zip(shape, declared, strict=True)
+    )
 
 
 def _known(providers: Sequence[str] | None) -> list[str]:
@@ -219,10 +253,13 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) ->
     projected = [f"{layer}.{which}" for layer in folder.layers for which in ("key", "value")]
     states = ["encoder_hidden_states"]
     shared = folder.kind == "shared"
-    graphs["text_encoder"].check(
-        "text_encoder", ["input_ids"], [ROWS] if shared else [], ["last_hidden_state", "pooler_output"]
-    )
-    graphs["unet"].check("unet", ["sample", "timestep", *(projected if shared else states)], [], ["out_sample"])
+    several = len(folder.encoders) > 1
+    for index, encoder in enumerate(folder.encoders):
+        gives = ["states", "pooled"][: index + 1] if several else ["last_hidden_state", "pooler_output"]
+        graphs[encoder].check(encoder, ["input_ids"], [ROWS] if shared else [], gives)
+    further = ["text_embeds", "time_ids"] if several else []
+    takes = ["sample", "timestep", *(projected if shared else states), *further]
+    graphs["unet"].check("unet", takes, [], ["out_sample"])
     graphs["vae_decoder"].check("vae_decoder", ["latent_sample"], [], ["sample"])
     graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
     if shared:
@@ -240,12 +277,13 @@ def _size(graph: Graph, name: str, axis: int) -> object:
     return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
-def _tokenizer(folder: Folder) -> PromptTokenizer:
-    settings = folder.read_table("tokenizer/tokenizer_config.json")
-    longest = folder.read_table("text_encoder/config.json").whole("max_position_embeddings", 2, _LONGEST_PROMPT)
+def _tokenizer(folder: Folder, encoder: str) -> PromptTokenizer:
+    name = tokenizer_of(encoder)
+    settings = folder.read_table(f"{name}/tokenizer_config.json")
+    longest = folder.read_table(f"{encoder}/config.json").whole("max_position_embeddings", 2, _LONGEST_PROMPT)
     nested = settings.is_table("pad_token")
     padding = settings.table("pad_token").text("content") if nested else settings.text("pad_token")
-    definition = folder.root / "tokenizer" / "tokenizer.json"
+    definition = folder.root / name / "tokenizer.json"
     return PromptTokenizer(
         read_text(definition, limit=TABLE_LIMIT, kind=BaseModelError, advice="export the model again"),
         settings.whole("model_max_length", 2, longest),

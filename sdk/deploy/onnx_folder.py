@@ -47,6 +47,9 @@ class Folder:
         layers: the cross-attentions.
         scaling_factor: of the latents.
         guidance_scale: what the base model recommends.
+        steps: likewise; 50 in folders of earlier versions.
+        guidance_rescale: likewise, 0.
+        zeros_without_prompt: whether zeros stand for no negative prompt.
         concepts: of the pack that is merged in.
         statement: its hash, licence and consent.
 
@@ -78,6 +81,9 @@ class Folder:
             raise self.fail("layers are not those of the base model")
         self.scaling_factor = table.number("scaling_factor", 1e-6, 1e6)
         self.guidance_scale = table.number("guidance_scale", 0, 1000)
+        self.steps = table.whole("num_inference_steps", 1, 999) if "num_inference_steps" in table else 50
+        self.guidance_rescale = table.number("guidance_rescale", 0, 1) if "guidance_rescale" in table else 0.0
+        self.zeros_without_prompt = about.get("zeros_without_prompt") is True
         self.concepts: list[Concept] = stated_concepts(table.tables("concepts", MAX_CONCEPTS), self.fail)
         self.statement = Statement.read(table)
         self._files = self._listed(table.table("files"))
@@ -85,7 +91,18 @@ class Folder:
     @property
     def parts(self) -> tuple[str, ...]:
         """Its graphs."""
-        return SHARED_PARTS if self.kind == "shared" else PARTS
+        return (*self.encoders[1:], *(SHARED_PARTS if self.kind == "shared" else PARTS))
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Its text encoders, in the order in which their states are joined."""
+        further = range(2, len(self.base.widths) + 1)
+        return ("text_encoder", *(f"text_encoder_{number}" for number in further))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each encoder's embeddings."""
+        return self.base.widths or (self.base.context,)
 
     @property
     def count(self) -> int:
@@ -131,10 +148,24 @@ class Folder:
                 raise BaseModelError(f"{self.root / MANIFEST} refers to {name!r} outside its folder; do not use it")
             entry = files.table(name)
             listed[name] = (entry.whole("bytes", 0, _LARGEST), entry.text("sha256", 64))
-        for name in (*(f"{part}/model.onnx" for part in self.parts), *_CONFIGURATIONS):
+        further = [
+            f"{part}/{file}"
+            for encoder in self.encoders[1:]
+            for part, file in (
+                (encoder, "config.json"),
+                (tokenizer_of(encoder), "tokenizer.json"),
+                (tokenizer_of(encoder), "tokenizer_config.json"),
+            )
+        ]
+        for name in (*(f"{part}/model.onnx" for part in self.parts), *_CONFIGURATIONS, *further):
             if name not in listed:
                 raise self.fail(f"files lack {name}")
         return listed
+
+
+def tokenizer_of(encoder: str) -> str:
+    """Return the folder of an encoder's tokenizer."""
+    return encoder.replace("text_encoder", "tokenizer")
 
 
 def check_folder(folder: str | Path, *, all_hashes: bool = False) -> Folder:

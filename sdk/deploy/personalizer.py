@@ -105,8 +105,9 @@ class OnnxPersonalizer:
         packs: str | Sequence[str | None] | None = None,
         num_images: int = 1,
         seed: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | Sequence[str] | None = None,
@@ -123,8 +124,9 @@ class OnnxPersonalizer:
             packs: the same by another name.
             num_images: pictures per prompt.
             seed: picture ``i`` of the call has the noise of ``seed + i``, below 2**63; ``None``: at random.
-            num_inference_steps: of the sampler.
+            num_inference_steps: of the sampler; ``None``: what the base model recommends, else 50.
             guidance_scale: ``None``: what the base model recommends.
+            guidance_rescale: from 0 to 1; ``None``: what the base model recommends.
             eta: of DDIM, in [0, 1]; ``None``: 1.
             scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on.
             negative_prompt: what to steer away from; one for all, or one per prompt.
@@ -145,6 +147,7 @@ class OnnxPersonalizer:
             seed=seed,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
             size=(height, width),
@@ -162,8 +165,9 @@ class OnnxPersonalizer:
         packs: str | None = None,
         num_images: int = 1,
         seed: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | None = None,
@@ -184,6 +188,7 @@ class OnnxPersonalizer:
             seed=seed,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
             start=Start(clean, share),
@@ -201,8 +206,9 @@ class OnnxPersonalizer:
         packs: str | None = None,
         num_images: int = 1,
         seed: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str = "ddim",
         negative_prompt: str | None = None,
@@ -224,6 +230,7 @@ class OnnxPersonalizer:
             seed=seed,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
             start=Start(encoded(self.model, picture), 1.0, cells),
@@ -240,8 +247,9 @@ class OnnxPersonalizer:
         *,
         num_images: int,
         seed: int | None,
-        num_inference_steps: int,
+        num_inference_steps: int | None,
         guidance_scale: float | None,
+        guidance_rescale: float | None,
         eta: float | None,
         scheduler: str,
         progress: Progress | None,
@@ -258,8 +266,9 @@ class OnnxPersonalizer:
             model.size_multiple,
             num_images=num_images,
             seed=seed,
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=model.steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             height=size[0],
             width=size[1],
@@ -289,7 +298,8 @@ class OnnxPersonalizer:
         steps = numbers.steps - (skipped_steps(numbers.steps, start.strength) if start is not None else 0)
         phase = Phase("draw", steps * len(parts), progress, cancel)
         shape = (model.channels, numbers.height // model.cell, numbers.width // model.cell)
-        drawing = Drawing(model, sampler, scale, shape, phase, start)
+        rescale = model.rescale if numbers.rescale is None else numbers.rescale
+        drawing = Drawing(model, sampler, scale, rescale, shape, phase, start)
         images: list[Image.Image] = []
         for part in parts:
             minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []

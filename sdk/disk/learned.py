@@ -30,12 +30,23 @@ def check_key_value(pairs: Mapping[str, Sequence[Any]], layers: Collection[str],
     for layer, (key, value) in pairs.items():
         if layer not in layers:
             raise fail(f"its base model has no layer {layer}")
-        if key.ndim != 2 or key.shape[1] != context or not 1 <= key.shape[0] <= _WIDEST:
+        if len(key.shape) != 2 or key.shape[1] != context or not 1 <= key.shape[0] <= _WIDEST:
             raise fail(f"{layer} has weights of shape {list(key.shape)}, not [hidden, {context}]")
         if tuple(key.shape) != tuple(value.shape):
             raise fail(f"K and V of {layer} have other shapes: {list(key.shape)} and {list(value.shape)}")
         for weight in (key, value):
-            check_type(layer, weight, fail)
+            if hasattr(weight, "dtype"):  # of factors, each was looked at before
+                check_type(layer, weight, fail)
+
+
+def check_low_rank(layer: str, down: Any, up: Any, context: int, fail: Fail) -> None:
+    """Check the factors of a change of low rank: ``[r, context]`` and ``[hidden, r]``."""
+    if down.ndim != 2 or up.ndim != 2 or not 1 <= down.shape[0] == up.shape[1]:
+        raise fail(
+            f"{layer} has factors of shapes {list(down.shape)} and {list(up.shape)}, not [r, {context}] and [hidden, r]"
+        )
+    for factor in (down, up):
+        check_type(layer, factor, fail)
 
 
 def check_row(token: str, row: Any, context: int, fail: Fail) -> None:

@@ -85,7 +85,7 @@ def evaluate(
     *,
     prompts: int = 4,
     num_images: int = 4,
-    num_inference_steps: int = 25,
+    num_inference_steps: int | None = None,
     seed: int = 1000,
     scorer: Scorer | None = None,
     progress: Progress | None = None,
@@ -98,7 +98,7 @@ def evaluate(
         pack: what to evaluate; it must carry its reference picture.
         prompts: how many of the scorer's prompts for each concept alone and for all together.
         num_images: pictures per prompt.
-        num_inference_steps: DDIM steps.
+        num_inference_steps: of the sampler; ``None``: 25, or a distilled model's own.
         seed: the pack and the untouched model get the same noise.
         scorer: default the first that is registered and knows the concepts: on the bundled model the judge.
         progress: called with a :class:`sdk.runtime.Event` after each drawing step, and for the scores.
@@ -108,7 +108,8 @@ def evaluate(
         InputError: no reference in the pack, or concepts that the scorer cannot tell.
     """
     prompts, num_images = whole(prompts, "prompts", 1), whole(num_images, "num_images", 1, MOST_PICTURES)
-    num_inference_steps, seed = check_steps(num_inference_steps), check_seed(seed)
+    num_inference_steps = engine.steps_for(25) if num_inference_steps is None else check_steps(num_inference_steps)
+    seed = check_seed(seed)
     to_be_called(progress, "progress")
     cancelling(cancel)
     of_type(pack, ConceptPack, "pack")

@@ -24,10 +24,11 @@ from ..concepts import MAX_CONCEPTS, Concept, is_token, resolve_concepts
 from ..disk.learned import check_finite
 from ..disk.reading import as_path, read_bytes
 from ..errors import InputError, MissingFileError, PackError
+from ..families.layers import cross_attention_layers
 from ..model.base_model import BaseModel
-from ..model.layers import cross_attention_layers
 from ..pack import ConceptPack, read_tensors
 from ..printable import printable
+from ..unet.matrices import Matrix
 
 log = logging.getLogger("sdk")
 _LARGEST = 8 << 30  # bytes; a file of all K and V has 77 million
@@ -96,7 +97,7 @@ def import_pack(
     return pack
 
 
-def _whole(weights: Weights, base: BaseModel, source: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def _whole(weights: Weights, base: BaseModel, source: Path) -> dict[str, tuple[Matrix, Matrix]]:
     """K and V of every layer, factors multiplied and added to the base model's own."""
     layers = cross_attention_layers(base.pipe.unet)
     pairs: dict[str, dict[str, Tensor]] = {}

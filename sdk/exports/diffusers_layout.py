@@ -1,5 +1,8 @@
 """A pack in diffusers' Custom Diffusion layout, for ``UNet2DConditionModel.load_attn_procs``.
 
+It is called with ``_pipeline=pipe``; without that it reads the file, sets nothing and does not say so (diffusers 0.18
+to 0.42 at least).
+
 The layout's safetensors file is what a pack is anyway. diffusers cannot load it: its loader wants an entry for every
 self-attention too, empty, and safetensors holds no empty ones. The ``.bin`` file has them; it is a pickle, so it is
 only written when asked for. Our own loader, :func:`load_into`, takes any pack and any pipeline.
@@ -55,20 +58,30 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, pickle: bo
     pack.check_storable()
     if pack.unet or not pack.key_value:
         raise InputError(f"diffusers' layout holds K and V; a pack of {pack.method} is none of it")
+    if pack.low_rank:
+        raise InputError("diffusers' layout holds whole K and V, this pack has changes of low rank; export it to lora")
     destination = claim(folder, [WEIGHTS, *pack.token_files()])
     if pickle and (destination / BINARY).exists() and not (destination / WEIGHTS).exists():
         raise OutputError(f"{destination / BINARY} is no file of an earlier export; give another folder")
     written = [destination / WEIGHTS, *export_tokens(pack, destination)]
-    write_bytes(written[0], pack.weights_bytes(**MARK))
+    write_bytes(written[0], pack.weights_file(**MARK)[1])
     if pickle:
         written.append(destination / BINARY)
         write_bytes(written[-1], _pickled(pack, base))
-    return Export(written, [f"try: sdk.exports.diffusers_layout.load_into(pipe, pack), prompt {pack.prompt!r}"])
+    usage = [f"try: sdk.exports.diffusers_layout.load_into(pipe, pack), prompt {pack.prompt!r}"]
+    if pickle:
+        usage.append(
+            f"diffusers itself: pipe.unet.load_attn_procs(DIR, weight_name={BINARY!r}, _pipeline=pipe); without "
+            "_pipeline it does nothing and does not say so"
+        )
+    return Export(written, usage)
 
 
 def loads_in(pack: ConceptPack, command: str, name: str) -> list[str]:
     """What loads the export, for ``verify``."""
-    how = f"diffusers: unet.load_attn_procs, load_textual_inversion, {pack.prompt!r}"
+    if pack.low_rank:
+        return []
+    how = f"diffusers: unet.load_attn_procs with _pipeline=pipe, load_textual_inversion, {pack.prompt!r}"
     return [f"  {command} diffusers --pickle   {how}"]
 
 
@@ -83,6 +96,7 @@ def _pickled(pack: ConceptPack, base: BaseModel) -> bytes:
             entries[name] = {}
             continue
         for which, weight in zip("kv", pack.key_value[layer], strict=True):
+            assert isinstance(weight, torch.Tensor)  # low rank was refused
             entries[f"{name}.to_{which}_custom_diffusion.weight"] = weight.float()
     content = io.BytesIO()
     torch.save(entries, content)
@@ -99,7 +113,8 @@ def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
     """
     import torch
 
-    from ..model.layers import cross_attention_layers
+    from ..families.layers import cross_attention_layers
+    from ..unet.matrices import whole
 
     pack.check_storable()
     layers = cross_attention_layers(pipe.unet)
@@ -111,8 +126,8 @@ def load_into(pipe: StableDiffusionPipeline, pack: ConceptPack) -> None:
         raise InputError(f"the pipeline's tokenizer already knows {', '.join(sorted(known))}; load a fresh one")
     with torch.no_grad():
         for name, pair in pack.key_value.items():
-            for module, weight in zip((layers[name].to_k, layers[name].to_v), pair, strict=True):
-                module.weight.copy_(weight.to(module.weight))
+            for module, matrix in zip((layers[name].to_k, layers[name].to_v), pair, strict=True):
+                module.weight.copy_(whole(matrix, module.weight))
         for name, weight in pack.unet.items():
             parameter = pipe.unet.get_parameter(name)
             parameter.copy_(weight.to(parameter))

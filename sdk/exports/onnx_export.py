@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
 from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
 from ..errors import InputError, NotFiniteError, OutputError
+from ..families.layers import cross_attention_layers
 from ..finite import is_finite
-from ..model.attention import attention_processors
 from ..model.base_model import BaseModel
-from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
-from ..model.weights import replaced_weights
 from ..pack import ConceptPack
 from ..runtime import Phase, Progress
+from ..unet.attention import attention_processors
+from ..unet.matrices import whole
+from ..unet.weights import replaced_weights
 from . import onnx_graphs as graphs
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,9 @@ def export_model(
     if pack is not None:
         base.check_base(pack)
         pack.check_storable()
+        if pack.clip_skip:
+            raise InputError("exports know no clip_skip, with which this pack was fitted; fit it without")
+    _check_known(base)
     _check_levels(base.pipe.scheduler.config)
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
@@ -72,7 +77,8 @@ def export_model(
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
     with new_folder(destination, manifest=MANIFEST) as work:
-        phase = Phase("export", len(SHARED_PARTS if shared else PARTS), progress, cancel)
+        count = len(SHARED_PARTS if shared else PARTS) + len(base.text_parts) - 1
+        phase = Phase("export", count, progress, cancel)
         return _Exporter(base, pack, work, dtype, phase).run(shared)
 
 
@@ -83,16 +89,22 @@ class _Exporter:
         self.base, self.pack, self.work, self.dtype, self.phase = base, pack, work, dtype, phase
         pipe = base.pipe
         # By PyTorch's own `to`: diffusers' warns of layers to be kept in float32 though there are none.
-        self.unet, self.vae, self.encoder = (
-            nn.Module.to(copy.deepcopy(part), "cpu", dtype).eval() for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        own = base.text_parts
+        self.unet, self.vae, *encoders = (
+            nn.Module.to(copy.deepcopy(part), "cpu", dtype).eval()
+            for part in (pipe.unet, pipe.vae, *(each.encoder for each in own))
         )
-        self.conditioner = TextConditioner(pipe.tokenizer, self.encoder, pack.tokens if pack is not None else ())
+        if base.upcast_vae:  # in float16 it overflows
+            self.vae = nn.Module.to(self.vae, torch.float32)
+        self.parts = [replace(part, encoder=copied) for part, copied in zip(own, encoders, strict=True)]
+        self.conditioner = TextConditioner(base.family, self.parts, pack.tokens if pack is not None else ())
         self.layers = list(cross_attention_layers(self.unet))
         self.errors: dict[str, float] = {}
 
     def run(self, shared: bool) -> dict[str, float]:
         with torch.no_grad():
-            self._text_encoder(shared)
+            for index in range(len(self.parts)):
+                self._text_encoder(index, shared)
             if shared:
                 self._projection()
             self._unet(shared)
@@ -102,37 +114,53 @@ class _Exporter:
             log.info("%s: largest difference from PyTorch %.1e", part, error)
         return self.errors
 
-    def _text_encoder(self, shared: bool) -> None:
-        rows = graphs.token_rows(self.encoder.config.hidden_size, self.dtype)
+    def _text_encoder(self, index: int, shared: bool) -> None:
+        part, widths = self.parts[index], self.conditioner.widths
+        rows = graphs.token_rows(widths[index], self.dtype)
         if self.pack is not None:
-            rows[: len(self.pack.embeddings)] = self.pack.embeddings.to(self.dtype)
+            rows[: len(self.pack.embeddings)] = self.pack.embeddings.split(widths, -1)[index].to(self.dtype)
         # Two of everything: a dimension of one would be taken for fixed.
-        ids = self.conditioner.tokenize(["a", "photo of a" if self.pack is None else self.pack.prompt])
-        graph = graphs.TextEncoderGraph(self.encoder)
+        ids = self.conditioner.tokenize(["a", "photo of a" if self.pack is None else self.pack.prompt], index)
+        graph, outputs = graphs.TextEncoderGraph(part.encoder), ["last_hidden_state", "pooler_output"]
+        if len(self.parts) > 1:
+            end, family = self.conditioner.vocabulary.end, self.base.family
+
+            def read(encoder: Any, given: Tensor) -> tuple[Tensor, ...]:
+                found = family.read(encoder, given, index=index, end=end, clip_skip=0)
+                return tuple(each for each in found if each is not None)
+
+            graph, outputs = graphs.TextEncoderGraph(part.encoder, read), ["states", "pooled"][: index + 1]
         names = ["input_ids", "token_rows"]
-        outputs = ["last_hidden_state", "pooler_output"]
         shapes = (graphs.free(0), None)
-        folder = self.work / "text_encoder"
+        folder = self.work / part.name
         default = {"token_rows": rows}
         graphs.write_graph(graph, (ids, rows), names, outputs, shapes, folder, defaults=default, fixed=not shared)
-        self._check("text_encoder", graph, (ids, rows), {"input_ids": ids})
+        self._check(part.name, graph, (ids, rows), {"input_ids": ids})
 
     def _projection(self) -> None:
-        weights = {name: self.unet.get_parameter(name).detach() for name in graphs.weight_names(self.layers)}
-        states = torch.randn(2, self.conditioner.tokenizer.model_max_length, self._context()).to(self.dtype)
+        weights: dict[str, Tensor] = {}
+        shapes: dict[str, Any] = {}
+        for name in graphs.matrix_names(self.layers):
+            own = weights[f"{name}.weight"] = self.unet.get_parameter(f"{name}.weight").detach()
+            # Two of everything here, too: a rank of one would be taken for fixed.
+            weights[f"{name}.down"] = own.new_zeros(2, own.shape[1])
+            weights[f"{name}.up"] = own.new_zeros(own.shape[0], 2)
+            shapes |= {f"{name}.weight": None, f"{name}.down": graphs.free(0), f"{name}.up": graphs.free(1)}
+        states = torch.randn(2, self.conditioner.length, self._context()).to(self.dtype)
         graph = graphs.ProjectionGraph(self.layers)
         names = ["encoder_hidden_states", *weights]
-        shapes = (graphs.free(0), dict.fromkeys(weights))
         outputs = graphs.projected_names(self.layers)
         folder = self.work / "kv_projection"
-        graphs.write_graph(graph, (states, weights), names, outputs, shapes, folder, defaults=weights)
+        free = (graphs.free(0), shapes)
+        graphs.write_graph(graph, (states, weights), names, outputs, free, folder, defaults=weights)
         self._check("kv_projection", graph, (states, weights), {"encoder_hidden_states": states})
 
     def _unet(self, shared: bool) -> None:
-        side = self.unet.config.sample_size
+        side = self.base.latent_shape[1]
         sample = torch.randn(2, self.unet.config.in_channels, side, side).to(self.dtype)
+        further = self._further()
         timestep = torch.tensor(500, dtype=torch.int64)
-        length = self.conditioner.tokenizer.model_max_length
+        length = self.conditioner.length
         with ExitStack() as stack:
             stack.enter_context(attention_processors(self.unet, graphs.plain_attention(self.unet)))
             if shared:
@@ -149,17 +177,28 @@ class _Exporter:
                 graph = graphs.UNetGraph(self.unet)
                 third = torch.randn(2, length, self._context()).to(self.dtype)
                 names, free = ["sample", "timestep", "encoder_hidden_states"], graphs.free(0, 1)
-            arguments = (sample, timestep, third)
-            shapes = (graphs.free(0, 2, 3), None, free)
+            arguments: tuple[Any, ...] = (sample, timestep, third)
+            shapes: tuple[Any, ...] = (graphs.free(0, 2, 3), None, free)
+            if further:
+                arguments, names = (*arguments, further), [*names, *further]
+                shapes = (*shapes, {name: graphs.free(0) for name in further})
             graphs.write_graph(graph, arguments, names, ["out_sample"], shapes, self.work / "unet")
             fed = {"sample": sample, "timestep": timestep}
             fed |= third if isinstance(third, dict) else {"encoder_hidden_states": third}
+            fed |= further
             self._check("unet", graph, arguments, fed)
 
+    def _further(self) -> dict[str, Tensor]:
+        """Examples of what the UNet takes beside latents, timesteps and text states, by name."""
+        with torch.no_grad():
+            text = self.conditioner.encode(["a", "a"]).to(self.dtype)
+        given = self.base.family.unet_arguments(text, self.base.sizes().expand(2, -1))
+        return {name: value.clone() for name, value in given.get("added_cond_kwargs", {}).items()}
+
     def _autoencoder(self) -> None:
-        side, factor = self.unet.config.sample_size, self.base.pipe.vae_scale_factor
-        latents = torch.randn(2, self.vae.config.latent_channels, side, side).to(self.dtype)
-        picture = torch.rand(2, 3, side * factor, side * factor).to(self.dtype) * 2 - 1
+        side, factor = self.base.latent_shape[1], self.base.pipe.vae_scale_factor
+        latents = torch.randn(2, self.vae.config.latent_channels, side, side).to(self.vae.dtype)
+        picture = torch.rand(2, 3, side * factor, side * factor).to(self.vae.dtype) * 2 - 1
         for part, graph, name, output, example in (
             ("vae_decoder", graphs.DecoderGraph(self.vae), "latent_sample", "sample", latents),
             ("vae_encoder", graphs.EncoderGraph(self.vae), "sample", "latent_parameters", picture),
@@ -168,13 +207,21 @@ class _Exporter:
             graphs.write_graph(graph, (example,), [name], [output], shapes, self.work / part)
             self._check(part, graph, (example,), {name: example})
 
+    def _zeros_without_prompt(self) -> bool:
+        """Whether zeros stand for no negative prompt."""
+        with torch.no_grad():
+            text = self.conditioner.encode([""])
+        return not self.base.family.without_prompt(self.base.pipe, text).states.any()
+
     def _learned(self) -> dict[str, nn.Parameter]:
         """The pack's weights of the UNet, by parameter name."""
         if self.pack is None:
             return {}
         weights: dict[str, Tensor] = dict(self.pack.unet)
         for layer, pair in self.pack.key_value.items():
-            weights |= {f"{layer}.to_{which}.weight": w for which, w in zip("kv", pair, strict=True)}
+            for which, matrix in zip("kv", pair, strict=True):
+                name = f"{layer}.to_{which}.weight"
+                weights[name] = whole(matrix, self.unet.get_parameter(name).detach().float())
         return {name: nn.Parameter(w.to(self.dtype), requires_grad=False) for name, w in weights.items()}
 
     def _context(self) -> int:
@@ -207,22 +254,27 @@ class _Exporter:
 
     def _configurations(self, shared: bool) -> None:
         """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
-        self.conditioner.tokenizer.save_pretrained(self.work / "tokenizer")
-        if not is_clips((self.work / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")):
-            raise InputError("the base model's tokenizer is none of CLIP's kind, which exports cannot hold")
-        _older_tokenizer_files(self.work / "tokenizer")
+        for number, own in enumerate(self.parts):
+            folder = self.work / own.name.replace("text_encoder", "tokenizer")
+            self.conditioner.tokenizer(number).save_pretrained(folder)
+            if not is_clips((folder / "tokenizer.json").read_text(encoding="utf-8")):
+                raise InputError("the base model's tokenizer is none of CLIP's kind, which exports cannot hold")
+            _older_tokenizer_files(folder)
         scheduler = self.base.sampling_scheduler()  # what the torch path samples with
         scheduler.save_pretrained(self.work / "scheduler")
-        parts = {"text_encoder": self.encoder, "unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
+        parts: dict[str, Any] = {own.name: own.encoder for own in self.parts}
+        parts |= {"unet": self.unet, "vae_decoder": self.vae, "vae_encoder": self.vae}
         for part, module in parts.items():
             config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
             config.pop("_name_or_path", None)  # where the base model lies here concerns nobody
             text = json.dumps({k: v for k, v in config.items() if _plain(v)}, indent=2)
             (self.work / part / "config.json").write_text(text + "\n", encoding="utf-8")
-        index: dict[str, Any] = {"_class_name": "ORTStableDiffusionPipeline", "_diffusers_version": _version()}
+        kind = self.base.family.pipeline_class().__name__
+        index: dict[str, Any] = {"_class_name": f"ORT{kind}", "_diffusers_version": _version()}
         index |= {part: ["optimum.onnxruntime.modeling_diffusion", _CLASSES[part]] for part in parts}
+        tokenizers = [own.name.replace("text_encoder", "tokenizer") for own in self.parts]
+        index |= {name: ["transformers", "CLIPTokenizer"] for name in tokenizers}
         index |= {
-            "tokenizer": ["transformers", "CLIPTokenizer"],
             "scheduler": ["diffusers", type(scheduler).__name__],
             "feature_extractor": [None, None],
             "safety_checker": [None, None],
@@ -236,7 +288,10 @@ class _Exporter:
             "table_size": self.conditioner.table_size,
             "layers": self.layers,
             "scaling_factor": float(self.vae.config.scaling_factor),
-            "guidance_scale": self.base.recommended_guidance,
+            "guidance_scale": self.base.sampling.guidance_scale,
+            "guidance_rescale": self.base.sampling.guidance_rescale,
+            "num_inference_steps": self.base.sampling.steps,
+            "zeros_without_prompt": self._zeros_without_prompt(),
             "concepts": [] if self.pack is None else [{"token": c.token, "class": c.noun} for c in self.pack.concepts],
             **({} if self.pack is None else {"pack": self.pack.statement.to_dict()}),
             "largest_error": self.errors,
@@ -251,10 +306,21 @@ class _Exporter:
 
 _CLASSES = {
     "text_encoder": "ORTTextEncoder",
+    "text_encoder_2": "ORTTextEncoder",
     "unet": "ORTUnet",
     "vae_decoder": "ORTVaeDecoder",
     "vae_encoder": "ORTVaeEncoder",
 }
+
+
+def _check_known(base: BaseModel) -> None:
+    """Refuse what the runtime cannot draw with."""
+    if base.pipe.unet.config.in_channels != base.latent_shape[0]:
+        raise InputError(
+            "exports hold no inpainting models, whose UNet takes more than latents; export the plain model"
+        )
+    if base.distilled is not None:
+        raise InputError("exports hold no distilled models: the runtime has none of their samplers")
 
 
 def _check_levels(config: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..concepts import MAX_CONCEPTS
-from ..model.attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors
-from ..model.layers import cross_attention_layers
+from ..families.layers import cross_attention_layers
+from ..unet.attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors
 
 OPSET = 20
 _EXTERNAL_ABOVE = 1 << 31  # bytes; protobuf holds no more in one file
@@ -29,13 +29,21 @@ DATA_FILE = "model.onnx_data"
 
 
 class TextEncoderGraph(nn.Module):
-    """``input_ids`` to ``last_hidden_state`` and ``pooler_output``; ids behind the table are rows of ``token_rows``."""
+    """``input_ids`` to what the UNet reads of them; ids behind the table are rows of ``token_rows``.
 
-    def __init__(self, encoder: Any) -> None:
+    That is ``last_hidden_state`` and ``pooler_output`` of a single encoder, of several ``states`` and from the last
+    ``pooled`` too.
+
+    Args:
+        encoder: the module.
+        read: of several encoders, what a family makes of ids by this one; ``None``: there is one alone.
+    """
+
+    def __init__(self, encoder: Any, read: Callable[[Any, Tensor], tuple[Tensor, ...]] | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.read = encoder, read
 
-    def forward(self, input_ids: Tensor, token_rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, token_rows: Tensor) -> tuple[Tensor, ...]:
         table = self.encoder.get_input_embeddings()
         extra = input_ids >= table.num_embeddings
         known = table(input_ids.masked_fill(extra, 0))
@@ -43,6 +51,8 @@ class TextEncoderGraph(nn.Module):
         embeddings = torch.where(extra[..., None], learned, known)
         self.encoder.set_input_embeddings(_Given(embeddings))
         try:
+            if self.read is not None:
+                return self.read(self.encoder, input_ids)
             result = self.encoder(input_ids)
         finally:
             self.encoder.set_input_embeddings(table)
@@ -61,25 +71,40 @@ class _Given(nn.Module):
 
 
 class ProjectionGraph(nn.Module):
-    """``encoder_hidden_states`` and every K and V weight to the keys and values of every cross-attention."""
+    """``encoder_hidden_states`` and every K and V weight to the keys and values of every cross-attention.
+
+    A pack brings weights, or changes of low rank:
+    ``....to_k.down`` ``[r, context]`` and ``....to_k.up`` ``[hidden, r]``.
+    """
 
     def __init__(self, layers: Sequence[str]) -> None:
         super().__init__()
         self.layers = list(layers)
 
     def forward(self, encoder_hidden_states: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return tuple(F.linear(encoder_hidden_states, weights[name]) for name in weight_names(self.layers))
+        def project(name: str) -> Tensor:
+            change = F.linear(F.linear(encoder_hidden_states, weights[f"{name}.down"]), weights[f"{name}.up"])
+            return F.linear(encoder_hidden_states, weights[f"{name}.weight"]) + change
+
+        return tuple(project(name) for name in matrix_names(self.layers))
 
 
 class UNetGraph(nn.Module):
-    """The UNet as it is: ``sample``, ``timestep``, ``encoder_hidden_states`` to ``out_sample``."""
+    """The UNet as it is: ``sample``, ``timestep``, ``encoder_hidden_states`` to ``out_sample``.
+
+    Of families that take further conditions (``text_embeds``, ``time_ids``) these are in a dictionary.
+    """
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, further: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=further or None, return_dict=False)[
+            0
+        ]
 
 
 class SharedUNetGraph(nn.Module):
@@ -90,7 +115,13 @@ class SharedUNetGraph(nn.Module):
         self.unet = unet
         self.layers = list(cross_attention_layers(unet))
 
-    def forward(self, sample: Tensor, timestep: Tensor, projected: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        projected: dict[str, Tensor],
+        further: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         processors = {
             layer: CachedKeyValueProcessor(projected[f"{layer}.key"], projected[f"{layer}.value"])
             for layer in self.layers
@@ -98,7 +129,7 @@ class SharedUNetGraph(nn.Module):
         width = self.unet.config.cross_attention_dim
         unused = sample.new_zeros(sample.shape[0], 1, width)  # a UNet wants text states, though no layer reads them
         with attention_processors(self.unet, processors):
-            return self.unet(sample, timestep, unused, return_dict=False)[0]
+            return self.unet(sample, timestep, unused, added_cond_kwargs=further or None, return_dict=False)[0]
 
 
 class DecoderGraph(nn.Module):
@@ -123,9 +154,9 @@ class EncoderGraph(nn.Module):
         return self.vae.encode(sample).latent_dist.parameters
 
 
-def weight_names(layers: Sequence[str]) -> list[str]:
-    """Names of the K and V weights of these layers, in order: ``....attn2.to_k.weight``."""
-    return [f"{layer}.to_{which}.weight" for layer in layers for which in "kv"]
+def matrix_names(layers: Sequence[str]) -> list[str]:
+    """Names of K and V of these layers, in order: ``....attn2.to_k``."""
+    return [f"{layer}.to_{which}" for layer in layers for which in "kv"]
 
 
 def projected_names(layers: Sequence[str]) -> list[str]:

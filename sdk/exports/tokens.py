@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from ..disk.files import write_bytes
-from ..pack import ConceptPack
+from ..model.fingerprint import BaseIdentity
+from ..pack import ConceptPack, token_tensors
 from .result import MARK
+
+
+def rows_of(row: Tensor, base: BaseIdentity) -> dict[str, Tensor]:
+    """Return a token as tools take it that call it by its file's name: ``emb_params``, or a row for each encoder."""
+    return {"emb_params": row[None].clone()} if not base.widths else token_tensors("", row, base)
 
 
 def export_tokens(pack: ConceptPack, folder: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..disk.file_names import check_name, concept_word
 from .result import Export, claim, default_name, write_tensors
 
+_BUNDLED = {"emb_params": "string_to_param.*"}  # as these tools know the row of a single encoder
+
 if TYPE_CHECKING:
     from ..model.base_model import BaseModel
     from ..pack import ConceptPack
@@ -45,27 +47,33 @@ def export(pack: ConceptPack, base: BaseModel, folder: str | Path, *, name: str 
     Raises:
         InputError: a name that is no file name, or a pack that differences of K and V cannot hold.
     """
-    from .deltas import key_value_deltas
+    import torch
+
+    from .changes import as_learned, key_value_deltas, named
     from .modelspec import modelspec
+    from .tokens import rows_of
 
     prompt, comfy_prompt = prompts_for(pack, name)
     words = _words(pack, name)
-    tensors = {
-        f"lora_unet_{key.replace('.', '_')}.diff": delta.half().contiguous()
-        for key, delta in key_value_deltas(pack, base).items()
-    }
+    deltas = key_value_deltas(pack, base)
+    if pack.low_rank:  # as a LoRA, which these tools read likewise, at a twentieth of the size
+        tensors = named(*as_learned(pack), "kohya", torch.float16)
+    else:
+        tensors = {f"lora_unet_{key.replace('.', '_')}.diff": d.half().contiguous() for key, d in deltas.items()}
     destination = claim(folder, [f"{each}.safetensors" for each in (name, *words.values())])
     files = []
     for concept, row in zip(pack.concepts, pack.embeddings, strict=True):
         word = words[concept.token]
-        tensors[f"bundle_emb.{word}.string_to_param.*"] = row[None].clone()
-        files.append((destination / f"{word}.safetensors", {"emb_params": row[None].clone()}))
+        held = rows_of(row, pack.base)
+        tensors |= {f"bundle_emb.{word}.{_BUNDLED.get(key, key)}": each.clone() for key, each in held.items()}
+        files.append((destination / f"{word}.safetensors", held))
     weights = destination / f"{name}.safetensors"
-    write_tensors(weights, tensors, modelspec(pack, "lora") | {"ss_network_module": "lycoris.kohya"})
+    write_tensors(weights, tensors, modelspec(pack, "lora", words) | {"ss_network_module": "lycoris.kohya"})
     for path, embedding in files:
-        write_tensors(path, embedding, modelspec(pack, "textual-inversion"))
+        write_tensors(path, embedding, modelspec(pack, "textual-inversion", words))
     prompts = {"A1111, Forge": prompt, "ComfyUI": comfy_prompt}
-    return Export([weights, *(path for path, _ in files)], prompts=prompts)
+    usage = [f"diffusers takes {path.name} by load_textual_inversion(FILE, token={path.stem!r})" for path, _ in files]
+    return Export([weights, *(path for path, _ in files)], usage, prompts=prompts)
 
 
 def loads_in(pack: ConceptPack, command: str, name: str) -> list[str]:

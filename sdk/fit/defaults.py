@@ -24,7 +24,10 @@ def recommended_config(base: BaseModel, preset: str = "best", method: str = "dis
         InputError: an unknown preset, method or setting.
     """
     unused = method_class(method).unused
-    settings = {name: value for name, value in base.recommended.get("fit", {}).items() if name not in unused}
+    recommended = dict(base.recommended.get("fit", {}))
+    if base.distilled is not None:
+        recommended |= {"prior_steps": base.distilled.steps, "prior_guidance": base.distilled.guidance_scale}
+    settings = {name: value for name, value in recommended.items() if name not in unused}
     for own in (method, f"{method} {preset}"):
         settings = merged(settings, base.recommended.get("methods", {}).get(own, {}))
     return FitConfig.preset(preset, method, **merged(settings, changes))

@@ -43,7 +43,7 @@ def depends_on(
         masks: the user's, per picture, or ``None``.
     """
     settings = {name: value for name, value in config.to_dict().items() if name not in _CHANGES_NOTHING}
-    found: dict[str, Any] = {f"base model ({part})": value for part, value in whole_identity(engine.pipe).items()}
+    found: dict[str, Any] = {f"base model ({part})": value for part, value in whole_identity(engine).items()}
     found |= {
         "concepts": [[c.token, c.noun] for c in concepts],
         "method": method,

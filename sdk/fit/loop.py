@@ -63,14 +63,14 @@ def run(
     optimizer = torch.optim.AdamW(method.parameter_groups(), weight_decay=settings.weight_decay)
     checkpoints = Checkpoints(work, asked)
     best = Best(settings.patience)
-    first = checkpoints.load(method, optimizer, best)
     scaler = torch.amp.GradScaler(device.type, enabled=method.denoiser.dtype == torch.float16)
+    first = checkpoints.load(method, optimizer, best, scaler)
     log_file = MetricsLog(work, asked, anew=first == 0)
     done = first
 
     def save(step: int, pending: bool = False, ended: bool = False) -> None:
         _check_weights(method, step, work)
-        checkpoints.save(step, method, optimizer, log_file.size, best, pending, ended)
+        checkpoints.save(step, method, optimizer, log_file.size, best, pending, ended, scaler)
 
     def enough(step: int) -> bool:
         """Validate, if it is time; whether there has been no better score for long enough."""
@@ -142,15 +142,20 @@ def train_step(
         for parameter in group["params"]:
             parameter.requires_grad_(rate > 0)
     optimizer.zero_grad(set_to_none=True)
+    learnable = False
+    sums: dict[str, torch.Tensor] = {}
     with method.installed():
-        losses = method.losses(batch)
-        learnable = losses["loss"].requires_grad  # not where tokens alone train and a step drew priors alone
-        if learnable:
-            scaler.scale(losses["loss"]).backward()
+        for part in batch.parts(method.settings.rows_at_once):
+            losses = method.losses(part)
+            if losses["loss"].requires_grad:  # not where tokens alone train and there are priors alone
+                scaler.scale(losses["loss"]).backward()
+                learnable = True
+            for name, value in losses.items():
+                sums[name] = value.detach() + sums[name] if name in sums else value.detach()
     if learnable:
         scaler.step(optimizer)
         scaler.update()
-    return {name: float(value.detach()) for name, value in losses.items()}
+    return {name: float(value) for name, value in sums.items()}
 
 
 def _check_losses(values: dict[str, float], step: int, settings: FitSettings, work: Path | None) -> None:

@@ -100,11 +100,11 @@ def prepare(
     check_cancelled(cancel)
     priors = priors_for(engine, asked.concepts, config, progress, cancel)
     check_cancelled(cancel)
-    method: Method = method_class(asked.method)(engine, asked.concepts, config)
+    method: Method = method_class(asked.method)(engine, asked.concepts, config, asked.seed)
     if config.prior not in ("generate", "none"):
         _note_unused(engine, config)
         _note_captions(method.conditioner, [each.caption for each in priors])
-    latents = LatentCache(engine.pipe.vae, engine.device)
+    latents = LatentCache(engine.pipe.vae, engine.device, engine.upcast_vae)
     clean = [latents.mean(image) for image in asked.images]
     found = asked.masks
     if found is None:
@@ -136,6 +136,7 @@ def prepare(
         flip=config.flip,
         scale=config.scale_augmentation,
         seed=asked.seed,
+        sides=asked.sides,
     )
     levels = method.denoiser.scheduler.config.num_train_timesteps
     prior_rows = PriorRows(priors, latents, config.flip) if priors else None
@@ -189,6 +190,6 @@ def priors_for(
         ).images
 
     def depends_on() -> dict[str, Any]:
-        return {"base": whole_identity(engine.pipe), "device": engine.device.type}
+        return {"base": whole_identity(engine), "device": engine.device.type}
 
     return prior_pictures(concepts, config, engine.resolution, depends_on, draw, progress, cancel)

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..images.image_io import square
 from ..kernels import attention_backend
 from ..masks.user import read_masks
+from ..methods import method_class
 from ..methods.token_init import initial_embeddings
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
@@ -41,6 +42,7 @@ class FitRequest:
         seed: of everything random.
         masks: the user's, per picture float ``[S, r, r]``, or ``None``.
         depends_on: everything the result depends on, see :func:`sdk.fit.identity.depends_on`.
+        sides: of the pictures as they were read, pixels.
         rights: what is stated about the pack, see :mod:`sdk.rights`.
     """
 
@@ -52,6 +54,7 @@ class FitRequest:
     masks: list[Tensor] | None
     depends_on: dict[str, Any]
     rights: dict[str, str] = field(default_factory=dict)
+    sides: list[int] = field(default_factory=list)
 
     @property
     def identity(self) -> str:
@@ -85,7 +88,12 @@ def check_request(
     if not isinstance(config, FitConfig):
         raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
     config = config.for_method(method)
-    conditioner = TextConditioner(engine.pipe.tokenizer, engine.pipe.text_encoder, [c.token for c in concepts])
+    if method_class(method).whole_unet and not engine.family.whole_unet:
+        raise InputError(
+            f"{method} trains the whole UNet, which of {engine.family.title} takes over 40 GB of memory and gives "
+            "packs of 5 GB; choose a method that trains K and V, such as disendiff"
+        )
+    conditioner = engine.conditioner([c.token for c in concepts], config.clip_skip)
     initial_embeddings(conditioner, concepts, config.initializers)
     for words in config.initializer_candidates:
         conditioner.embedding_of(words)  # refuses what the base model has no words for
@@ -112,7 +120,8 @@ def check_request(
         _note_crop(image)
     squares = [square(image, engine.resolution) for image in images]
     result = depends_on(engine, concepts, method, config, seed, squares, given)
-    return FitRequest(squares, concepts, method, config, seed, given, result)
+    sides = [min(image.size) for image in images]
+    return FitRequest(squares, concepts, method, config, seed, given, result, sides=sides)
 
 
 def _check_captions(conditioner: TextConditioner, concepts: Sequence[Concept], config: FitConfig) -> None:

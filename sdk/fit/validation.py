@@ -51,7 +51,7 @@ class Validator:
             self.scorer.prompts(pack.concepts, _PROMPTS),
             pack,
             num_images=_IMAGES,
-            num_inference_steps=_STEPS,
+            num_inference_steps=self.engine.steps_for(_STEPS),
             seed=_SEED,
             progress=self.progress,
             cancel=self.cancel,

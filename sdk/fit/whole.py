@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.base_model import BaseModel
+
 _WORDS = 4096  # of 8 bytes, in a line of the sums below
 _SMALL = 1 << 16  # bytes; less is hashed as it is
 # Of configurations: versions count by themselves, and types by the weights.
@@ -21,14 +23,19 @@ _NO_MATTER = ("transformers_version", "torch_dtype", "dtype")
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def whole_identity(pipe: Any) -> dict[str, str]:
-    """Return hashes of a pipeline's parts, by name, and what else results depend on.
+def whole_identity(base: BaseModel) -> dict[str, str]:
+    """Return hashes of a base model's parts, by name, and what else results depend on.
 
     The keys: ``unet``, ``vae`` and ``text_encoder`` (weights and their type, LoRAs in force and their strengths),
-    ``tokenizer``, ``scheduler``, and ``libraries`` (their major versions). Takes a few tenths of a second a gigabyte.
+    ``tokenizer``, ``scheduler``, and ``libraries`` (their major versions); of families with several text encoders those
+    of each. Takes a few tenths of a second a gigabyte.
     """
-    found = {part: _module_hash(getattr(pipe, part)) for part in ("unet", "vae", "text_encoder")}
-    found["tokenizer"] = _short(_tokenizer_definition(pipe.tokenizer).encode())
+    pipe = base.pipe
+    found = {"unet": _module_hash(pipe.unet), "vae": _module_hash(pipe.vae)}
+    for part in base.text_parts:
+        found[part.name] = _module_hash(part.encoder)
+        name = part.name.replace("text_encoder", "tokenizer")
+        found[name] = _short(_tokenizer_definition(part.tokenizer).encode())
     found["scheduler"] = _short(_configuration(pipe.scheduler).encode())
     found["libraries"] = ", ".join(f"{name} {major_version(importlib.metadata.version(name))}" for name in _LIBRARIES)
     return found

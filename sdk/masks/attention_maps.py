@@ -14,12 +14,11 @@ from torch import Tensor
 from ..concepts import Concept, target_caption
 from ..errors import NotFiniteError
 from ..finite import is_finite
-from ..model.attention import AttentionProcessor, QueryKeyRecorder
 from ..model.denoise import Denoiser
-from ..model.layers import mask_layers
 from ..model.positions import ConceptPositions
 from ..model.text import TextConditioner
 from ..runtime import Phase, Progress, check_cancelled
+from ..unet.attention import AttentionProcessor, QueryKeyRecorder
 from .options import MaskOptions
 from .segmentation import against_floor, refine, rescaled, resized, segment, self_attention, usable
 
@@ -78,9 +77,9 @@ class AttentionProbe:
             listening: processors of further layers.
         """
         device = self.denoiser.device
-        states = self.conditioner.encode(self.conditioner.tokenize([self.caption]), embeddings)
+        states = self.conditioner.encode([self.caption], embeddings)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep), dtype=torch.float32)
-        t = torch.tensor([timestep], device=device)
+        t = torch.tensor([self.denoiser.level(timestep)], device=device)
         with self.denoiser.installed(listening):
             self.denoiser(latents[None].to(device), noise[None].to(device), t, states, tracked[None])
 
@@ -126,7 +125,7 @@ class AttentionProbe:
         """
         tracked = torch.cat([self._everything().flatten(), torch.tensor([0])])
         heard = QueryKeyRecorder()
-        listening = {name: AttentionProcessor(listener=heard) for name in mask_layers(self.denoiser.unet)}
+        listening = {name: AttentionProcessor(listener=heard) for name in self.denoiser.mask_layers}
         raws, refined = [], []
         for timestep in timesteps:
             heard.layers = []

@@ -35,20 +35,26 @@ def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Im
     Returns:
         The window, and where in it the *other* concepts are, in white on black.
     """
-    own = regions[concept].nonzero()
     drawn = drawn_mask(regions.any(0) & ~regions[concept], image.size)
-    if not len(own):
+    box = window_box(regions, concept, image.width)
+    if box == (0, 0, *image.size):
         return image, drawn
-    resolution = image.width
+    window, others = (p.crop(box).resize(p.size, Image.Resampling.BICUBIC) for p in (image, drawn))
+    return window, others
+
+
+def window_box(regions: Tensor, concept: int, resolution: int) -> tuple[int, int, int, int]:
+    """Return the window around a concept, ``(left, top, right, bottom)`` in pixels of a picture of that side."""
+    own = regions[concept].nonzero()
+    if not len(own):
+        return (0, 0, resolution, resolution)
     cell = resolution / regions.shape[-1]
     (top, left), (bottom, right) = own.amin(0) * cell, (own.amax(0) + 1) * cell
     side = min(int(_MARGIN * max(bottom - top, right - left)), resolution)
     x, y = (
         min(max(int((low + high - side) / 2), 0), resolution - side) for low, high in ((left, right), (top, bottom))
     )
-    box = (x, y, x + side, y + side)
-    window, others = (p.crop(box).resize(p.size, Image.Resampling.BICUBIC) for p in (image, drawn))
-    return window, others
+    return (x, y, x + side, y + side)
 
 
 def drawn_mask(mask: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -13,7 +13,6 @@ from ..model.base_model import BaseModel
 from ..model.denoise import Denoiser
 from ..model.latents import LatentCache
 from ..model.precision import forward_dtype
-from ..model.text import TextConditioner
 from ..runtime import Progress, check_cancelled
 from ..turns import beside_others
 from .attention_maps import AttentionProbe
@@ -29,6 +28,7 @@ def masks_of(
     options: MaskOptions,
     precision: str,
     *,
+    clip_skip: int = 0,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Image.Image]:
@@ -40,6 +40,7 @@ def masks_of(
         concepts: what to look for.
         options: how.
         precision: of the forward pass, see :func:`sdk.model.precision.forward_dtype`.
+        clip_skip: see :class:`sdk.model.TextConditioner`.
         progress: told of each noise that was looked at; every attempt is a phase of its own.
         cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next one.
 
@@ -51,9 +52,9 @@ def masks_of(
         NotFiniteError: the picture's latents or the maps hold NaN or infinite values.
     """
     check_cancelled(cancel)
-    conditioner = TextConditioner(base.pipe.tokenizer, base.pipe.text_encoder, [c.token for c in concepts])
+    conditioner = base.conditioner([c.token for c in concepts], clip_skip)
     denoiser = Denoiser(base, dtype=forward_dtype(precision, base.device))
-    latents = LatentCache(base.pipe.vae, base.device).mean(square(picture, base.resolution))
+    latents = LatentCache(base.pipe.vae, base.device, base.upcast_vae).mean(square(picture, base.resolution))
     probe = AttentionProbe(denoiser, conditioner, concepts)
     masks = probe.find_masks(latents, options, progress=progress, cancel=cancel)
     side = min(picture.size)

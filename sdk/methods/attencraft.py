@@ -131,7 +131,7 @@ class AttenCraft(Method):
             "prior": sum(prior, zero),
             "attention": sum(divergence, zero),
         }
-        parts = {name: value / len(batch.named) for name, value in parts.items()}
+        parts = {name: value / batch.rows for name, value in parts.items()}
         weight = self.options.attention_weight
         return {"loss": parts["denoise"] + parts["prior"] + weight * parts["attention"], **parts}
 

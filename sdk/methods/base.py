@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from ..concepts import Concept
 from ..data.batch import Batch, View
 from ..errors import InputError
+from ..families import TextStates
+from ..families.layers import cross_attention_layers
+from ..families.states import joined
 from ..masks.attention_maps import AttentionProbe
 from ..masks.concept_masks import ConceptMasks
 from ..model.base_model import BaseModel
 from ..model.denoise import Denoiser
-from ..model.layers import cross_attention_layers
 from ..model.precision import forward_dtype
-from ..model.text import TextConditioner
 from ..plain import merged
 from ..settings import FitSettings, MethodOptions
+from ..unet.matrices import Matrix, fresh, unchanged
 from ..views import lock_of, private_view
 from .token_init import initial_embeddings
 
@@ -36,6 +38,9 @@ from .token_init import initial_embeddings
 PLAIN_PICTURES: Mapping[str, Any] = MappingProxyType(
     {"flip": 0.0, "scale_augmentation": False, "target_pool": 1, "loss_scale": 1.0, "swap_order": 0.0}
 )
+
+
+_LOW_RANK_RATE = 10  # times the learning rate: the customary 1e-4 of LoRA beside 1e-5 of whole weights
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ class Method(ABC):
         base: the base model; frozen and left as it is.
         concepts: the concepts with their tokens.
         settings: with the method's own, see :meth:`sdk.FitConfig.for_method`.
+        seed: of what starts at random.
 
     Attributes:
+        kv_rank: rank in which K and V train; 0 or ``None``: whole.
         unet: a view of the base model's UNet (:mod:`sdk.views`): what is set in it concerns this fit alone.
         weights: trained weights of the UNet by parameter name, float32.
         embeddings: of the tokens, ``[S, C]``.
@@ -77,20 +84,24 @@ class Method(ABC):
     """Ablations by name, for :func:`sdk.compare`."""
     unused: ClassVar[frozenset[str]] = frozenset()
     """Settings of :class:`sdk.settings.FitSettings` that mean nothing to this method, and are refused."""
+    whole_unet: ClassVar[bool] = False
+    """Whether every weight of the UNet trains."""
 
-    def __init__(self, base: BaseModel, concepts: Sequence[Concept], settings: FitSettings):
+    def __init__(self, base: BaseModel, concepts: Sequence[Concept], settings: FitSettings, seed: int = 0):
         pipe = base.pipe
         self.unet, self.settings, self.device = private_view(pipe.unet), settings, base.device
         self.options: Any = settings.method_options
         self.concepts = list(concepts)
-        self.conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
+        self.conditioner = base.conditioner([c.token for c in concepts], settings.clip_skip)
         self.layers = cross_attention_layers(self.unet)
+        rank = base.family.kv_rank if settings.kv_rank is None else settings.kv_rank
+        self.kv_rank = 0 if "kv_rank" in self.unused else rank
         with lock_of(self.unet):
             names = self.trained_weights()
             if any(".lora_" in name or ".base_layer." in name for name in names):
                 raise InputError("this method trains what a LoRA wraps; remove the LoRAs first: unload_lora_weights()")
             own = {name: self.unet.get_parameter(name) for name in names}
-        self.weights = {name: _trainable(weight, base.device) for name, weight in own.items()}
+        self.weights = self._trainable(own, seed)
         start = initial_embeddings(self.conditioner, self.concepts, settings.initializers)
         self.embeddings = nn.Parameter(start.to(base.device))
         self.denoiser = Denoiser(
@@ -106,7 +117,7 @@ class Method(ABC):
         self.positions = self.probe.positions
         self.masks = ConceptMasks([], len(self.concepts), 0)
         self.pictures: list[Tensor] = []
-        self._prior_states: dict[str, Tensor] = {}
+        self._prior_states: dict[str, TextStates] = {}
 
     # What a method decides.
 
@@ -135,9 +146,26 @@ class Method(ABC):
     def rates(self, step: int) -> list[float]:
         """Return the learning rate of each of :meth:`parameter_groups` at a step counted from 0; 0 freezes."""
         settings = self.settings
-        rates = [settings.learning_rate] * bool(self.weights)
+        rates = [self.weights_rate()] * bool(self.weights)
         rates.append(settings.token_learning_rate or settings.learning_rate)
         return [rate * fade(step, settings) for rate in rates]
+
+    def weights_rate(self) -> float:
+        """Return the learning rate of the UNet's weights: in low rank the tenfold, as is usual of LoRA."""
+        return self.settings.learning_rate * (_LOW_RANK_RATE if self.kv_rank else 1)
+
+    def _trainable(self, own: Mapping[str, Tensor], seed: int) -> dict[str, nn.Parameter]:
+        """The weights that train, from those of the base model: copies, or K and V as changes of low rank."""
+        found: dict[str, nn.Parameter] = {}
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+        handled = {f"{layer}.to_{which}.weight" for layer in self.layers for which in "kv"}
+        for name, weight in own.items():
+            if self.kv_rank and name in handled:
+                start = fresh(weight, self.kv_rank, self.device, generator)
+                found |= {f"{name.removesuffix('weight')}{part}": value for part, value in start.items()}
+            else:
+                found[name] = _trainable(weight, self.device)
+        return found
 
     def use_masks(self, masks: Sequence[Tensor], pictures: list[Tensor]) -> None:
         """Take the masks of the reference pictures, before the first step.
@@ -154,7 +182,10 @@ class Method(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scalars by name, of which ``"loss"`` is minimised; inside :meth:`installed`."""
+        """Return scalars by name, of which ``"loss"`` is minimised; inside :meth:`installed`.
+
+        A batch may be a part of a step (``batch.rows``): then each is that part's share, and the sum is the step's.
+        """
 
     # What the training loop and the pack need.
 
@@ -171,20 +202,20 @@ class Method(ABC):
         """Use the trained weights in the UNet; around forward *and* backward, which may recompute activations."""
         return self.denoiser.installed()
 
-    def key_value(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def key_value(self) -> dict[str, tuple[Matrix, Matrix]]:
         """Return the pack's K and V weights by layer: the trained ones.
 
         With ``forget_layout`` V of the middle block is the base model's: the trained one memorises the layout of the
         reference, and a prompt for one concept would draw two objects.
         """
-        learned: dict[str, tuple[Tensor, Tensor]] = {
+        learned: dict[str, tuple[Matrix, Matrix]] = {
             name: pair for name in self.layers if (pair := self.denoiser.key_value(name)) is not None
         }
         if self.settings.forget_layout:
             for name in learned:
                 if name.startswith("mid_block."):
                     with lock_of(self.unet):
-                        learned[name] = (learned[name][0], self.layers[name].to_v.weight)
+                        learned[name] = (learned[name][0], unchanged(learned[name][1], self.layers[name].to_v.weight))
         return learned
 
     def other_weights(self) -> dict[str, Tensor]:
@@ -208,26 +239,26 @@ class Method(ABC):
         Returns:
             The UNet's prediction and what it should have been, ``[B, C, h, w]``.
         """
-        return self.denoiser(batch.latents, batch.noise, batch.timesteps, self._encode(batch), tracked)
+        text = self._encode(batch)
+        return self.denoiser(batch.latents, batch.noise, batch.timesteps, text, tracked, batch.sizes)
 
-    def _encode(self, batch: Batch) -> Tensor:
+    def _encode(self, batch: Batch) -> TextStates:
         """Text states of a batch; captions of priors hold nothing that trains, so each is encoded once."""
-        token_ids = self.conditioner.tokenize(batch.captions)
-        states: list[Tensor | None] = [None] * len(batch.named)
+        states: list[TextStates | None] = [None] * len(batch.named)
         for row, named in enumerate(batch.named):
             if not named:
                 caption = batch.captions[row]
                 if caption not in self._prior_states:
                     with torch.no_grad():
-                        self._prior_states[caption] = self.conditioner.encode(token_ids[row : row + 1])[0].float()
+                        self._prior_states[caption] = self.conditioner.encode([caption]).to(torch.float32)
                 states[row] = self._prior_states[caption]
         targets = [row for row, named in enumerate(batch.named) if named]
         if targets:
             with self.denoiser.autocast():
-                encoded = self.conditioner.encode(token_ids[targets], self.embeddings)
-            for row, state in zip(targets, encoded, strict=True):
-                states[row] = state.float()
-        return torch.stack([s for s in states if s is not None])
+                encoded = self.conditioner.encode([batch.captions[row] for row in targets], self.embeddings)
+            for row, state in zip(targets, encoded.to(torch.float32).split(1), strict=True):
+                states[row] = state
+        return joined([each for each in states if each is not None])
 
 
 def fade(step: int, settings: FitSettings) -> float:

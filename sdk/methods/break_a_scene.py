@@ -56,7 +56,8 @@ class BreakAScene(Method):
             "batch_size": 2,
         }
     }
-    unused = frozenset({"alone"})  # union sampling decides what a row shows
+    whole_unet = True
+    unused = frozenset({"alone", "kv_rank"})  # union sampling decides what a row shows
 
     def trained_weights(self) -> list[str]:
         """All of the UNet, in the second phase."""
@@ -93,6 +94,6 @@ class BreakAScene(Method):
             sums["denoise"] = sums["denoise"] + self.settings.loss_scale * (error[row] * union).mean()
             distance = (maps[row, list(named)] - at_side(masks, maps.shape[-1])).square().mean()
             sums["attention"] = sums["attention"] + distance
-        parts = {name: value / len(batch.named) for name, value in sums.items()}
+        parts = {name: value / batch.rows for name, value in sums.items()}
         weight = self.options.attention_weight
         return {"loss": parts["denoise"] + parts["prior"] + weight * parts["attention"], **parts}

@@ -23,5 +23,5 @@ class CustomDiffusion(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss`` and ``denoise``, the same."""
-        denoise = masked_denoising_loss(*self.predict(batch), batch.masks, self.settings.loss_scale)
+        denoise = masked_denoising_loss(*self.predict(batch), batch.masks, self.settings.loss_scale, batch.rows)
         return {"loss": denoise, "denoise": denoise}

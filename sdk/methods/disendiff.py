@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batch import Batch
@@ -100,27 +101,52 @@ class DisenDiff(Method):
         looked_for = [named if all_ else () for named, all_ in zip(batch.named, complete, strict=True)]
         found = self.positions.find(batch.captions, looked_for)
         prediction, target = self.predict(batch, found.flatten(1) if weight > 0 else None)
-        denoise = masked_denoising_loss(prediction, target, batch.masks, self.settings.loss_scale)
+        denoise = masked_denoising_loss(prediction, target, batch.masks, self.settings.loss_scale, batch.rows)
         if weight == 0:
             return {"loss": denoise, "denoise": denoise}
-        calibration = self._calibration(self._per_row(), torch.tensor(complete, device=self.device))
+        calibration = self._calibration(self._per_row(), batch)
         return {"loss": denoise + weight * calibration, "denoise": denoise, "calibration": calibration}
 
-    def _calibration(self, per_row: Tensor, complete: Tensor) -> Tensor:
-        """Mean over micro-batches of the mean over their rows that name all (none: 0), as in gradient accumulation."""
-        size = self.options.micro_batch
-        parts = [
-            (loss * counts).sum() / counts.sum().clamp(min=1)
-            for loss, counts in zip(per_row.split(size), complete.to(per_row).split(size), strict=True)
-        ]
-        return torch.stack(parts).mean()
+    def _calibration(self, per_row: Tensor, batch: Batch) -> Tensor:
+        """Mean over micro-batches of the mean over their rows that name all (none: 0), as in gradient accumulation.
+
+        Args:
+            per_row: of the batch, which may be a part of a step: then its share of the mean.
+            batch: whose rows these are.
+        """
+        size, first = self.options.micro_batch, batch.first
+        complete = torch.tensor([len(named) == len(self.concepts) for named in batch.of_step]).to(per_row)
+        micro_batches = complete.split(size)
+        found = []
+        for index, counts in enumerate(micro_batches):
+            begin, end = max(index * size, first), min((index + 1) * size, first + len(batch.named))
+            if begin < end:
+                own = per_row[begin - first : end - first] * complete[begin:end]
+                found.append(own.sum() / counts.sum().clamp(min=1))
+        return torch.stack(found).sum() / len(micro_batches)
 
     def _per_row(self) -> Tensor:
         """Calibration loss ``[B]`` of the recorded maps."""
         recorder, options, backend = self.denoiser.recorder, self.options.calibration, self.settings.backend
+        largest = self.denoiser.family.loss_side
         if (self.positions.pieces == 1).all() and not self.options.all_scales:
             # The kernels take the columns of one-token nouns as they are.
-            side = square_side(recorder.columns)
-            return columns_loss(recorder.columns, side, side, options, backend=backend)
+            columns = [_pooled(each, largest) for each in recorder.columns]
+            side = square_side(columns)
+            return columns_loss(columns, side, side, options, backend=backend)
         maps = self.positions.maps(recorder.mean()).float()
+        if largest is not None and maps.shape[-1] > largest:
+            maps = F.adaptive_avg_pool2d(maps, largest)
         return calibration_loss(maps, options, backend=backend)
+
+
+def _pooled(columns: Tensor, largest: int | None) -> Tensor:
+    """Columns of maps, ``[B, G, K, N]``, of at most so many cells a side: the losses are made for 16 x 16."""
+    side = square_side([columns])
+    if largest is None or side <= largest:
+        return columns
+    return (
+        F.adaptive_avg_pool2d(columns.unflatten(-1, (side, side)).flatten(1, 2), largest)
+        .flatten(-2)
+        .unflatten(1, columns.shape[1:3])
+    )

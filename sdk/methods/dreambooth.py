@@ -21,7 +21,8 @@ class DreamBooth(CustomDiffusion):
 
     # Ruiz et al., section 4, with the rate that became customary for Stable Diffusion.
     presets = {"reference": {**PLAIN_PICTURES, "steps": 1000, "learning_rate": 5e-6, "batch_size": 2}}
-    unused = frozenset({"token_learning_rate"})
+    whole_unet = True
+    unused = frozenset({"token_learning_rate", "kv_rank"})
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)

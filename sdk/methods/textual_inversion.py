@@ -27,7 +27,7 @@ class TextualInversion(CustomDiffusion):
             "target_share": 1.0,
         }
     }
-    unused = frozenset({"forget_layout"})
+    unused = frozenset({"forget_layout", "kv_rank"})
 
     def trained_weights(self) -> list[str]:
         """None."""

@@ -122,14 +122,14 @@ def best_description(
         NotFiniteError: the UNet's predictions hold NaN or infinite values.
     """
     device = denoiser.device
-    states = conditioner.encode(conditioner.tokenize([f"photo of a {words} {noun}" for words in candidates]))
+    states = conditioner.encode([f"photo of a {words} {noun}" for words in candidates])
     latents, mask = latents.to(device), mask.to(device)
     errors = torch.zeros(len(candidates), device=device, dtype=torch.float32)
     for timestep in _TIMESTEPS:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep), dtype=torch.float32).to(
             device
         )
-        t = torch.tensor([timestep], device=device)
+        t = torch.tensor([denoiser.level(timestep)], device=device)
         for rows, part in zip(torch.arange(len(candidates)).split(_ROWS), states.split(_ROWS), strict=True):
             clean, drawn = (x.expand(len(part), -1, -1, -1) for x in (latents, noise))
             with denoiser.installed():

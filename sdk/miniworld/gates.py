@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.attention import MapRecorder, attention_processors, recording_processors
-from ..model.layers import map_layers
+from ..families.layers import map_layers
+from ..unet.attention import MapRecorder, attention_processors, recording_processors
 from .captions import write_caption
 from .renderer import render
 from .scene import Vocabulary, sample_scene_of

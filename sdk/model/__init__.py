@@ -1,4 +1,4 @@
-"""The base model: loading, identity, text, attention, the forward pass."""
+"""The base model: loading, identity, text, noise levels, the forward pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ..lazy import public_names
 
 if TYPE_CHECKING:
-    from .attention import attention_processors, plain_processors
     from .base_model import BaseModel
     from .denoise import Denoiser
     from .latents import LatentCache
@@ -21,9 +20,7 @@ _HOMES = {
     "Denoiser": ".denoise",
     "LatentCache": ".latents",
     "TextConditioner": ".text",
-    "attention_processors": ".attention",
     "forward_dtype": ".precision",
-    "plain_processors": ".attention",
 }
 __all__ = [
     "BUNDLED_FOLDER",
@@ -31,8 +28,6 @@ __all__ = [
     "Denoiser",
     "LatentCache",
     "TextConditioner",
-    "attention_processors",
     "forward_dtype",
-    "plain_processors",
 ]
 __getattr__ = public_names(__name__, _HOMES)

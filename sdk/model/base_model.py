@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from math import lcm
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import Tensor
 
 from ..errors import BaseModelError, InputError
+from ..families import Family, TextPart, family_of
 from ..rules.arguments import shown
+from ..unet.inpainting import paints_over
 from .fingerprint import BaseIdentity
+from .latents import condition
 from .loading import identify, recommended_settings
+from .schedules import Sampling, check_scheduler, distilled, sampling_scheduler, training_scheduler, zero_terminal_snr
+from .text import TextConditioner
 
 
 class BaseModel:
@@ -28,23 +36,39 @@ class BaseModel:
 
     Attributes:
         pipe: the pipeline.
+        family: which kind of base model it is.
         base: its identity, which packs remember.
+        distilled: what it recommends if it was trained for a few steps of its own sampler, else ``None``.
         recommended: what the model recommends for ``fit`` and ``generate`` (``defaults.json`` in its folder).
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, name: str | Path = "custom"):
+    def __init__(self, pipe: Any, name: str | Path = "custom"):
         if not isinstance(pipe, DiffusionPipeline):
             raise InputError(f"a Stable Diffusion pipeline is needed, got {shown(pipe)}; load one by from_pretrained")
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-            part.requires_grad_(False).eval()
         self.pipe = pipe
+        self.family: Family = family_of(pipe)
+        for part in (pipe.unet, pipe.vae, *(each.encoder for each in self.text_parts)):
+            part.requires_grad_(False).eval()
         self._loaded_scheduler = pipe.scheduler
-        self.base = identify(pipe, name)
+        check_scheduler(pipe.scheduler, str(name))
+        self.family.check(pipe, str(name))
+        self.distilled = distilled(pipe.scheduler, pipe.unet)
+        self._conditions: dict[tuple[int, int], Tensor] = {}
+        self.base = identify(pipe, self.family, name)
         self.recommended: dict[str, Any] = recommended_settings(name)
 
     @property
     def device(self) -> torch.device:
         return self.pipe.unet.device
+
+    @property
+    def text_parts(self) -> list[TextPart]:
+        """Its text encoders with their tokenizers."""
+        return self.family.text_parts(self.pipe)
+
+    def conditioner(self, tokens: Sequence[str] = (), clip_skip: int = 0) -> TextConditioner:
+        """Return what reads prompts with added tokens, in views of its own; see :class:`TextConditioner`."""
+        return TextConditioner(self.family, self.text_parts, tokens, clip_skip)
 
     @property
     def resolution(self) -> int:
@@ -54,7 +78,7 @@ class BaseModel:
     @property
     def latent_shape(self) -> tuple[int, int]:
         """Channels and side of the model's latents."""
-        return self.pipe.unet.config.in_channels, self.resolution // self.pipe.vae_scale_factor
+        return self.pipe.vae.config.latent_channels, self.resolution // self.pipe.vae_scale_factor
 
     @property
     def size_multiple(self) -> int:
@@ -65,23 +89,49 @@ class BaseModel:
         return lcm(8, self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1))
 
     @property
-    def recommended_guidance(self) -> float:
-        """The guidance scale that the model recommends, else 6 (paper)."""
-        return float(self.recommended.get("generate", {}).get("guidance_scale", 6.0))
+    def sampling(self) -> Sampling:
+        """What the model recommends for drawing; else 50 steps and a guidance scale of 6 (paper)."""
+        rescale = 0.7 if zero_terminal_snr(self._loaded_scheduler) else 0.0  # Lin et al., section 3.4
+        found = self.distilled or Sampling(guidance_rescale=rescale)
+        stated = self.recommended.get("generate", {})
+        return replace(found, guidance_scale=float(stated.get("guidance_scale", found.guidance_scale)))
+
+    def steps_for(self, usual: int) -> int:
+        """Return how many steps a sheet is drawn with that takes ``usual`` ones: of a distilled model its own."""
+        return usual if self.distilled is None else min(usual, self.distilled.steps)
+
+    @property
+    def upcast_vae(self) -> bool:
+        """Whether the autoencoder computes in float32 whatever it is kept in: in float16 it is known to overflow."""
+        return self.family.single_precision_vae and bool(self.pipe.vae.config.get("force_upcast", False))
+
+    def condition(self, size: tuple[int, int], given: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+        """Return what an inpainting UNet is told beside the latents, see :func:`sdk.unet.inpainting.condition`.
+
+        ``None``: this model's takes latents alone. One of nothing given is kept.
+        """
+        vae = self.pipe.vae
+        if not paints_over(self.pipe.unet, vae.config.latent_channels):
+            return None
+        if given is not None:
+            return condition(vae, self.device, size, self.upcast_vae, given)
+        if size not in self._conditions:
+            self._conditions[size] = condition(vae, self.device, size, self.upcast_vae, None)
+        return self._conditions[size]
+
+    def sizes(self, height: int | None = None, width: int | None = None) -> Tensor:
+        """Return the sizes of a whole picture ``[1, 6]``, see :meth:`sdk.families.Family.unet_arguments`."""
+        size = (float(height or self.resolution), float(width or self.resolution))
+        return torch.tensor([[*size, 0.0, 0.0, *size]], dtype=torch.float32)
 
     def training_scheduler(self) -> DDPMScheduler:
-        """Return the noise schedule that the model was trained with."""
-        return DDPMScheduler.from_config(self.pipe.scheduler.config)
+        """Return the noise levels that the model was trained with."""
+        return training_scheduler(self._loaded_scheduler)
 
-    def sampling_scheduler(self) -> DDIMScheduler:
-        """Return DDIM on the model's own noise schedule, as the paper samples."""
-        return DDIMScheduler.from_config(
-            self.pipe.scheduler.config,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            timestep_spacing="leading",
-        )
+    def sampling_scheduler(self) -> Any:
+        """Return DDIM on the model's own levels, see :mod:`sdk.model.schedules`; of a distilled model its own."""
+        own = self._loaded_scheduler
+        return copy.deepcopy(own) if self.distilled else sampling_scheduler(own)
 
     def drawing_scheduler(self) -> Any:
         """Return what a call draws with, its own: :meth:`sampling_scheduler`, or a copy of one that a user set since.

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..families import TextStates
+from ..families.layers import cross_attention_layers
+from ..unet.attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
+from ..unet.inpainting import told
+from ..unet.matrices import LowRank, Matrix
+from ..unet.weights import replaced_weights
 from ..views import lock_of, private_view
-from .attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
 from .base_model import BaseModel
-from .layers import cross_attention_layers, map_layers
 from .precision import computing_dtype
-from .weights import replaced_weights
+from .schedules import guidance_condition
 
 
 class Denoiser:
@@ -24,10 +28,11 @@ class Denoiser:
     Args:
         base: the base model; left as it is.
         unet: a view of its UNet (:mod:`sdk.views`); default one of its own.
-        weights: of the UNet by parameter name, used instead of its own while :meth:`installed`.
+        weights: of the UNet by parameter name, used instead of its own while :meth:`installed`; K and V of low rank are
+            ``...to_k.down`` and ``...to_k.up`` (:class:`sdk.unet.matrices.LowRank`).
         dtype: of the computation; ``None`` or float32: the UNet's own, which is lower for a UNet that was loaded in
             float16 or bfloat16.
-        all_layers: record the maps of every cross-attention, not only of :func:`sdk.model.layers.map_layers`.
+        all_layers: record the maps of every cross-attention, not only of the family's.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
 
@@ -49,12 +54,15 @@ class Denoiser:
         backend: str | None = None,
     ):
         self.unet = private_view(base.pipe.unet) if unet is None else unet
+        self.family, self.sizes = base.family, base.sizes()
         self.scheduler, self.device = base.training_scheduler(), base.device
+        self._behind = base.condition((base.resolution, base.resolution))
+        self._guidance = guidance_condition(self.unet, base.sampling.guidance_scale, base.device)
         self.dtype = computing_dtype(self.unet.dtype, dtype)
         self.weights = weights
         self.recorder = MapRecorder()
         self.layers = cross_attention_layers(self.unet)
-        recorded: Sequence[str] = list(self.layers) if all_layers else map_layers(self.unet)
+        recorded: Sequence[str] = list(self.layers) if all_layers else self.family.map_layers(self.unet)
         with lock_of(self.unet):
             plain = plain_processors(self.unet)
         self._processors = plain | {
@@ -67,14 +75,20 @@ class Denoiser:
             for name in self.layers
         }
 
-    def key_value(self, layer: str) -> tuple[nn.Parameter, nn.Parameter] | None:
-        """Return its own K and V weights of a cross-attention, ``[hidden, context]`` each, if it has any."""
-        key, value = (self.weights.get(f"{layer}.to_{which}.weight") for which in "kv")
+    def key_value(self, layer: str) -> tuple[Matrix, Matrix] | None:
+        """Return its own K and V of a cross-attention, if it has any."""
+        key, value = (self._matrix(f"{layer}.to_{which}") for which in "kv")
         return None if key is None or value is None else (key, value)
+
+    def _matrix(self, name: str) -> Matrix | None:
+        if f"{name}.up" in self.weights:
+            return LowRank(self.weights[f"{name}.down"], self.weights[f"{name}.up"])
+        return self.weights.get(f"{name}.weight")
 
     def beyond_key_value(self) -> dict[str, nn.Parameter]:
         """Return its own weights that are no K or V of a cross-attention, by parameter name."""
-        handled = {f"{layer}.to_{which}.weight" for layer in self.layers for which in "kv"}
+        parts = ("weight", "down", "up")
+        handled = {f"{layer}.to_{which}.{part}" for layer in self.layers for which in "kv" for part in parts}
         return {name: weight for name, weight in self.weights.items() if name not in handled}
 
     @contextmanager
@@ -88,6 +102,7 @@ class Denoiser:
             stack.enter_context(attention_processors(self.unet, self._processors))
             stack.enter_context(attention_processors(self.unet, others))
             stack.enter_context(replaced_weights(self.unet, self.beyond_key_value()))
+            stack.enter_context(told(self.unet, self._behind))
             yield
 
     def autocast(self) -> torch.autocast:
@@ -95,8 +110,23 @@ class Denoiser:
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if low else torch.bfloat16, enabled=low)
 
+    def level(self, of_thousand: int) -> int:
+        """Return a noise level of 1000 as this model counts them."""
+        return of_thousand * int(self.scheduler.config.num_train_timesteps) // 1000
+
+    @property
+    def mask_layers(self) -> list[str]:
+        """Names of the self-attentions that masks flow along."""
+        return self.family.mask_layers(self.unet)
+
     def __call__(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, states: Tensor, tracked: Tensor | None = None
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        text: TextStates,
+        tracked: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Noise latents and denoise them; inside :meth:`installed`.
 
@@ -104,22 +134,30 @@ class Denoiser:
             latents: clean, float32 ``[B, C, h, w]``.
             noise: likewise.
             timesteps: int64 ``[B]`` or ``[1]``.
-            states: text states ``[B, T, C]``.
+            text: states of the captions, ``B`` rows.
             tracked: positions in the text whose maps are recorded, int64 ``[B, K]``, -1 for none.
+            sizes: see :meth:`sdk.families.Family.unet_arguments`, ``[B, 6]``; default: whole pictures of the model's
+                size.
 
         Returns:
-            The UNet's prediction, and what it should have been: the noise, or the velocity where the model predicts
-            that, ``[B, C, h, w]`` each.
+            The UNet's prediction, and what it should have been: the noise, the velocity or the clean latents, whichever
+            the model predicts, ``[B, C, h, w]`` each.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         self.recorder.start(None if tracked is None else tracked.to(self.device))
         weights = self.unet.dtype
+        text = text.to(weights)
+        sizes = self.sizes.expand(len(latents), -1) if sizes is None else sizes
+        further = self.family.unet_arguments(text, sizes.to(self.device))
+        if self._guidance is not None:
+            further["timestep_cond"] = self._guidance.to(weights).expand(len(latents), -1)
         with self.autocast():
-            prediction = self.unet(noisy.to(weights), timesteps, states.to(weights)).sample
+            prediction = self.unet(noisy.to(weights), timesteps, text.states, **further).sample
         return prediction, self.target(latents, noise, timesteps)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the UNet should predict, by the model's prediction type."""
-        if self.scheduler.config.prediction_type == "v_prediction":
+        predicted = self.scheduler.config.prediction_type
+        if predicted == "v_prediction":
             return self.scheduler.get_velocity(latents, noise, timesteps)
-        return noise
+        return latents if predicted == "sample" else noise

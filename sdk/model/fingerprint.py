@@ -8,6 +8,7 @@ from typing import Any
 
 from ..disk.checked import Fail, Table
 from ..errors import BaseModelError
+from ..families import FAMILIES
 
 _MOST_LAYERS, _MOST_PARTS, _MOST_WEIGHTS = 1000, 10, 10_000
 _LARGEST = 1 << 16  # of widths and of pixels a side
@@ -28,6 +29,8 @@ class BaseIdentity:
         resolution: side of the model's pictures in pixels.
         norms: of every larger weight, by part (``"unet"``, ``"text_encoder"``, ``"vae"``), in the parts' order; none in
             files of earlier versions.
+        family: of the model, see :data:`sdk.families.FAMILIES`; empty in files of earlier versions.
+        widths: of each text encoder's embeddings, if there are several; a token's embedding is one behind the other.
     """
 
     name: str
@@ -35,6 +38,8 @@ class BaseIdentity:
     context: int
     resolution: int
     norms: dict[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    family: str = ""
+    widths: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -43,6 +48,8 @@ class BaseIdentity:
             "resolution": self.resolution,
             "fingerprint": {k: list(v) for k, v in self.fingerprint.items()},
             **({"norms": {part: list(v) for part, v in self.norms.items()}} if self.norms else {}),
+            **({"family": self.family} if self.family else {}),
+            **({"widths": list(self.widths)} if self.widths else {}),
         }
 
     @classmethod
@@ -66,7 +73,14 @@ class BaseIdentity:
                 count = len(parts.entries(part, _MOST_WEIGHTS))
                 whole[part] = parts.numbers(part, count, 0, _LARGEST_NORM)
         context, resolution = (about.whole(name, 1, _LARGEST) for name in ("context", "resolution"))
-        return cls(about.text("name", _LONGEST_NAME), norms, context, resolution, whole)
+        family = about.choice("family", tuple(FAMILIES)) if "family" in about else ""
+        widths: tuple[int, ...] = ()
+        if "widths" in about:
+            count = len(about.entries("widths", _MOST_PARTS))
+            widths = tuple(int(each) for each in about.numbers("widths", count, 1, _LARGEST))
+            if sum(widths) != context:
+                raise fail(f"base_model.widths are {list(widths)}, which are not {context} together")
+        return cls(about.text("name", _LONGEST_NAME), norms, context, resolution, whole, family, widths)
 
     def difference(self, other: BaseIdentity) -> str | None:
         """Return why ``other`` is another model, or ``None`` if it is the same."""

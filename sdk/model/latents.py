@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
@@ -17,12 +18,13 @@ from ..images.image_io import to_tensor
 from ..views import float32_view, in_turn
 
 
-def encoded(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def encoded(vae: Any, pixels: Tensor, upcast: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of the autoencoder's posterior, ``[B, C, h, w]`` each, not scaled.
 
     Args:
         vae: the autoencoder; where its half precision overflows, it computes in float32.
         pixels: in [-1, 1], ``[B, 3, H, W]``.
+        upcast: compute in float32 at once, see :attr:`sdk.model.BaseModel.upcast_vae`.
 
     Raises:
         NotFiniteError: the latents hold NaN or infinite values in float32, too.
@@ -31,17 +33,18 @@ def encoded(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     def parameters(module: Any, given: Tensor) -> Tensor:
         return module.encode(given).latent_dist.parameters
 
-    found = _finite(vae, parameters, pixels, "the autoencoder makes NaN or infinite latents of a picture")
+    found = _finite(vae, parameters, pixels, upcast, "the autoencoder makes NaN or infinite latents of a picture")
     posterior = DiagonalGaussianDistribution(found)  # it hides an infinite deviation, hence the look before
     return posterior.mean, posterior.std
 
 
-def decoded(vae: Any, latents: Tensor) -> Tensor:
+def decoded(vae: Any, latents: Tensor, upcast: bool = False) -> Tensor:
     """Return the pictures ``[B, 3, H, W]`` of latents, about [-1, 1]; see :func:`encoded`.
 
     Args:
         vae: the autoencoder.
         latents: finite, scaled as the UNet has them, ``[B, C, h, w]``.
+        upcast: compute in float32 at once.
 
     Raises:
         NotFiniteError: the pictures hold NaN or infinite values in float32, too.
@@ -50,19 +53,48 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
     def picture(module: Any, given: Tensor) -> Tensor:
         return module.decode(given / module.config.scaling_factor, return_dict=False)[0]
 
-    return _finite(vae, picture, latents, "the autoencoder makes NaN or infinite pixels")
+    return _finite(vae, picture, latents, upcast, "the autoencoder makes NaN or infinite pixels")
 
 
 @torch.no_grad()
-def _finite(vae: Any, compute: Callable[[Any, Tensor], Tensor], given: Tensor, wrong: str) -> Tensor:
-    """Compute in the autoencoder's own precision, then in float32 if that overflowed."""
-    with in_turn(vae):
-        result = compute(vae, given.to(vae.dtype))
-    if not is_finite(result) and vae.dtype in (torch.float16, torch.bfloat16):
+def _finite(vae: Any, compute: Callable[[Any, Tensor], Tensor], given: Tensor, upcast: bool, wrong: str) -> Tensor:
+    """Compute in the autoencoder's own precision, and in float32 if that overflows or is known to."""
+    half = vae.dtype in (torch.float16, torch.bfloat16)
+    if half and upcast:
         result = compute(float32_view(vae), given.float())
+    else:
+        with in_turn(vae):
+            result = compute(vae, given.to(vae.dtype))
+        if half and not is_finite(result):
+            result = compute(float32_view(vae), given.float())
     if not is_finite(result):
         raise NotFiniteError(f"{wrong}; its weights are damaged, so load another model")
     return result
+
+
+@torch.no_grad()
+def condition(
+    vae: Any, device: Any, size: tuple[int, int], upcast: bool, given: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Return what an inpainting UNet is told: mask and latents of what stays, ``[1, 1 + C, h, w]``.
+
+    Args:
+        vae: the autoencoder.
+        device: where it runs.
+        size: of the picture in pixels, height and width, if nothing is given.
+        upcast: see :func:`sdk.model.latents.encoded`.
+        given: a picture in [-1, 1], ``[1, 3, H, W]``, and a mask ``[1, 1, H, W]``, 1 where it is redrawn.
+    """
+    if given is None:
+        grey = torch.zeros(1, 3, *size, device=device)
+        hole = torch.ones(1, 1, *size, device=device)
+    else:
+        hole = given[1].to(device)
+        grey = given[0].to(device) * (hole < 0.5)
+    stays, _ = encoded(vae, grey, upcast)
+    stays = stays * vae.config.scaling_factor
+    mask = F.interpolate(hole, stays.shape[-2:])  # nearest, as they were trained
+    return torch.cat([mask.to(stays), stays], 1)
 
 
 class LatentCache:
@@ -74,10 +106,11 @@ class LatentCache:
     Args:
         vae: the autoencoder.
         device: where it runs.
+        upcast: compute in float32, see :func:`encoded`.
     """
 
-    def __init__(self, vae, device: torch.device):
-        self.vae, self.device = vae, device
+    def __init__(self, vae: Any, device: torch.device, upcast: bool = False):
+        self.vae, self.device, self.upcast = vae, device, upcast
         self._moments: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def sample(self, image: Image.Image, noise: Tensor, name: Hashable = None) -> Tensor:
@@ -101,7 +134,7 @@ class LatentCache:
     def _encoded(self, image: Image.Image, name: Hashable = None) -> tuple[Tensor, Tensor]:
         key = picture_name(image) if name is None else name
         if key not in self._moments:
-            mean, deviation = encoded(self.vae, to_tensor(image)[None].to(self.device))
+            mean, deviation = encoded(self.vae, to_tensor(image)[None].to(self.device), self.upcast)
             self._moments[key] = (mean[0].float().cpu(), deviation[0].float().cpu())
         return self._moments[key]
 

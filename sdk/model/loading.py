@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ..disk.checked import Table
 from ..disk.reading import read_json
 from ..errors import BaseModelError, InputError, MissingFileError, NotFiniteError, SdkError
+from ..families import Family
+from ..families.layers import cross_attention_layers
+from ..families.recognize import SUPPORTED, family_of_index
 from ..finite import first_not_finite
 from ..runtime import without_bars
 from .fingerprint import BaseIdentity
-from .layers import cross_attention_layers
+from .single_file import SUFFIXES, load_single_file
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "model"
-_SINGLE_FILES = (".safetensors", ".ckpt")
 # Of diffusers' loaders; others it passes over without a word that anybody sees.
 _OPTIONS = frozenset(
     ("cache_dir", "config", "custom_revision", "device_map", "feature_extractor", "force_download", "image_encoder")
@@ -30,6 +32,7 @@ _OPTIONS = frozenset(
     + ("original_config", "proxies", "quantization_config", "requires_safety_checker", "revision", "safety_checker")
     + ("scheduler", "text_encoder", "token", "tokenizer", "torch_dtype", "unet", "use_safetensors", "vae", "variant")
 )
+_VARIANT = re.compile(r"diffusion_pytorch_model\.([A-Za-z0-9_]{1,20})(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 _LARGE = 1024  # numbers of a weight whose norm is remembered
 _REMOVE = "correct or remove it"
 
@@ -46,9 +49,7 @@ def stated_is_local(name: str) -> bool:
         return False
 
 
-def load_pipeline(
-    model: str | Path, *, dtype: torch.dtype, stated_by_file: bool = False, **options: Any
-) -> StableDiffusionPipeline:
+def load_pipeline(model: str | Path, *, dtype: torch.dtype, stated_by_file: bool = False, **options: Any) -> Any:
     """Load a base model.
 
     Args:
@@ -70,18 +71,26 @@ def load_pipeline(
         raise InputError(f"there is no option {unknown[0]!r}; diffusers takes {', '.join(sorted(_OPTIONS))}")
     source = Path(BUNDLED_FOLDER if str(model) == BUNDLED else os.path.expanduser(model))
     defaults: dict[str, Any] = {"dtype": dtype}
-    looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in _SINGLE_FILES
+    looks_like_path = str(model).startswith((".", "/", "~")) or source.suffix in SUFFIXES
     if not os.path.exists(source) and (looks_like_path or str(model) == BUNDLED):
         raise MissingFileError(f"there is no model at {source}; check the path of the base model")
     try:
         with without_bars(), torch.inference_mode(False):
             if os.path.isfile(source):
-                if stated_by_file:  # without its configuration diffusers would ask for it whatever it is told
-                    options |= {"config": str(_in_hub_cache(_configuration_of(source)))}
-                return StableDiffusionPipeline.from_single_file(str(source), **(defaults | options))
-            defaults |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+                return load_single_file(source, dtype, options)
+            if not os.path.isdir(source) and options.get("local_files_only"):
+                here = _downloaded(str(model), options)
+                if here is None:
+                    raise BaseModelError(
+                        f"the base model {str(model)!r} is not on this machine; go online, or give a folder"
+                    )
+                source = here
             where = str(source) if os.path.isdir(source) else str(model)
-            return StableDiffusionPipeline.from_pretrained(where, **(defaults | options))
+            family = family_of_index(_index(where, options), str(model))
+            defaults |= family.loading
+            if "variant" not in options and (found := _only_variant(source)):
+                defaults["variant"] = found
+            return family.pipeline_class().from_pretrained(where, **(defaults | options))
     except SdkError:
         raise
     except Exception as error:  # three libraries read what may be any folder or file
@@ -92,14 +101,38 @@ def load_pipeline(
         ) from error
 
 
-def _configuration_of(file: Path) -> str:
-    """Return the name of the model on the Hub that a single file has the configuration of."""
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+def _index(where: str, options: dict[str, Any]) -> Any:
+    """A model's ``model_index.json``, which says what it is."""
+    if os.path.isdir(where):
+        file = Path(where) / "model_index.json"
+        advice = "give a folder in diffusers' layout"
+        try:
+            return read_json(file, kind=BaseModelError, advice=advice)
+        except MissingFileError as error:
+            what = (
+                "is a LoRA, no model; load it beside one by load_lora" if _is_lora(where) else f"holds no {file.name}"
+            )
+            raise BaseModelError(f"the base model {where!r} {what}; {SUPPORTED}") from error
+    known = ("revision", "cache_dir", "token", "local_files_only", "proxies", "force_download")
+    return DiffusionPipeline.load_config(where, **{name: options[name] for name in known if name in options})
 
-    return str(fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"])
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant that a folder holds if it holds no weights without one: ``"fp16"``."""
+    names = [path.name for path in (folder / "unet").glob("*")] if os.path.isdir(folder) else []
+    if any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)", name) for name in names):
+        return None
+    matches = [_VARIANT.fullmatch(name) for name in names]
+    found = {match[1] for match in matches if match is not None}
+    return found.pop() if len(found) == 1 else None
 
 
-def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
+def _is_lora(folder: str) -> bool:
+    names = os.listdir(folder)
+    return "adapter_config.json" in names or "pytorch_lora_weights.safetensors" in names
+
+
+def identify(pipe: Any, family: Family, name: str | Path) -> BaseIdentity:
     """Return the identity of a loaded base model."""
     norms = {
         layer: (module.to_k.weight.float().norm().item(), module.to_v.weight.float().norm().item())
@@ -110,12 +143,29 @@ def identify(pipe: StableDiffusionPipeline, name: str | Path) -> BaseIdentity:
     bad = first_not_finite(norms.items())
     if bad is not None:
         raise NotFiniteError(f"the base model {name} holds values that are no numbers in {bad}; load it again")
-    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    whole = {part: _norms(getattr(pipe, part)) for part in ("unet", "text_encoder", "vae")}
+    resolution = _side(pipe.unet.config.sample_size, family.default_side) * pipe.vae_scale_factor
+    parts = ("unet", *(part.name for part in family.text_parts(pipe)), "vae")
+    whole = {part: _norms(getattr(pipe, part)) for part in parts}
     bad = first_not_finite(whole.items())
     if bad is not None:
         raise NotFiniteError(f"the base model {name} holds values that are no numbers in its {bad}; load it again")
-    return BaseIdentity(str(name), norms, int(pipe.unet.config.cross_attention_dim), int(resolution), whole)
+    widths = tuple(int(part.encoder.config.hidden_size) for part in family.text_parts(pipe))
+    return BaseIdentity(
+        str(name),
+        norms,
+        int(pipe.unet.config.cross_attention_dim),
+        int(resolution),
+        whole,
+        family.name,
+        widths if len(widths) > 1 else (),
+    )
+
+
+def _side(stated: Any, default: int) -> int:
+    """The side of the latents that a UNet's configuration states: a number, height and width, or nothing."""
+    if isinstance(stated, (list, tuple)):
+        return int(max(stated))
+    return default if stated is None else int(stated)
 
 
 def _norms(module: nn.Module) -> tuple[float, ...]:
@@ -157,16 +207,24 @@ def recommended_settings(model: str | Path) -> dict[str, Any]:
     return values
 
 
+def _downloaded(name: str, options: dict[str, Any]) -> Path | None:
+    """Return the folder of a model that was downloaded before, without asking anybody."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", name):
+        return None
+    where = {key: options[key] for key in ("cache_dir", "revision") if options.get(key)}
+    found = try_to_load_from_cache(name, "model_index.json", **where)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _in_hub_cache(name: str) -> Path:
     """Return the folder of a model that was downloaded before; asking the Hub's own client may already connect.
 
     Raises:
         BaseModelError: it was not.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", name):
-        found = try_to_load_from_cache(name, "model_index.json")
-        if isinstance(found, str):
-            return Path(found).parent
+    found = _downloaded(name, {})
+    if found is not None:
+        return found
     raise BaseModelError(
         f"the base model {name!r} is not on this machine, and nothing is fetched that only a file names; if you "
         "trust it, name it with --model or model="

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import InputError
+from ..families import Family, TextPart, TextStates
+from ..families.states import side_by_side
 from ..views import lock_of, private_view
-from ..vocabulary import vocabulary_of
+from ..vocabulary import Vocabulary, vocabulary_of
 
 
 class _EmbeddingsWithRows(nn.Module):
@@ -31,41 +32,77 @@ class _EmbeddingsWithRows(nn.Module):
         return torch.where(extra[..., None], learned, known)
 
 
-class TextConditioner:
-    """A base model's tokenizer and text encoder, extended by modifier tokens.
+class _Reader:
+    """One text encoder, a view, and its vocabulary with the added tokens."""
 
-    The tokenizer is a copy and the encoder a view (:mod:`sdk.views`), so the base model never changes.
+    def __init__(self, part: TextPart, tokens: Sequence[str]):
+        self.encoder = private_view(part.encoder)
+        with lock_of(self.encoder):
+            table = self.encoder.get_input_embeddings()
+            self.table_size, self.width = table.num_embeddings, table.embedding_dim
+        self.vocabulary = vocabulary_of(part.tokenizer, self.table_size, tokens)
+
+    def base_rows(self, ids: Sequence[int]) -> Tensor:
+        """Rows of the embedding table, float32 ``[N, C]``, a copy."""
+        with lock_of(self.encoder):
+            return self.encoder.get_input_embeddings().weight[list(ids)].detach().float()
+
+    @contextmanager
+    def extended(self, rows: Tensor | None) -> Iterator[None]:
+        """Have the added tokens' rows behind the table."""
+        with lock_of(self.encoder):
+            if rows is None or not len(rows):
+                yield
+                return
+            table = self.encoder.get_input_embeddings()
+            self.encoder.set_input_embeddings(_EmbeddingsWithRows(table, rows.to(table.weight.device)))
+            try:
+                yield
+            finally:
+                self.encoder.set_input_embeddings(table)
+
+
+class TextConditioner:
+    """A base model's tokenizers and text encoders, extended by modifier tokens.
+
+    The tokenizers are copies and the encoders views (:mod:`sdk.views`), so the base model never changes. Where a family
+    has two encoders, a token has a row in the table of each; its embedding is one after the other.
 
     Args:
-        tokenizer: the base tokenizer.
-        text_encoder: the base text encoder.
+        family: of the base model.
+        parts: its text encoders with their tokenizers.
         tokens: modifier tokens to add; where the base model knows one of them by itself, the added one is meant.
+        clip_skip: last layers of the encoders that are left out.
+
+    Raises:
+        InputError: more of them than an encoder can spare.
 
     Attributes:
-        text_encoder: the view.
-        vocabulary: words and tokens to ids.
-        table_size: rows of the embedding table; the added tokens' ids are those behind it, in order.
+        vocabulary: words and tokens to ids, of the first encoder.
+        table_size: rows of its embedding table; the added tokens' ids are those behind it, in order.
+        widths: of each encoder's embeddings.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: Sequence[str] = ()):
-        self.text_encoder = private_view(text_encoder)
-        with lock_of(self.text_encoder):
-            self.table_size = self.text_encoder.get_input_embeddings().num_embeddings
-        self.vocabulary = vocabulary_of(tokenizer, self.table_size, tokens)
+    def __init__(self, family: Family, parts: Sequence[TextPart], tokens: Sequence[str] = (), clip_skip: int = 0):
+        family.check_clip_skip(parts, clip_skip)
+        self.family, self.clip_skip = family, clip_skip
+        self._readers = [_Reader(part, tokens) for part in parts]
+        self.vocabulary: Vocabulary = self._readers[0].vocabulary
+        self.table_size = self._readers[0].table_size
+        self.widths = [reader.width for reader in self._readers]
 
-    @cached_property
-    def tokenizer(self) -> CLIPTokenizer:
-        """A copy of the tokenizer with the added tokens, for files."""
-        return self.vocabulary.tokenizer()
+    def tokenizer(self, index: int = 0) -> Any:
+        """Return a copy of a tokenizer with the added tokens, for files."""
+        return self._readers[index].vocabulary.tokenizer()
 
     @property
     def length(self) -> int:
         """Tokens of every prompt, padding included."""
         return self.vocabulary.length
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids, int64 ``[B, T]``, padded and cut to the model's length."""
-        return self.vocabulary.ids(prompts)
+    def tokenize(self, prompts: Sequence[str], index: int = 0) -> Tensor:
+        """Return an encoder's ids, int64 ``[B, T]``, padded and cut to the model's length."""
+        return self._readers[index].vocabulary.ids(prompts)
 
     def pieces(self, words: str) -> list[int]:
         """Return the ids of words without start and end token."""
@@ -85,34 +122,36 @@ class TextConditioner:
         Raises:
             InputError: nothing to read, or an added token.
         """
-        pieces = self.pieces(word)
-        if not pieces or max(pieces) >= self.table_size:
-            raise InputError(f"{word!r} is no word of the base model; give plain words")
-        return self.base_rows(pieces).mean(0)
+        found = []
+        for reader in self._readers:
+            pieces = reader.vocabulary.pieces(word)
+            if not pieces or max(pieces) >= reader.table_size:
+                raise InputError(f"{word!r} is no word of the base model; give plain words")
+            found.append(reader.base_rows(pieces).mean(0))
+        return torch.cat(found)
 
     def base_rows(self, ids: Sequence[int]) -> Tensor:
-        """Return rows of the base model's embedding table, float32 ``[N, C]``, a copy."""
-        with lock_of(self.text_encoder):
-            return self.text_encoder.get_input_embeddings().weight[list(ids)].detach().float()
+        """Return rows of the base model's embedding tables, float32 ``[N, C]``, a copy."""
+        return torch.cat([reader.base_rows(ids) for reader in self._readers], -1)
 
-    def encode(self, token_ids: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return the last hidden states ``[B, T, C]``.
+    def encode(self, prompts: Sequence[str], rows: Tensor | None = None) -> TextStates:
+        """Return the text states of prompts.
 
         Args:
-            token_ids: from :meth:`tokenize`.
-            rows: embeddings ``[S, C]`` of the added tokens, needed if ``token_ids`` contain any.
+            prompts: ``B`` of them.
+            rows: embeddings ``[S, C]`` of the added tokens, needed if a prompt names any.
         """
-        with lock_of(self.text_encoder), self._extended(rows):
-            return self.text_encoder(token_ids.to(self.text_encoder.device))[0]
-
-    @contextmanager
-    def _extended(self, rows: Tensor | None) -> Iterator[None]:
-        if rows is None or not len(rows):
-            yield
-            return
-        table = self.text_encoder.get_input_embeddings()
-        self.text_encoder.set_input_embeddings(_EmbeddingsWithRows(table, rows.to(table.weight.device)))
-        try:
-            yield
-        finally:
-            self.text_encoder.set_input_embeddings(table)
+        own = [None] * len(self._readers) if rows is None else rows.split(self.widths, -1)
+        found = []
+        for index, (reader, part) in enumerate(zip(self._readers, own, strict=True)):
+            ids = reader.vocabulary.ids(prompts)
+            with reader.extended(part):
+                states = self.family.read(
+                    reader.encoder,
+                    ids.to(reader.encoder.device),
+                    index=index,
+                    end=reader.vocabulary.end,
+                    clip_skip=self.clip_skip,
+                )
+            found.append(TextStates(*states))
+        return side_by_side(found)

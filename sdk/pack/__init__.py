@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .layout import BY_PRODUCTS, FORMAT_VERSION, MANIFEST, REFERENCE, UNET, WEIGHTS
     from .manifest import read_manifest
     from .tensors import read_tensors, tensor_file
+    from .token_rows import token_tensors
 
 _HOMES = {
     "BY_PRODUCTS": ".layout",
@@ -23,6 +24,7 @@ _HOMES = {
     "read_manifest": ".manifest",
     "read_tensors": ".tensors",
     "tensor_file": ".tensors",
+    "token_tensors": ".token_rows",
 }
 __all__ = [
     "BY_PRODUCTS",
@@ -35,5 +37,6 @@ __all__ = [
     "read_manifest",
     "read_tensors",
     "tensor_file",
+    "token_tensors",
 ]
 __getattr__ = public_names(__name__, _HOMES)

@@ -21,17 +21,20 @@ from ..concepts import Concept, checked_concepts, join_phrases
 from ..disk.file_names import token_file_name
 from ..disk.files import as_path, prepare_output_folder, reporting_full_disk, sha256_file
 from ..disk.folders import new_folder
-from ..disk.learned import check_finite, check_key_value, check_row
+from ..disk.learned import check_finite, check_row
 from ..disk.reading import parse_json
 from ..errors import InputError, OutputError, PackError
 from ..images.image_io import check_reference
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from ..rights import Statement
+from ..unet.matrices import Matrix, converted, named_tensors, tensors
 from .card import CARD, Described, card, is_card
-from .layout import BY_PRODUCTS, FORMAT_VERSION, KEY, MANIFEST, REFERENCE, UNET, WEIGHTS
+from .layout import BY_PRODUCTS, FORMAT_VERSION, LATER_VERSION, MANIFEST, REFERENCE, UNET
 from .manifest import read_manifest, read_parts
 from .tensors import tensor_file
+from .token_rows import token_tensors
+from .weights_file import check_pairs, in_low_rank, weights_file
 
 _AND_AT_MOST = 3  # concepts
 
@@ -43,7 +46,8 @@ class ConceptPack:
     Attributes:
         concepts: the concepts, in order.
         base: the base model the pack belongs to.
-        key_value: by layer name (``...attn2``): K and V weights, float16 ``[hidden, context]`` each; absolute values.
+        key_value: by layer name (``...attn2``): K and V, float16; weights ``[hidden, context]`` in absolute values, or
+            changes of low rank (:class:`sdk.unet.matrices.LowRank`).
         embeddings: float16 ``[S, C]``, one row a concept.
         unet: what else of the UNet was learned, by parameter name, float16; of methods that train more than K and V.
         method: name of the method that learned it.
@@ -55,7 +59,7 @@ class ConceptPack:
 
     concepts: list[Concept]
     base: BaseIdentity
-    key_value: dict[str, tuple[Tensor, Tensor]]
+    key_value: dict[str, tuple[Matrix, Matrix]]
     embeddings: Tensor
     unet: dict[str, Tensor] = field(default_factory=dict)
     method: str = "disendiff"
@@ -67,7 +71,7 @@ class ConceptPack:
     def __post_init__(self) -> None:
         half = torch.float16
         self.key_value = {
-            layer: (k.detach().to("cpu", half).contiguous(), v.detach().to("cpu", half).contiguous())
+            layer: (converted(k, device="cpu", dtype=half), converted(v, device="cpu", dtype=half))
             for layer, (k, v) in self.key_value.items()
         }
         self.embeddings = self.embeddings.detach().to("cpu", half).contiguous()
@@ -88,10 +92,11 @@ class ConceptPack:
 
     def content_hash(self) -> str:
         """Return the SHA-256 of what was learned: tokens, embeddings and weights, nothing about time or place."""
-        tensors = [self.embeddings, *(w for pair in self.key_value.values() for w in pair), *self.unet.values()]
+        learned = [t for pair in self.key_value.values() for matrix in pair for t in tensors(matrix)]
         # Known again as long as nobody touches a tensor: a pack of a whole UNet takes seconds.
-        counted = not any(t.is_inference() for t in tensors)  # made in torch.inference_mode, changes are not counted
-        versions = tuple((id(t), t._version) for t in tensors) if counted else object()
+        everything = (self.embeddings, *learned, *self.unet.values())
+        counted = not any(t.is_inference() for t in everything)  # made in inference_mode, changes are not counted
+        versions = tuple((id(t), t._version) for t in everything) if counted else object()
         key = (tuple(self.concepts), versions, tuple(self.unet))
         if self._hashed is not None and self._hashed[0] == key:
             return self._hashed[1]
@@ -101,13 +106,20 @@ class ConceptPack:
         digest.update(_bytes(self.embeddings))
         for layer in sorted(self.key_value):
             digest.update(layer.encode())
-            for weight in self.key_value[layer]:
-                digest.update(_bytes(weight))
+            for matrix in self.key_value[layer]:
+                for tensor in tensors(matrix):
+                    digest.update(_bytes(tensor))
         for name in sorted(self.unet):
             digest.update(name.encode())
             digest.update(_bytes(self.unet[name]))
         self._hashed = (key, digest.hexdigest())
         return self._hashed[1]
+
+    @property
+    def clip_skip(self) -> int:
+        """Last layers of the text encoders that the fit left out; whoever draws leaves them out too."""
+        stated = self.settings.get("clip_skip", 0)
+        return stated if type(stated) is int and stated > 0 else 0
 
     @property
     def statement(self) -> Statement:
@@ -127,17 +139,15 @@ class ConceptPack:
             NotFiniteError: values that are no numbers, or overflow float16.
         """
         self.check_storable()
+        if self.clip_skip:
+            raise InputError("adapters know no clip_skip, with which this pack was fitted; fit it without")
         if self.unet:
             raise InputError(f"a pack of {self.method} changes the whole UNet; merge it in: export_onnx(dir, pack)")
         try:
             from ..deploy.adapters import check_adapter_file, write_adapter
         except ModuleNotFoundError as error:
             raise InputError("adapters need ONNX Runtime; run: pip install 'personalizer-sdk[onnx]'") from error
-        weights = {
-            f"{layer}.to_{which}.weight": weight.numpy()
-            for layer, pair in self.key_value.items()
-            for which, weight in zip("kv", pair, strict=True)
-        }
+        weights = {n: t.numpy() for layer, pair in self.key_value.items() for n, t in named_tensors(layer, pair)}
         file = as_path(path)
         check_adapter_file(file)
         prepare_output_folder(file.parent)
@@ -155,9 +165,9 @@ class ConceptPack:
     def misfit(self, unet: nn.Module) -> str | None:
         """Return why the weights have no place in a UNet, or ``None`` if they have."""
         there = {name: tuple(weight.shape) for name, weight in unet.named_parameters()}
-        weights = dict(self.unet)
+        weights: dict[str, Matrix] = dict(self.unet)
         for layer, pair in self.key_value.items():
-            weights |= {f"{layer}.to_{which}.weight": weight for which, weight in zip("kv", pair, strict=True)}
+            weights |= {f"{layer}.to_{which}.weight": matrix for which, matrix in zip("kv", pair, strict=True)}
         for name, weight in weights.items():
             layer, _, leaf = name.rpartition(".")
             inner = name if name in there else f"{layer}.base_layer.{leaf}"  # beneath a LoRA
@@ -180,7 +190,7 @@ class ConceptPack:
         def fail(reason: str) -> InputError:
             return InputError(f"this is no pack: {reason}")
 
-        check_key_value(self.key_value, self.base.fingerprint.keys(), self.base.context, fail)
+        check_pairs(self.key_value, self.base, fail)
         if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.concepts):
             raise fail(f"{len(self.concepts)} concepts have embeddings {list(self.embeddings.shape)}")
         for concept, row in zip(self.concepts, self.embeddings, strict=True):
@@ -197,7 +207,8 @@ class ConceptPack:
         """All learned tensors by name."""
         yield "the token embeddings", self.embeddings
         for layer, pair in self.key_value.items():
-            yield from zip((f"K of {layer}", f"V of {layer}"), pair, strict=True)
+            for letter, matrix in zip("KV", pair, strict=True):
+                yield from ((f"{letter} of {layer}", each) for each in tensors(matrix))
         yield from self.unet.items()
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -222,20 +233,22 @@ class ConceptPack:
                 (work / CARD).unlink()
         return destination
 
-    def weights_bytes(self, **metadata: str) -> bytes:
-        """Return K and V as a safetensors file, with diffusers' Custom Diffusion keys."""
-        weights = {
-            KEY.format(layer=layer, which=which): weight
-            for layer, pair in self.key_value.items()
-            for which, weight in zip("kv", pair, strict=True)
-        }
-        return tensor_file(weights, {"format": "pt", **metadata})
+    @property
+    def low_rank(self) -> bool:
+        """Whether K and V are changes of low rank beside the base model's weights."""
+        return in_low_rank(self.key_value)
+
+    def weights_file(self, **metadata: str) -> tuple[str, bytes]:
+        """Return K and V as a safetensors file, its name and its content, see :mod:`sdk.pack.weights_file`."""
+        return weights_file(self.key_value, {"format": "pt", **metadata})
 
     def token_files(self, **metadata: str) -> dict[str, bytes]:
-        """Return one textual-inversion file per token by name, ``{"<new1>": [C]}`` in safetensors."""
+        """Return one textual-inversion file per token by name, see :func:`sdk.pack.token_rows.token_tensors`."""
         rows = enumerate(zip(self.tokens, self.embeddings, strict=True))
         about = {"format": "pt", **metadata}
-        return {token_file_name(i): tensor_file({t: row.clone()}, about) for i, (t, row) in rows}
+        return {
+            token_file_name(i): tensor_file(token_tensors(token, row, self.base), about) for i, (token, row) in rows
+        }
 
     def write_files(self, folder: Path) -> None:
         """Write the pack's files into an existing folder, the manifest last.
@@ -244,8 +257,9 @@ class ConceptPack:
             NotFiniteError: values that are no numbers, or overflow float16; see also :meth:`check_storable`.
         """
         self.check_storable()
-        (folder / WEIGHTS).write_bytes(self.weights_bytes())
-        names = [WEIGHTS]
+        name, content = self.weights_file()
+        (folder / name).write_bytes(content)
+        names = [name]
         if self.unet:
             (folder / UNET).write_bytes(tensor_file(self.unet, {"format": "pt"}))
             names.append(UNET)
@@ -256,7 +270,7 @@ class ConceptPack:
             self.reference.save(folder / REFERENCE)
             names.append(REFERENCE)
         manifest = {
-            "format_version": FORMAT_VERSION,
+            "format_version": LATER_VERSION if self.low_rank or self.base.widths else FORMAT_VERSION,
             "method": self.method,
             "base_model": self.base.to_dict(),
             "concepts": [

@@ -12,15 +12,27 @@ from PIL import Image
 from torch import Tensor
 
 from ..concepts import MAX_CONCEPTS, Concept, stated_concepts
-from ..disk.checked import Fail, Table
+from ..disk.checked import Fail, Table, shown
 from ..disk.file_names import is_plain_name
-from ..disk.learned import check_key_value, check_row
 from ..disk.reading import as_path, open_regular, read_bytes, read_json
 from ..errors import ImageError, MissingFileError, PackError
 from ..images.image_io import read_reference
 from ..model.fingerprint import BaseIdentity
-from .layout import FORMAT_VERSION, KEY_PATTERN, MANIFEST, MOST_FILES, REFERENCE, TOKEN_LIMIT, UNET, WEIGHTS, file_limit
+from .layout import (
+    FORMAT_VERSION,
+    LATER_VERSION,
+    LORA,
+    MANIFEST,
+    MOST_FILES,
+    REFERENCE,
+    TOKEN_LIMIT,
+    UNET,
+    WEIGHTS,
+    file_limit,
+)
 from .tensors import read_tensors
+from .token_rows import row_of
+from .weights_file import read_key_value
 
 _AGAIN = "fit or copy the pack again"
 
@@ -47,9 +59,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise PackError(f"{file} is damaged (it states no format); {_AGAIN}")
     version = manifest["format_version"]
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if version not in (FORMAT_VERSION, LATER_VERSION) or isinstance(version, bool):
         raise PackError(
-            f"the pack {path} has format {version}, this version reads {FORMAT_VERSION}; update the package"
+            f"the pack {path} has format {shown(version)}, this version reads {FORMAT_VERSION} and {LATER_VERSION}; "
+            "update the package"
         )
     missing = {"method", "base_model", "concepts", "files", "settings", "provenance"} - manifest.keys()
     if missing:
@@ -79,16 +92,16 @@ def read_parts(folder: str | Path) -> dict[str, Any]:
     if len(set(files)) < len(files):
         raise fail("two concepts share a file")
     contents = _contents(path, about.table("files"), files, fail)
-    if WEIGHTS not in contents:
-        raise fail(f"its files lack {WEIGHTS}")
+    held = [name for name in (WEIGHTS, LORA) if name in contents]
+    if len(held) != 1:
+        raise fail(f"its files hold {' and '.join(held) or 'neither'} of {WEIGHTS} and {LORA}, not one of them")
     base = BaseIdentity.from_dict(manifest["base_model"], fail)
-    rows = [_row(contents, file, c.token, base.context, fail) for file, c in zip(files, concepts, strict=True)]
-    key_value = _paired(read_tensors(contents[WEIGHTS], _within(WEIGHTS, fail)), fail)
-    check_key_value(key_value, base.fingerprint.keys(), base.context, fail)
+    rows = [_row(contents, file, c.token, base, fail) for file, c in zip(files, concepts, strict=True)]
+    tensors = read_tensors(contents[held[0]], _within(held[0], fail))
     return {
         "concepts": concepts,
         "base": base,
-        "key_value": key_value,
+        "key_value": read_key_value(held[0], tensors, base, fail),
         "embeddings": torch.stack([row.float() for row in rows]),
         "unet": read_tensors(contents[UNET], _within(UNET, fail)) if UNET in contents else {},
         "method": about.text("method", 64),
@@ -107,7 +120,7 @@ def _contents(folder: Path, files: Table, tokens: Sequence[str], fail: Fail) -> 
             raise PackError(f"the pack {folder} refers to {name!r} outside itself; do not use it")
         limit = TOKEN_LIMIT if name in tokens else file_limit(name)
         try:
-            if name in (WEIGHTS, UNET, REFERENCE, *tokens):
+            if name in (WEIGHTS, LORA, UNET, REFERENCE, *tokens):
                 data = contents[name] = read_bytes(folder / name, limit=limit, kind=PackError, advice=_AGAIN)
                 found = hashlib.sha256(data).hexdigest()
             else:
@@ -127,32 +140,15 @@ def _token_file(entry: Table, concept: Concept, fail: Fail) -> str:
     if "file" not in entry:
         return f"{concept.token.strip('<>')}.safetensors"
     name = entry.text("file", 128)
-    if not is_plain_name(name) or name in (WEIGHTS, UNET, REFERENCE):
+    if not is_plain_name(name) or name in (WEIGHTS, LORA, UNET, REFERENCE):
         raise fail(f"{name!r} is no file of a token")
     return name
 
 
-def _row(contents: Mapping[str, bytes], file: str, token: str, context: int, fail: Fail) -> Tensor:
+def _row(contents: Mapping[str, bytes], file: str, token: str, base: BaseIdentity, fail: Fail) -> Tensor:
     if file not in contents:
         raise fail(f"its files lack {file}")
-    tensors = read_tensors(contents[file], _within(file, fail))
-    if set(tensors) != {token}:
-        raise fail(f"{file} does not hold {token}")
-    check_row(token, tensors[token], context, fail)
-    return tensors[token]
-
-
-def _paired(weights: dict[str, Tensor], fail: Fail) -> dict[str, tuple[Tensor, Tensor]]:
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, weight in weights.items():
-        match = KEY_PATTERN.fullmatch(key)
-        if match is None:
-            raise fail(f"{WEIGHTS} holds an unknown weight {key!r}")
-        layers.setdefault(match["layer"], {})[match["which"]] = weight
-    for layer, pair in layers.items():
-        if set(pair) != {"k", "v"}:
-            raise fail(f"it lacks K or V of {layer}")
-    return {layer: (pair["k"], pair["v"]) for layer, pair in layers.items()}
+    return row_of(read_tensors(contents[file], _within(file, fail)), token, base, file, fail)
 
 
 def _reference(content: bytes, folder: Path) -> Image.Image:

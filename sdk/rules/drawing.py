@@ -101,6 +101,7 @@ class Numbers:
         seed: of the first picture, or ``None``: at random.
         steps: of the sampler.
         guidance: ``None``: what the base model recommends.
+        rescale: likewise.
         eta: ``None``: not given.
         height: of the pictures, pixels.
         width: likewise.
@@ -110,6 +111,7 @@ class Numbers:
     seed: int | None
     steps: int
     guidance: float | None
+    rescale: float | None
     eta: float | None
     height: int
     width: int
@@ -124,6 +126,7 @@ def check_numbers(
     seed: Any,
     num_inference_steps: Any,
     guidance_scale: Any,
+    guidance_rescale: Any,
     eta: Any,
     height: Any,
     width: Any,
@@ -155,6 +158,7 @@ def check_numbers(
         None if seed is None else check_seed(seed, count * len(prompts)),
         check_steps(num_inference_steps),
         None if guidance_scale is None else number(guidance_scale, "guidance_scale", 0.0),
+        None if guidance_rescale is None else number(guidance_rescale, "guidance_rescale", 0.0, 1.0),
         None if eta is None else number(eta, "eta", 0.0, 1.0),
         *sides,
     )

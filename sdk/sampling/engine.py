@@ -12,7 +12,7 @@ from PIL import Image
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
 from ..rights import Statement
-from ..rules.arguments import cancelling, texts, to_be_called
+from ..rules.arguments import cancelling, texts, to_be_called, whole
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..rules.prompts import readable_part
 from ..runtime import Cancelled, Phase, Progress, check_cancelled
@@ -37,8 +37,10 @@ class Engine(BaseModel):
         *,
         num_images: int = 1,
         seed: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        clip_skip: int | None = None,
         eta: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -63,7 +65,7 @@ class Engine(BaseModel):
             BaseModelError: a pack of another base model.
             NotFiniteError: the model computed NaN or infinite values.
         """
-        longest = int(self.pipe.tokenizer.model_max_length)
+        longest = int(self.text_parts[0].tokenizer.model_max_length)
         prompts = [readable_part(each, longest) for each in texts(prompts, "prompt", MOST_PICTURES)]
         chosen = packs_for(prompts, packs)
         numbers = check_numbers(
@@ -72,19 +74,21 @@ class Engine(BaseModel):
             self.size_multiple,
             num_images=num_images,
             seed=seed,
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=self.sampling.steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             height=height,
             width=width,
         )
-        guidance = self.recommended_guidance if numbers.guidance is None else numbers.guidance
+        guidance = self.sampling.guidance_scale if numbers.guidance is None else numbers.guidance
+        rescale = self.sampling.guidance_rescale if numbers.rescale is None else numbers.rescale
         negatives = [readable_part(each, longest) for each in negatives_for(prompts, negative_prompt)]
         requests = requests_for(prompts, chosen, numbers, negatives, generator, self.device)
         cancelling(cancel)
         for name, function in (("progress", progress), ("callback_on_step_end", callback_on_step_end)):
             to_be_called(function, name)
-        sampler = Sampler(self)
+        sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0))
         check_scheduler(sampler.scheduler, from_picture=start is not None)
         notes = self._checked(sampler, prompts, negatives if guidance > 1 else [""] * len(prompts), chosen)
         notes += call_notes(
@@ -129,6 +133,7 @@ class Engine(BaseModel):
                     [requests[i] for i in part],
                     num_inference_steps=numbers.steps,
                     guidance_scale=guidance,
+                    guidance_rescale=rescale,
                     eta=1.0 if numbers.eta is None else numbers.eta,
                     height=numbers.height,
                     width=numbers.width,

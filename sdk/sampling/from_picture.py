@@ -25,11 +25,13 @@ class Start:
         clean: its latents, ``[1, C, h, w]``.
         strength: share of the sampling steps that are done, the last ones.
         hole: ``[1, 1, h, w]``, 1 where the picture is redrawn; ``None``: everywhere.
+        given: with a hole, the picture in [-1, 1], ``[1, 3, H, W]``, and the hole in pixels, ``[1, 1, H, W]``.
     """
 
     clean: Tensor
     strength: float = 1.0
     hole: Tensor | None = None
+    given: tuple[Tensor, Tensor] | None = None
 
 
 @beside_others()
@@ -40,12 +42,13 @@ def start_from(base: BaseModel, image: Image.Image, hole: Image.Image | None = N
         NotFiniteError: see :func:`sdk.model.latents.encoded`.
     """
     vae = base.pipe.vae
-    latents, _ = encoded(vae, to_tensor(image)[None].to(base.device))
-    cells = None
+    latents, _ = encoded(vae, to_tensor(image)[None].to(base.device), base.upcast_vae)
+    cells = given = None
     if hole is not None:
         white = (to_tensor(hole.convert("RGB"))[:1] > 0).float()[None]
         cells = F.adaptive_max_pool2d(white, latents.shape[-2:]).to(latents)
-    return Start(latents * vae.config.scaling_factor, strength, cells)
+        given = (to_tensor(image)[None], white)
+    return Start(latents * vae.config.scaling_factor, strength, cells, given)
 
 
 def blending(start: Start, noise: Tensor) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from ..errors import InputError, MissingFileError, NotFiniteError
 from ..finite import first_not_finite
+from ..model.base_model import BaseModel
 from ..rules.arguments import shown
 from ..views import undisturbed
 
 
-def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
-    """Load a LoRA by diffusers' ``load_lora_weights``, or leave the pipeline without a trace of it.
+def load_lora(base: BaseModel, *arguments: Any, **keywords: Any) -> None:
+    """Load a LoRA by diffusers' ``load_lora_weights``, or leave the base model without a trace of it.
 
     Raises:
         InputError: a file that cannot be read, or one for another model.
@@ -25,7 +26,8 @@ def load_lora(pipe: Any, *arguments: Any, **keywords: Any) -> None:
     if isinstance(source, (str, os.PathLike)) and _is_missing(os.fspath(source)):
         raise MissingFileError(f"there is no LoRA at {os.fspath(source)}; check its path")
     keywords.setdefault("low_cpu_mem_usage", False)  # which empties what other threads set meanwhile
-    with undisturbed(pipe.unet, pipe.text_encoder):  # calls that have their views go on without noticing
+    pipe = base.pipe
+    with undisturbed(*_changed(base)):  # calls that have their views go on without noticing
         before = _adapters(pipe)
         try:
             pipe.load_lora_weights(*arguments, **keywords)
@@ -49,10 +51,15 @@ def _is_missing(source: Any) -> bool:
     return local and not os.path.exists(os.path.expanduser(source))
 
 
-def unload_loras(pipe: Any) -> None:
+def unload_loras(base: BaseModel) -> None:
     """Remove all LoRAs."""
-    with undisturbed(pipe.unet, pipe.text_encoder):
-        pipe.unload_lora_weights()
+    with undisturbed(*_changed(base)):
+        base.pipe.unload_lora_weights()
+
+
+def _changed(base: BaseModel) -> list[Any]:
+    """The modules that a LoRA changes."""
+    return [base.pipe.unet, *(part.encoder for part in base.text_parts)]
 
 
 def _adapters(pipe: Any) -> set[tuple[str, str]]:

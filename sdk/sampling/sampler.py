@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
 from ..combine.routing import RoutedPack, token_owners
 from ..concepts import Concept, check_tokens, find_positions
 from ..errors import NotFiniteError
+from ..families import TextStates
+from ..families.layers import cross_attention_layers
+from ..families.states import joined
 from ..finite import is_finite
-from ..model.attention import CachedKeyValueProcessor, attention_processors, plain_processors
 from ..model.base_model import BaseModel
 from ..model.latents import decoded
-from ..model.layers import cross_attention_layers
 from ..model.text import TextConditioner
-from ..model.weights import replaced_weights
 from ..pack import ConceptPack
 from ..rules.drawing import prompt_note, skipped_steps
 from ..rules.prompts import check_negative, negative_note, word_notes
 from ..runtime import Phase
+from ..unet.attention import CachedKeyValueProcessor, attention_processors, plain_processors
+from ..unet.inpainting import told
+from ..unet.matrices import LowRank, converted, projected
+from ..unet.weights import replaced_weights
 from ..views import private_views, undisturbed
 from .callbacks import checked_answer
 from .from_picture import Start, blending, noise_beside
@@ -48,18 +51,22 @@ class Sampler:
 
     Args:
         base: the base model; nothing in it is changed.
+        clip_skip: last layers of the text encoders that are left out; ``None``: as the packs were fitted.
 
     Attributes:
         scheduler: see :meth:`sdk.model.BaseModel.drawing_scheduler`.
         layers: the cross-attentions by name.
     """
 
-    def __init__(self, base: BaseModel):
-        self.pipe = base.pipe
-        self.unet, self.text_encoder = private_views(base.pipe.unet, base.pipe.text_encoder)
+    def __init__(self, base: BaseModel, clip_skip: int | None = None):
+        self.clip_skip = clip_skip
+        self.base, self.pipe, self.family = base, base.pipe, base.family
+        own = base.text_parts
+        self.unet, *encoders = private_views(base.pipe.unet, *(part.encoder for part in own))
+        self.text_parts = [replace(part, encoder=view) for part, view in zip(own, encoders, strict=True)]
         self.scheduler = base.drawing_scheduler()
         self.layers = cross_attention_layers(self.unet)
-        self._conditioners: dict[tuple[str, ...], TextConditioner] = {}
+        self._conditioners: dict[tuple[tuple[str, ...], int], TextConditioner] = {}
 
     def steps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how many steps a batch takes, which some schedulers answer in their own way."""
@@ -69,7 +76,7 @@ class Sampler:
 
     def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:
         """Draw one picture per request, in one batch; see :meth:`_draw`, whose arguments it takes."""
-        with undisturbed(self.unet, self.text_encoder):
+        with undisturbed(self.unet, *(part.encoder for part in self.text_parts)):
             return self._draw(requests, **arguments)
 
     def _draw(
@@ -78,6 +85,7 @@ class Sampler:
         *,
         num_inference_steps: int,
         guidance_scale: float,
+        guidance_rescale: float = 0.0,
         eta: float,
         height: int,
         width: int,
@@ -93,7 +101,8 @@ class Sampler:
         Args:
             requests: the pictures.
             num_inference_steps: of the sampler.
-            guidance_scale: classifier-free guidance, from 1 up to none at all.
+            guidance_scale: classifier-free guidance, up to 1 none at all.
+            guidance_rescale: see :meth:`sdk.Personalizer.generate`.
             eta: share of fresh noise in each step, where the scheduler has that.
             height: of the pictures, pixels.
             width: likewise.
@@ -106,17 +115,24 @@ class Sampler:
             NotFiniteError: text states, latents or pixels hold NaN or infinite values.
             Cancelled: the phase's ``cancel`` was set.
         """
-        guided = guidance_scale > 1
+        guided = guidance_scale > 1 and self.unet.config.get("time_cond_proj_dim") is None
         wanted = [(r.pack, r.negative_prompt) for r in requests] if guided else []
         wanted += [(r.pack, r.prompt) for r in requests]
-        states, processors = self._condition(wanted)
+        text, processors = self._condition(wanted)
         generators = generators or [torch.Generator().manual_seed(r.seed) for r in requests]
         pipe = self._pipeline(num_inference_steps, 1.0 if start is None else start.strength)
         latents = None
+        behind = self.base.condition((height, width), None if start is None else start.given)
+        if behind is not None:  # the pipeline would make noise for all channels of the UNet
+            shape = (self.pipe.vae.config.latent_channels, *behind.shape[-2:])
+            drawn = [torch.randn((1, *shape), generator=g, device=g.device, dtype=self.unet.dtype) for g in generators]
+            latents = torch.cat([each.to(self.unet.device) for each in drawn])
         if start is not None and isinstance(pipe.scheduler, LastSteps):
             pipe.scheduler.set_timesteps(num_inference_steps)
             latents = noised(pipe.scheduler, start.clean.to(self.unet.device, self.unet.dtype), generators)
-        blend = None if start is None or start.hole is None else blending(start, noise_beside(start, generators))
+        blend = None
+        if start is not None and start.hole is not None and behind is None:
+            blend = blending(start, noise_beside(start, generators))
         before = phase.count
 
         def after_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -131,12 +147,13 @@ class Sampler:
         with (
             attention_processors(self.unet, plain_processors(self.unet) | processors),
             replaced_weights(self.unet, self._learned_weights(requests)),
+            told(self.unet, behind),
         ):
             drawn = pipe(
-                prompt_embeds=states[-len(requests) :],
-                negative_prompt_embeds=states[: len(requests)] if guided else None,
+                **self.family.drawing_arguments(text[-len(requests) :], text[: len(requests)] if guided else None),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
+                guidance_rescale=guidance_rescale if guided else 0.0,
                 eta=eta,
                 height=height,
                 width=width,
@@ -149,10 +166,10 @@ class Sampler:
             raise NotFiniteError(self._not_finite("the latents", wanted, guidance_scale))
         return self._pictures(pipe, drawn)
 
-    def _pictures(self, pipe: StableDiffusionPipeline, latents: Tensor) -> list[Image.Image]:
+    def _pictures(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
         """Decode latents as diffusers' pipeline does, after a look at what the decoder made."""
-        images = decoded(pipe.vae, latents)
-        images, flagged = pipe.run_safety_checker(images, self.unet.device, self.unet.dtype)
+        images = decoded(pipe.vae, latents, self.base.upcast_vae)
+        images, flagged = self.family.safe(pipe, images, self.unet.device, self.unet.dtype)
         shown = [True] * len(images) if flagged is None else [not each for each in flagged]
         return pipe.image_processor.postprocess(images, output_type="pil", do_denormalize=shown)
 
@@ -181,9 +198,9 @@ class Sampler:
         skipped = skipped_steps(num_inference_steps, strength)
         return LastSteps(own, skipped) if skipped else own
 
-    def _pipeline(self, num_inference_steps: int, strength: float) -> StableDiffusionPipeline:
-        own = {"scheduler": None, "unet": self.unet, "text_encoder": self.text_encoder}
-        pipe = StableDiffusionPipeline(**(dict(self.pipe.components) | own), requires_safety_checker=False)
+    def _pipeline(self, num_inference_steps: int, strength: float) -> Any:
+        own = {"scheduler": None, "unet": self.unet} | {part.name: part.encoder for part in self.text_parts}
+        pipe = self.family.pipeline(dict(self.pipe.components) | own)
         pipe.scheduler = self._scheduler(
             num_inference_steps, strength
         )  # afterwards: a pipeline corrects what it is given
@@ -191,37 +208,37 @@ class Sampler:
         return pipe
 
     @torch.no_grad()
-    def _condition(self, wanted: Wanted) -> tuple[Tensor, dict[str, CachedKeyValueProcessor]]:
+    def _condition(self, wanted: Wanted) -> tuple[TextStates, dict[str, CachedKeyValueProcessor]]:
         """Encode prompts under their packs and project them to K and V: once per distinct prompt, for all steps.
 
         Returns:
-            Text states ``[B, T, C]``, one row per item of ``wanted``, and processors that hold the projections.
+            Text states, one row per item of ``wanted``, and processors that hold the projections.
 
         Raises:
             NotFiniteError: of states or projections that hold NaN or infinite values.
         """
         distinct: dict[tuple[int, str], int] = {}
         segments: list[Segments] = []
-        encoded: list[Tensor] = []
+        encoded: list[TextStates] = []
         for pack, prompt in wanted:
             if (id(pack), prompt) not in distinct:
                 distinct[id(pack), prompt] = len(distinct)
                 segments.append(self._segments(pack, prompt))
                 encoded.append(self._encode(pack, prompt))
         rows = torch.tensor([distinct[id(pack), prompt] for pack, prompt in wanted], device=self.unet.device)
-        states = torch.stack(encoded)[rows]
-        finite = [states.isfinite().all()]
+        text = joined(encoded)[rows]
+        finite = [text.finite()]
         processors = {}
         for name, layer in self.layers.items():
             key, value = (
-                torch.stack([_project(m, state, s, name, i) for state, s in zip(encoded, segments, strict=True)])[rows]
+                torch.stack([_project(m, e.states[0], s, name, i) for e, s in zip(encoded, segments, strict=True)])
                 for i, m in enumerate((layer.to_k, layer.to_v))
             )
             finite += [key.isfinite().all(), value.isfinite().all()]
-            processors[name] = CachedKeyValueProcessor(key, value)
+            processors[name] = CachedKeyValueProcessor(key[rows], value[rows])
         if not torch.stack(finite).all():
             raise NotFiniteError(self._not_finite("the text states or their keys and values", wanted))
-        return states, processors
+        return text, processors
 
     def _segments(self, pack: ConceptPack | None, prompt: str) -> Segments:
         """Whose K and V which tokens of a prompt get; later segments overrule earlier ones."""
@@ -230,18 +247,21 @@ class Sampler:
         owned = token_owners(pack, self.conditioner(pack), prompt)
         return [(slice(None), None), *zip(owned, pack.parts, strict=True)]
 
-    def _encode(self, pack: ConceptPack | None, prompt: str) -> Tensor:
-        """Return the text states ``[T, C]`` of a prompt under a pack."""
+    def _encode(self, pack: ConceptPack | None, prompt: str) -> TextStates:
+        """Return the text states of a prompt under a pack, one row; an empty one can be a negative prompt alone."""
         conditioner = self.conditioner(pack)
         rows = pack.embeddings.float() if pack is not None else None
-        return conditioner.encode(conditioner.tokenize([prompt]), rows)[0].to(self.unet.device, self.unet.dtype)
+        text = conditioner.encode([prompt], rows).to(self.unet.device, self.unet.dtype)
+        return text if prompt else self.family.without_prompt(self.pipe, text)
 
     def conditioner(self, pack: ConceptPack | None) -> TextConditioner:
         """Return the tokenizer and text encoder extended by a pack's tokens."""
         tokens = tuple(pack.tokens) if pack is not None else ()
-        if tokens not in self._conditioners:
-            self._conditioners[tokens] = TextConditioner(self.pipe.tokenizer, self.text_encoder, tokens)
-        return self._conditioners[tokens]
+        fitted = pack.clip_skip if pack is not None else 0
+        key = (tokens, fitted if self.clip_skip is None else self.clip_skip)
+        if key not in self._conditioners:
+            self._conditioners[key] = TextConditioner(self.family, self.text_parts, *key)
+        return self._conditioners[key]
 
     def check_prompt(self, prompt: str, pack: ConceptPack | None) -> list[str]:
         """Check a prompt against the pack it is meant with.
@@ -285,10 +305,13 @@ def _project(module: Any, states: Tensor, segments: Segments, name: str, which: 
         if pack is None or name not in pack.key_value:
             out[where] = module(rows)
             continue
-        learned = F.linear(rows, pack.key_value[name][which].to(rows))
+        matrix = converted(pack.key_value[name][which], device=rows.device, dtype=rows.dtype)
+        learned = projected(module, rows, matrix)
         base = getattr(module, "base_layer", None)
         # A LoRA on this very projection adds to the pack's weights instead of being hidden by them.
-        out[where] = learned if base is None else learned + (module(rows) - base(rows))
+        if base is not None and not isinstance(matrix, LowRank):
+            learned = learned + (module(rows) - base(rows))
+        out[where] = learned
     return out
 
 

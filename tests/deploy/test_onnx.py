@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 from sdk import Concept, ConceptPack, Personalizer
 from sdk.deploy import Cancelled, OnnxPersonalizer
 from sdk.errors import BaseModelError, InputError, MissingFileError, OutputError, PackError
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 
 STEPS = {"num_inference_steps": 4, "seed": 5}
 PROMPT = "a <new1> cat and a <new2> dog on the beach"

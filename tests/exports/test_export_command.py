@@ -10,7 +10,7 @@ import torch
 
 from sdk import Concept, ConceptPack, Personalizer
 from sdk.commands.main import main
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 
 
 @pytest.fixture(scope="module")

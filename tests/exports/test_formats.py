@@ -13,9 +13,10 @@ from sdk.concepts import Concept
 from sdk.errors import InputError, MissingFileError, PackError
 from sdk.exports import diffusers_layout, lora, webui
 from sdk.exports.authors import compvis_to_diffusers, import_pack
+from sdk.exports.changes import relative_error, smallest_rank
 from sdk.exports.diffusers_layout import BINARY, load_into
-from sdk.exports.lora import FILE, relative_error, smallest_rank
-from sdk.model.layers import cross_attention_layers
+from sdk.exports.lora import FILE
+from sdk.families.layers import cross_attention_layers
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdk import Concept, ConceptPack
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 
 
 @pytest.fixture(scope="session")

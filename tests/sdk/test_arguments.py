@@ -13,7 +13,7 @@ from PIL import Image
 from sdk import Concept, ConceptPack, FitConfig, Personalizer
 from sdk.combine import merge, route
 from sdk.errors import BaseModelError, InputError, NotFiniteError, SdkError
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 
 ONCE = {"num_inference_steps": 1, "seed": 1}
 SHORT = FitConfig(steps=1, batch_size=1, target_pool=1, prior="none", target_share=1.0)

@@ -11,8 +11,7 @@ from sdk.combine.merging import merge
 from sdk.combine.routing import route, token_owners, with_own_tokens
 from sdk.concepts import Concept
 from sdk.errors import BaseModelError, InputError, OutputError
-from sdk.model.layers import cross_attention_layers
-from sdk.model.text import TextConditioner
+from sdk.families.layers import cross_attention_layers
 from sdk.sampling.sampler import Sampler
 
 
@@ -52,9 +51,10 @@ def test_a_routed_pack_draws_one_concept_as_its_own_pack_would_word_by_word(pers
     """K and V of the concept's words are its pack's, of all other words the base model's."""
     both = route(packs)
     prompt = "a <new1> cat and a <new2> dog"
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, both.tokens)
+    conditioner = personalizer.conditioner(both.tokens)
     assert token_owners(both, conditioner, prompt) == [[2, 3], [6, 7]]
-    states, processors = Sampler(personalizer)._condition([(both, prompt)])
+    text, processors = Sampler(personalizer)._condition([(both, prompt)])
+    states = text.states
     for name, layer in cross_attention_layers(personalizer.pipe.unet).items():
         for which, (got, module) in enumerate(
             ((processors[name].key, layer.to_k), (processors[name].value, layer.to_v))
@@ -77,7 +77,7 @@ def test_a_merged_pack_keeps_each_concept_and_the_ordinary_words(personalizer, p
     separate = with_own_tokens(packs)
     for pack, prompt in zip(separate, ("photo of a <new1> cat", "photo of a <new2> dog"), strict=True):
         (own, _), (joint, _) = (sampler._condition([(p, prompt)]) for p in (pack, merged))
-        torch.testing.assert_close(own, joint, atol=2e-3, rtol=1e-2)  # the same words, so the same states
+        torch.testing.assert_close(own.states, joint.states, atol=2e-3, rtol=1e-2)  # the same words, so the same states
         own, joint = (sampler._condition([(p, prompt)])[1] for p in (pack, merged))
         for name in own:
             error = (own[name].key[0, 4:7] - joint[name].key[0, 4:7]).abs().max()

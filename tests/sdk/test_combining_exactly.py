@@ -9,7 +9,6 @@ from sdk import Concept, ConceptPack
 from sdk.combine import merge, route, with_own_tokens
 from sdk.combine.routing import token_owners
 from sdk.errors import InputError
-from sdk.model import TextConditioner
 
 
 def pack_of(personalizer, *concepts, seed):
@@ -37,9 +36,9 @@ def packs(personalizer):
 def states_of(conditioner, prompt, rows=None):
     """Text states of a prompt's tokens up to the end token, and their ids."""
     ids = conditioner.tokenize([prompt])
-    used = ids[0].tolist().index(conditioner.tokenizer.eos_token_id) + 1
+    used = ids[0].tolist().index(conditioner.vocabulary.end) + 1
     with torch.no_grad():
-        return conditioner.encode(ids, rows)[0, :used].double(), ids[0, :used].tolist()
+        return conditioner.encode([prompt], rows).states[0, :used].double(), ids[0, :used].tolist()
 
 
 def test_merged_matrices_make_of_each_concepts_words_what_its_own_pack_does(personalizer, packs):
@@ -49,7 +48,7 @@ def test_merged_matrices_make_of_each_concepts_words_what_its_own_pack_does(pers
     assert [c.noun for c in merged.concepts] == ["cat", "xyz", "dog"]
     assert torch.equal(merged.embeddings, torch.cat([pack.embeddings for pack in packs]))
     assert set(merged.key_value) == set(packs[0].key_value)
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, merged.tokens)
+    conditioner = personalizer.conditioner(merged.tokens)
     for index, (concept, pack) in enumerate(zip(merged.concepts, [packs[0], *packs], strict=True)):
         states, ids = states_of(conditioner, f"photo of a {concept.phrase}", merged.embeddings.float())
         first = ids.index(conditioner.table_size + index)
@@ -64,7 +63,7 @@ def test_merged_matrices_make_of_each_concepts_words_what_its_own_pack_does(pers
 def test_of_all_such_matrices_the_merged_ones_change_ordinary_words_least(personalizer, packs):
     """The smallest change that meets the constraint, without regard to captions, changes captions far more."""
     merged = merge(personalizer, packs)
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, merged.tokens)
+    conditioner = personalizer.conditioner(merged.tokens)
     owned, owners = [], []
     for concept, pack in zip(merged.concepts, [packs[0], *packs], strict=True):
         states, ids = states_of(conditioner, f"photo of a {concept.phrase}", merged.embeddings.float())
@@ -116,7 +115,7 @@ def test_a_routed_pack_says_what_it_was_made_of(personalizer, packs):
 )
 def test_every_word_of_a_routed_prompt_has_its_owner(personalizer, packs, prompt, owned):
     routed = route(packs)
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, routed.tokens)
+    conditioner = personalizer.conditioner(routed.tokens)
     assert token_owners(routed, conditioner, prompt) == owned
 
 

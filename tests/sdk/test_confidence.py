@@ -15,7 +15,7 @@ from sdk.masks import AttentionProbe, MaskOptions
 from sdk.methods.token_init import best_descriptions
 from sdk.miniworld import reference_scene, render
 from sdk.miniworld.scene import CLASSES
-from sdk.model import Denoiser, LatentCache, TextConditioner
+from sdk.model import Denoiser, LatentCache
 from sdk.runtime import Cancelled
 
 
@@ -26,8 +26,7 @@ def bundled():
 
 def probe_of(personalizer, nouns):
     concepts = resolve_concepts(nouns)
-    pipe = personalizer.pipe
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [c.token for c in concepts])
+    conditioner = personalizer.conditioner([c.token for c in concepts])
     return AttentionProbe(Denoiser(personalizer), conditioner, concepts)
 
 

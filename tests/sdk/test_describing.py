@@ -11,7 +11,6 @@ from sdk.miniworld.references import reference_scene
 from sdk.miniworld.renderer import render
 from sdk.model.denoise import Denoiser
 from sdk.model.latents import LatentCache
-from sdk.model.text import TextConditioner
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def bundled():
 
 def test_the_base_model_names_the_colours_of_a_picture(bundled):
     pipe = bundled.pipe
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, [])
+    conditioner = bundled.conditioner()
     scene = reference_scene("tune", 1)
     picture, _ = render(scene)
     latents = LatentCache(pipe.vae, torch.device("cpu")).mean(picture)
@@ -40,6 +39,6 @@ def test_a_fit_starts_from_the_best_candidates_and_remembers_them(personalizer, 
     words = pack.provenance["initializers"]
     assert len(words) == 2
     assert set(words) <= {"red", "blue"}
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, [])
+    conditioner = personalizer.conditioner([])
     wanted = torch.stack([conditioner.embedding_of(word) for word in words])
     torch.testing.assert_close(pack.embeddings.detach().float(), wanted, atol=1e-3, rtol=1e-3)  # packs are float16

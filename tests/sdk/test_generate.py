@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdk import ConceptPack, Personalizer
 from sdk.errors import BaseModelError, InputError
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 from sdk.sampling.sampler import _project
 
 

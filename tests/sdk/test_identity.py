@@ -19,7 +19,7 @@ def test_a_model_is_the_same_in_another_precision(personalizer, tiny_model, dtyp
     assert other.base.remark(personalizer.base) is None
     assert set(personalizer.base.norms) == {"unet", "text_encoder", "vae"}
     assert all(personalizer.base.norms.values())
-    assert whole_identity(other.pipe)["unet"] != whole_identity(personalizer.pipe)["unet"]
+    assert whole_identity(other)["unet"] != whole_identity(personalizer)["unet"]
 
 
 def test_weights_beside_k_and_v_are_remarked(personalizer, tiny_model, picture, quick, tmp_path, caplog):
@@ -42,8 +42,8 @@ def test_weights_beside_k_and_v_are_remarked(personalizer, tiny_model, picture, 
 def test_every_number_counts(personalizer):
     """Also one of many, in a weight of any size and type, and one that comes and goes."""
     pipe = personalizer.pipe
-    whole = whole_identity(pipe)
-    assert whole == whole_identity(pipe)
+    whole = whole_identity(personalizer)
+    assert whole == whole_identity(personalizer)
     for part in ("unet", "vae", "text_encoder"):
         for parameter in (
             max(getattr(pipe, part).parameters(), key=torch.numel),
@@ -52,10 +52,10 @@ def test_every_number_counts(personalizer):
             place = parameter.data.view(-1)
             kept = place[-1].clone()
             place[-1] = kept + 1e-3
-            changed = whole_identity(pipe)
+            changed = whole_identity(personalizer)
             assert {name for name in whole if changed[name] != whole[name]} == {part}
             place[-1] = kept
-    assert whole_identity(pipe) == whole
+    assert whole_identity(personalizer) == whole
 
 
 def test_two_numbers_that_change_places_count():
@@ -72,10 +72,10 @@ def test_two_numbers_that_change_places_count():
 
 
 def test_schedulers_and_libraries_count(personalizer):
-    whole = whole_identity(personalizer.pipe)
+    whole = whole_identity(personalizer)
     assert whole["libraries"].startswith("torch ")
     personalizer.pipe.scheduler.register_to_config(beta_end=0.02)
-    assert whole_identity(personalizer.pipe)["scheduler"] != whole["scheduler"]
+    assert whole_identity(personalizer)["scheduler"] != whole["scheduler"]
     assert [major_version(v) for v in ("2.13.0+cpu", "0.42.1", "5.10")] == ["2", "0.42", "5"]
 
 
@@ -84,7 +84,7 @@ def test_how_the_parts_compute_counts(personalizer):
     from diffusers import EulerAncestralDiscreteScheduler
 
     pipe = personalizer.pipe
-    whole = whole_identity(pipe)
+    whole = whole_identity(personalizer)
     for part, name, value in (
         ("vae", "scaling_factor", 0.5),
         ("unet", "norm_eps", 1e-3),
@@ -96,11 +96,11 @@ def test_how_the_parts_compute_counts(personalizer):
             setattr(config, name, value)
         else:
             getattr(pipe, part).register_to_config(**{name: value})
-        assert {k for k, v in whole_identity(pipe).items() if v != whole[k]} == {part}
+        assert {k for k, v in whole_identity(personalizer).items() if v != whole[k]} == {part}
         if part == "text_encoder":
             setattr(config, name, before)
         else:
             getattr(pipe, part).register_to_config(**{name: before})
-    assert whole_identity(pipe) == whole
+    assert whole_identity(personalizer) == whole
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    assert whole_identity(pipe)["scheduler"] != whole["scheduler"]
+    assert whole_identity(personalizer)["scheduler"] != whole["scheduler"]

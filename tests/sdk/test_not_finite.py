@@ -9,11 +9,11 @@ import torch
 from sdk import Concept, ConceptPack, FitConfig, Personalizer
 from sdk.combine import merge
 from sdk.errors import NotFiniteError
+from sdk.families.layers import cross_attention_layers
 from sdk.images.image_io import to_tensor
 from sdk.methods.token_init import best_description
-from sdk.model import Denoiser, LatentCache, TextConditioner
+from sdk.model import Denoiser, LatentCache
 from sdk.model.latents import decoded, encoded
-from sdk.model.layers import cross_attention_layers
 
 STEPS = {"num_inference_steps": 2, "seed": 1}
 NAN, INFINITE = float("nan"), float("inf")
@@ -111,7 +111,7 @@ def test_maps_and_predictions_that_are_not_finite_give_no_masks_and_no_words(per
         pipe.unet.conv_in.bias[0] = NAN
     with pytest.raises(NotFiniteError, match="the attention maps hold NaN"):
         personalizer.find_masks(picture, ["cat"])
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder)
+    conditioner = personalizer.conditioner()
     with pytest.raises(NotFiniteError, match="no words can be chosen"):
         best_description(
             Denoiser(personalizer), conditioner, "cat", ["red", "blue"], torch.zeros(4, 16, 16), torch.ones(1, 16, 16)

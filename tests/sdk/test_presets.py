@@ -50,6 +50,9 @@ PRESETS = {
     ("break_a_scene", "reference"): BREAK_A_SCENE,
 }
 DEFAULTS = {
+    "clip_skip": 0,
+    "kv_rank": None,
+    "rows_at_once": 0,
     "steps": 250,
     "learning_rate": 8e-5,
     "token_learning_rate": None,

@@ -118,8 +118,8 @@ def test_priors_are_mirrored_as_often_as_asked_for(personalizer):
         straight, mirrored = (moments(personalizer, each) for each in (image, ImageOps.mirror(image)))
         found = 0
         for seed in range(40):
-            latents, caption = rows.draw(random.Random(seed), still)
-            assert caption == "a cat"
+            latents, drawn = rows.draw(random.Random(seed), still)
+            assert drawn.caption == "a cat"
             is_mirrored = torch.allclose(latents, mirrored[0] * mirrored[2], atol=1e-4)
             assert is_mirrored != torch.allclose(latents, straight[0] * straight[2], atol=1e-4)
             found += is_mirrored

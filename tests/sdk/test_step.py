@@ -288,7 +288,7 @@ def test_dreambooths_identifiers_elsewhere_are_as_long_as_words_and_like_none(pe
 
 def test_the_backend_that_is_asked_for_computes_attention_and_loss(personalizer, monkeypatch):
     from sdk.methods import disendiff
-    from sdk.model import attention
+    from sdk.unet import attention
 
     asked = []
     for module, name in ((attention, "attention_with_columns"), (disendiff, "columns_loss")):

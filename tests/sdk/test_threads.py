@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sdk import Concept, ConceptPack, FitConfig, Personalizer, turns
 from sdk.combine import merge
-from sdk.model.layers import cross_attention_layers
+from sdk.families.layers import cross_attention_layers
 from sdk.runtime import Cancelled
 
 STEPS = {"num_inference_steps": 3}

@@ -16,17 +16,22 @@ from sdk.errors import InputError
 from sdk.methods.disendiff import DisenDiff
 from sdk.methods.losses import masked_denoising_loss
 from sdk.methods.token_init import initial_embeddings
-from sdk.model.text import TextConditioner
 
 
 def test_the_denoising_loss_is_four_times_the_masked_mean():
     residual = torch.full((2, 4, 8, 8), 0.5)
     masks = torch.ones(2, 1, 8, 8)
-    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0, len(masks)).item() == pytest.approx(
+        1.0
+    )
     masks[0, :, 3:] = 0
-    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0, len(masks)).item() == pytest.approx(
+        1.0
+    )
     residual[0, :, 3:] = 9.0
-    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0).item() == pytest.approx(1.0)
+    assert masked_denoising_loss(residual, torch.zeros_like(residual), masks, 4.0, len(masks)).item() == pytest.approx(
+        1.0
+    )
 
 
 def test_augmentation_frequencies_and_masks():
@@ -115,8 +120,8 @@ def test_calibration_is_averaged_over_micro_batches(personalizer):
 
 
 def test_the_start_token_gets_no_gradient_through_keys_and_values(personalizer):
-    from sdk.model.attention import AttentionProcessor
-    from sdk.model.layers import cross_attention_layers
+    from sdk.families.layers import cross_attention_layers
+    from sdk.unet.attention import AttentionProcessor
 
     layer = next(iter(cross_attention_layers(personalizer.pipe.unet).values()))
     states = torch.randn(1, 6, layer.to_k.in_features, requires_grad=True)
@@ -130,7 +135,7 @@ def test_the_start_token_gets_no_gradient_through_keys_and_values(personalizer):
 
 def test_initial_embeddings(personalizer):
     concepts = resolve_concepts(["cat", "dog"])
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, personalizer.pipe.text_encoder, ["<new1>", "<new2>"])
+    conditioner = personalizer.conditioner(["<new1>", "<new2>"])
     table = personalizer.pipe.text_encoder.get_input_embeddings().weight
     rows = initial_embeddings(conditioner, concepts)
     assert torch.equal(rows[1], table[conditioner.pieces("dog")[0]])
@@ -145,22 +150,21 @@ def test_initial_embeddings(personalizer):
 
 def test_only_the_new_rows_of_the_table_train(personalizer):
     encoder = personalizer.pipe.text_encoder
-    conditioner = TextConditioner(personalizer.pipe.tokenizer, encoder, ["<new1>"])
+    conditioner = personalizer.conditioner(["<new1>"])
     rows = torch.randn(1, encoder.config.hidden_size, requires_grad=True)
-    ids = conditioner.tokenize(["a <new1> cat"])
-    states = conditioner.encode(ids, rows)
+    states = conditioner.encode(["a <new1> cat"], rows).states
     states.square().sum().backward()
     assert rows.grad.abs().max() > 0
     assert encoder.get_input_embeddings().weight.grad is None
     assert type(encoder.get_input_embeddings()).__name__ == "Embedding"
-    other = conditioner.encode(ids, rows + 1)
+    other = conditioner.encode(["a <new1> cat"], rows + 1).states
     assert not torch.allclose(states, other)
 
 
 def test_which_layers_the_maps_come_from():
     from diffusers import UNet2DConditionModel
 
-    from sdk.model.layers import map_layers
+    from sdk.families.layers import map_layers
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)

@@ -11,8 +11,7 @@ import torch
 
 from sdk import Concept, ConceptPack, FitConfig, Personalizer, vocabulary
 from sdk.errors import InputError
-from sdk.model.layers import cross_attention_layers
-from sdk.model.text import TextConditioner
+from sdk.families.layers import cross_attention_layers
 from sdk.vocabulary import Vocabulary, vocabulary_of
 
 SHORT = FitConfig(steps=2, batch_size=2, target_pool=2, prior="none", target_share=1.0)
@@ -86,7 +85,7 @@ def test_ids_of_learned_tokens_lie_behind_the_table_in_their_order(personalizer,
     pipe = personalizer.pipe
     plain = pipe.tokenizer("a cat", add_special_tokens=False).input_ids
     tokens = ["<new2>", "<new1>"]
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, tokens)
+    conditioner = personalizer.conditioner(tokens)
     size = pipe.text_encoder.get_input_embeddings().num_embeddings
     assert conditioner.table_size == size
     for slot, token in enumerate(tokens):
@@ -95,14 +94,13 @@ def test_ids_of_learned_tokens_lie_behind_the_table_in_their_order(personalizer,
         assert ids[1:4] == [plain[0], size + slot, plain[1]]
     assert conditioner.pieces("a cat") == plain
     rows = torch.randn(2, personalizer.base.context)
-    states = conditioner.encode(conditioner.tokenize(["a <new1> cat"]), rows)
-    assert not torch.allclose(states, conditioner.encode(conditioner.tokenize(["a <new2> cat"]), rows))
+    states = conditioner.encode(["a <new1> cat"], rows).states
+    assert not torch.allclose(states, conditioner.encode(["a <new2> cat"], rows).states)
 
 
 def test_a_word_without_a_row_is_named(personalizer):
     longer(personalizer.pipe)
-    pipe = personalizer.pipe
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, ["<new1>"])
+    conditioner = personalizer.conditioner(["<new1>"])
     for call in (conditioner.tokenize, lambda texts: conditioner.pieces(texts[0])):
         with pytest.raises(InputError, match="the base model has no embedding of '<mood>'"):
             call(["a <mood> cat"])
@@ -110,8 +108,7 @@ def test_a_word_without_a_row_is_named(personalizer):
 
 
 def test_an_added_token_is_no_word_to_start_from(personalizer):
-    pipe = personalizer.pipe
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder, ["<new1>"])
+    conditioner = personalizer.conditioner(["<new1>"])
     for words in ("<new1>", "a <new1> cat", "", " "):
         with pytest.raises(InputError, match="is no word of the base model"):
             conditioner.embedding_of(words)
@@ -138,7 +135,7 @@ def test_words_that_a_user_adds_later_are_seen(personalizer):
     before = personalizer.generate("a cat", num_inference_steps=1, seed=1).images[0].tobytes()
     pipe.tokenizer.add_tokens(["zebra"])
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
-    conditioner = TextConditioner(pipe.tokenizer, pipe.text_encoder)
+    conditioner = personalizer.conditioner()
     assert conditioner.pieces("zebra") == [len(pipe.tokenizer) - 1]
     assert personalizer.generate("a cat", num_inference_steps=1, seed=1).images[0].tobytes() == before
 

@@ -140,7 +140,7 @@ def test_exports_at_full_size(tmp_path):
     """Weights beyond two gigabytes lie beside the graph, and the folder draws what torch draws."""
     from sdk import Concept, ConceptPack, Personalizer
     from sdk.deploy import OnnxPersonalizer
-    from sdk.model.layers import cross_attention_layers
+    from sdk.families.layers import cross_attention_layers
 
     personalizer = Personalizer(random_pipeline(tmp_path), "random SD 1.5")
     layers = cross_attention_layers(personalizer.pipe.unet)

@@ -69,5 +69,7 @@ def samples(
         prompts.append(pack.prompt)
     columns = 4
     told: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    images = engine.draw(prompts, pack, num_images=columns, seed=0, num_inference_steps=_SAMPLE_STEPS, **told).images
+    images = engine.draw(
+        prompts, pack, num_images=columns, seed=0, num_inference_steps=engine.steps_for(_SAMPLE_STEPS), **told
+    ).images
     return labelled_grid([images[i * columns : (i + 1) * columns] for i in range(len(prompts))], prompts)

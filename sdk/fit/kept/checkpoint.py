@@ -42,6 +42,7 @@ class About:
         metrics_bytes: how long the metrics file was.
         best: score, its step, and validations since.
         depends_on: what the fit depended on, see :func:`sdk.fit.identity.depends_on`; ``None``: an earlier version's.
+        scaler: state of float16's gradient scaler; empty: there was none.
     """
 
     step: int
@@ -50,6 +51,7 @@ class About:
     metrics_bytes: int
     best: tuple[float, int, int]
     depends_on: dict[str, Any] | None
+    scaler: dict[str, float]
 
 
 def read_about(folder: Path) -> About | None:
@@ -81,7 +83,11 @@ def read_about(folder: Path) -> About | None:
             parts = 0
         if not isinstance(parts, dict):
             raise _damaged(file, "it does not say of which fit it is")
-    return About(step, about.get("pending") == "yes", about.get("ended") == "yes", metrics_bytes, best, parts)
+    scaler = _scaler(about.get("scaler", "{}"))
+    if scaler is None:
+        raise _damaged(file, "the state of its gradient scaler is none")
+    flags = (about.get("pending") == "yes", about.get("ended") == "yes")
+    return About(step, *flags, metrics_bytes, best, parts, scaler)
 
 
 def _damaged(file: Path, reason: str) -> PackError:
@@ -112,6 +118,7 @@ class Checkpoints:
         best: Best,
         pending: bool = False,
         ended: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         """Write the checkpoint.
 
@@ -123,6 +130,7 @@ class Checkpoints:
             best: the best weights so far.
             pending: whether the validation after this step is still to be done.
             ended: whether the weights are the best ones of a fit that ended.
+            scaler: of float16's gradients; its state goes along.
         """
         if self.folder is None:
             return
@@ -137,10 +145,18 @@ class Checkpoints:
         about |= {"depends_on": json.dumps(self.asked.depends_on), "pending": "yes" if pending else "no"}
         about["ended"] = "yes" if ended else "no"
         about["best"] = json.dumps([best.score, best.step, best.waited])
+        if scaler is not None and scaler.is_enabled():
+            about["scaler"] = json.dumps(scaler.state_dict())
         about["hash"] = _hash(tensors, about)
         write_bytes(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
-    def load(self, method: Method, optimizer: torch.optim.Optimizer, best: Best) -> int:
+    def load(
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        best: Best,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> int:
         """Restore the checkpoint if there is one; return the steps done.
 
         That it is one of this very fit was checked when the output was opened. Everything else is checked before
@@ -169,6 +185,8 @@ class Checkpoints:
         if metrics.is_file():
             kept = metrics.read_bytes()[: about.metrics_bytes]
             write_bytes(metrics, kept)
+        if scaler is not None and scaler.is_enabled() and about.scaler:
+            scaler.load_state_dict(about.scaler)
         self.pending = about.pending
         return about.step
 
@@ -217,6 +235,19 @@ def _best(text: str, step: int) -> tuple[float, int, int] | None:
     counted = all(type(each) is int and 0 <= each <= step for each in (reached, waited))
     scored = type(score) in (int, float) and (isfinite(score) or (score == float("-inf") and reached == 0))
     return (float(score), reached, waited) if counted and scored else None
+
+
+def _scaler(text: str) -> dict[str, float] | None:
+    """The state of a gradient scaler: positive finite numbers by name, or nothing."""
+    try:
+        state = json.loads(text[:1000])
+    except (ValueError, RecursionError):
+        return None
+    names = torch.amp.GradScaler("cpu").state_dict().keys()
+    if not isinstance(state, dict) or (state and state.keys() != names):
+        return None
+    right = all(type(each) in (int, float) and isfinite(each) and 0 <= each < 1e30 for each in state.values())
+    return state if right else None
 
 
 def _wrong_tensors(tensors: Mapping[str, Tensor], method: Method, step: int) -> str | None:

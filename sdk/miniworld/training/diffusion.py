@@ -20,8 +20,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ...model.attention import MapRecorder, recording_processors
-from ...model.layers import map_layers
+from ...families.layers import map_layers
+from ...unet.attention import MapRecorder, recording_processors
 from ..captions import Caption, write_caption
 from ..gates import measure_maps, measure_words
 from ..scene import Vocabulary, sample_scene

@@ -55,7 +55,7 @@ def _render_chunk(count: int, vocabulary: Vocabulary, seed: str, split: str, sca
                 image, _ = shrink_on_grey(image, rng.randint(RESOLUTION // 3, int(0.6 * RESOLUTION)), rng)
                 prefix = rng.choice(SHRUNK_PREFIXES)
             else:
-                image = enlarge_on_crop(image, rng.randint(int(1.2 * RESOLUTION), int(1.4 * RESOLUTION)), rng)
+                image, _ = enlarge_on_crop(image, rng.randint(int(1.2 * RESOLUTION), int(1.4 * RESOLUTION)), rng)
                 prefix = rng.choice(ENLARGED_PREFIXES)
         if not prefix:
             masks[index, : len(visible)] = visible

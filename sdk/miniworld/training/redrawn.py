@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
-from ...model.attention import attention_processors, plain_processors
+from ...unet.attention import attention_processors, plain_processors
 from ..captions import write_caption
 from ..scene import Scene
 from .pools import to_unit

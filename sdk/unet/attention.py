@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..kernels import attention_with_columns, square_side, with_first_detached
 from ..views import lock_of
+from .matrices import Matrix, projected
 
 
 class MapRecorder:
@@ -61,7 +62,7 @@ class AttentionProcessor:
     Args:
         recorder: where maps go; ``None`` for layers whose maps nobody needs.
         listener: where queries and keys go, likewise.
-        key_value: weights to use instead of the layer's own ``to_k`` and ``to_v``, ``[hidden, context]`` each.
+        key_value: what to use instead of the layer's own ``to_k`` and ``to_v``.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
     """
@@ -71,7 +72,7 @@ class AttentionProcessor:
         recorder: MapRecorder | None = None,
         *,
         listener: QueryKeyRecorder | None = None,
-        key_value: tuple[Tensor, Tensor] | None = None,
+        key_value: tuple[Matrix, Matrix] | None = None,
         detach_start_token: bool = False,
         backend: str | None = None,
     ) -> None:
@@ -96,7 +97,8 @@ class AttentionProcessor:
         if self.key_value is None:
             key, value = attn.to_k(context), attn.to_v(context)
         else:
-            key, value = (F.linear(context, weight) for weight in self.key_value)
+            own = (attn.to_k, attn.to_v)
+            key, value = (projected(module, context, m) for module, m in zip(own, self.key_value, strict=True))
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
         if self.listener is not None:
             self.listener.layers.append((query[0].detach(), key[0].detach(), attn.scale))
@@ -133,8 +135,8 @@ class CachedKeyValueProcessor:
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on ``hidden_states`` ``[B, N, C]``; the text states passed along are ignored."""
-        projected = (attn.to_q(hidden_states), self.key, self.value)
-        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+        own = (attn.to_q(hidden_states), self.key, self.value)
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in own)
         out = attend(query, key, value, attn.scale).transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 

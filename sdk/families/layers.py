@@ -38,9 +38,14 @@ def mask_layers(unet: nn.Module) -> list[str]:
     SD 1.5 at 512 pixels: the 32x32 ones, ``down_blocks.1`` and ``up_blocks.2``. In general those one size finer than
     :func:`map_layers`, or beside them where there is no finer attention.
     """
-    beside = [name.removesuffix("attn2") + "attn1" for name in map_layers(unet)]
-    down = next((int(name.split(".")[1]) for name in beside if name.startswith("down_blocks.")), 0)
+    own = beside(map_layers(unet))
+    down = next((int(name.split(".")[1]) for name in own if name.startswith("down_blocks.")), 0)
     blocks = len(unet.down_blocks)  # type: ignore[arg-type]
     finer = (f"down_blocks.{down - 1}.", f"up_blocks.{blocks - down}.")
     found = [name for name, _ in unet.named_modules() if name.endswith("attn1") and name.startswith(finer)]
-    return found if down > 0 and found else beside
+    return found if down > 0 and found else own
+
+
+def beside(cross: list[str]) -> list[str]:
+    """Return the names of the self-attentions in the blocks of these cross-attentions."""
+    return [name.removesuffix("attn2") + "attn1" for name in cross]
