@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 from ..lazy import public_names
 
 if TYPE_CHECKING:
+    from .configurations import CONFIGURATIONS
     from .family import Family, TextPart
     from .states import TextStates
 
-_HOMES = {"Family": ".family", "TextPart": ".family", "TextStates": ".states"}
-__all__ = ["FAMILIES", "Family", "TextPart", "TextStates", "family_of", "load_family"]
+_HOMES = {
+    "CONFIGURATIONS": ".configurations",
+    "Family": ".family",
+    "TextPart": ".family",
+    "TextStates": ".states",
+}
+__all__ = ["CONFIGURATIONS", "FAMILIES", "Family", "TextPart", "TextStates", "family_of", "load_family"]
 __getattr__ = public_names(__name__, _HOMES)
 
 # By name: file and class. They are asked in this order which of them a pipeline is; the last one takes what is left.

@@ -133,3 +133,4 @@ SDXL: dict[str, Any] = {
         "use_karras_sigmas": False,
     },
 }
+CONFIGURATIONS: dict[str, dict[str, Any]] = {"sd1": SD1, "sd2": SD2, "sd2-base": SD2_BASE, "sdxl": SDXL}

@@ -17,6 +17,8 @@ from ..finite import is_finite
 from ..images.image_io import to_tensor
 from ..views import float32_view, in_turn
 
+_PIXELS_AT_ONCE = 1 << 21  # that are decoded together: eight pictures of 512 pixels, two of 1024
+
 
 def encoded(vae: Any, pixels: Tensor, upcast: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of the autoencoder's posterior, ``[B, C, h, w]`` each, not scaled.
@@ -53,7 +55,14 @@ def decoded(vae: Any, latents: Tensor, upcast: bool = False) -> Tensor:
     def picture(module: Any, given: Tensor) -> Tensor:
         return module.decode(given / module.config.scaling_factor, return_dict=False)[0]
 
-    return _finite(vae, picture, latents, upcast, "the autoencoder makes NaN or infinite pixels")
+    rows = max(_PIXELS_AT_ONCE // (latents[0, 0].numel() * _factor(vae) ** 2), 1)
+    wrong = "the autoencoder makes NaN or infinite pixels"
+    return torch.cat([_finite(vae, picture, part, upcast, wrong) for part in latents.split(rows)])
+
+
+def _factor(vae: Any) -> int:
+    """Pixels to a cell of the latents, along a side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 @torch.no_grad()

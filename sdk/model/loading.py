@@ -110,7 +110,9 @@ def _index(where: str, options: dict[str, Any]) -> Any:
             return read_json(file, kind=BaseModelError, advice=advice)
         except MissingFileError as error:
             what = (
-                "is a LoRA, no model; load it beside one by load_lora" if _is_lora(where) else f"holds no {file.name}"
+                "is a LoRA, no model; load it beside one by load_lora_weights"
+                if _is_lora(where)
+                else f"holds no {file.name}"
             )
             raise BaseModelError(f"the base model {where!r} {what}; {SUPPORTED}") from error
     known = ("revision", "cache_dir", "token", "local_files_only", "proxies", "force_download")

@@ -23,7 +23,8 @@ from .sampler import Sampler
 from .schedulers import check_scheduler, takes_eta
 
 log = logging.getLogger("sdk")
-_BATCH = 16  # pictures drawn at a time
+_BATCH = 16  # pictures drawn at a time, of so many pixels; fewer of larger ones
+_USUAL = 512 * 512
 
 
 class Engine(BaseModel):
@@ -101,7 +102,7 @@ class Engine(BaseModel):
         for note in notes:
             log.warning(note)
         check_cancelled(cancel)
-        batches = _batches(requests)
+        batches = _batches(requests, numbers.height * numbers.width)
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
         phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
@@ -168,13 +169,14 @@ class Engine(BaseModel):
         return list(dict.fromkeys(notes))
 
 
-def _batches(requests: Sequence[Request]) -> list[list[int]]:
+def _batches(requests: Sequence[Request], pixels: int) -> list[list[int]]:
     """Which requests are drawn together; a pack with UNet weights of its own has batches to itself."""
     apart: dict[int, list[int]] = {}
     for index, request in enumerate(requests):
         whole = request.pack is not None and bool(request.pack.unet)
         apart.setdefault(id(request.pack) if whole else 0, []).append(index)
-    return [indices[start : start + _BATCH] for indices in apart.values() for start in range(0, len(indices), _BATCH)]
+    size = max(min(_BATCH, _BATCH * _USUAL // pixels), 1)
+    return [indices[start : start + size] for indices in apart.values() for start in range(0, len(indices), size)]
 
 
 def _fresh_seed(generator: torch.Generator) -> int | None:

@@ -134,6 +134,31 @@ def test_fit_and_generate_at_full_size(tmp_path):
 
 
 @needs(VOCABULARY)
+@needs_gigabytes("memory", 16, psutil.virtual_memory().available)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_predicted_memory_is_what_is_measured(tmp_path, rows):
+    """Of a step in float32 on the CPU, the weights included; without the libraries, which were there before."""
+    import torch
+
+    from sdk import FitConfig, Personalizer
+    from sdk.fit.need.memory import fit_memory
+    from sdk.runtime import peak_memory
+
+    personalizer = Personalizer(random_pipeline(tmp_path), "random SD 1.5")
+    pipe = personalizer.pipe
+    config = FitConfig(
+        steps=1, batch_size=2, rows_at_once=rows, target_share=1.0, prior="none", target_pool=1, checkpoint_every=0
+    )
+    held = sum(p.numel() * 4 for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+    with peak_memory(torch.device("cpu")) as peak:
+        personalizer.fit(PHOTO, ["cat", "dog"], config=config)
+    need = fit_memory(pipe.unet.config, "sd1", dtype=torch.float32, rows=rows, checkpointing=False, beside=0)
+    predicted, measured = held + need.trained + need.step, held + peak[0]
+    print(f"{rows} at once: predicted {predicted / 1e9:.2f} GB, measured {measured / 1e9:.2f} GB")
+    assert 0.85 * measured < predicted < 1.15 * measured
+
+
+@needs(VOCABULARY)
 @needs_gigabytes("memory", 18, psutil.virtual_memory().available)
 @needs_gigabytes("disk", 10, shutil.disk_usage(tempfile.gettempdir()).free)
 def test_exports_at_full_size(tmp_path):

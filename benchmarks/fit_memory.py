@@ -1,0 +1,49 @@
+"""Print what a fit needs of a card's memory, by family and rows at once; counted on the meta device, in a minute."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from sdk.families import CONFIGURATIONS
+from sdk.fit import fit_memory
+
+ROWS = (1, 2, 4, 8)
+MODELS = {
+    "1.5, 512 pixels": ("sd1", CONFIGURATIONS["sd1"]),
+    "2.1-base, 512 pixels": ("sd2", CONFIGURATIONS["sd2-base"]),
+    "2.1, 768 pixels": ("sd2", CONFIGURATIONS["sd2"]),
+    "XL, 1024 pixels": ("sdxl", CONFIGURATIONS["sdxl"]),
+}
+
+
+def beside(parts: dict) -> int:
+    """Bytes of text encoders and autoencoder in float16."""
+    with torch.device("meta"):
+        modules: list[nn.Module] = [AutoencoderKL.from_config(parts["vae"])]
+        for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
+            if name in parts:
+                modules.append(kind(CLIPTextConfig(**parts[name])))
+    return 2 * sum(p.numel() for module in modules for p in module.parameters())
+
+
+def main() -> None:
+    print("| model | `gradient_checkpointing` | " + " | ".join(f"{rows} rows" for rows in ROWS) + " |")
+    print("|---|---|" + "---:|" * len(ROWS))
+    for name, (family, parts) in MODELS.items():
+        others = beside(parts)
+        for checkpointing in (False, True):
+            needs = [
+                fit_memory(
+                    parts["unet"], family, dtype=torch.float16, rows=rows, checkpointing=checkpointing, beside=others
+                ).total
+                for rows in ROWS
+            ]
+            cells = " | ".join(f"{need / 1e9:.1f}" for need in needs)
+            print(f"| {name} | {'on' if checkpointing else 'off'} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a fit needs of a machine: memory, counted; time, measured."""
