@@ -25,7 +25,7 @@ from ..fit.prepare import priors_for
 from ..fit.whole import whole_identity
 from ..images.image_io import load_image, load_mask, square
 from ..masks.user import read_masks
-from ..methods import METHODS, method_class
+from ..methods import METHODS, check_family, method_class
 from ..pack import ConceptPack
 from ..plain import merged
 from ..rules.arguments import cancelling, listed, shown, texts, to_be_called, whole
@@ -153,7 +153,10 @@ def compare(
     to_be_called(progress, "progress")
     cancelling(cancel)
     arms = resolve_arms(None if methods is None else texts(methods, "methods", MOST_PICTURES))
+    if methods is None:  # all that make sense here
+        arms = [arm for arm in arms if engine.family.whole_unet or not method_class(arm.method).whole_unet]
     for arm in arms:
+        check_family(arm.method, engine.family)
         arm_config(engine, arm, settings)  # mistakes show before a fit
     resolved = resolve_concepts(concepts)
     picture = load_image(image)

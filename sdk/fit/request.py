@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..images.image_io import square
 from ..kernels import attention_backend
 from ..masks.user import read_masks
-from ..methods import method_class
+from ..methods import check_family
 from ..methods.token_init import initial_embeddings
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
@@ -88,11 +88,7 @@ def check_request(
     if not isinstance(config, FitConfig):
         raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
     config = config.for_method(method)
-    if method_class(method).whole_unet and not engine.family.whole_unet:
-        raise InputError(
-            f"{method} trains the whole UNet, which of {engine.family.title} takes over 40 GB of memory and gives "
-            "packs of 5 GB; choose a method that trains K and V, such as disendiff"
-        )
+    check_family(method, engine.family)
     conditioner = engine.conditioner([c.token for c in concepts], config.clip_skip)
     initial_embeddings(conditioner, concepts, config.initializers)
     for words in config.initializer_candidates:

@@ -8,7 +8,7 @@ from typing import Any
 from ..disk.checked import shown
 from ..errors import InputError
 
-__all__ = ["METHODS", "PRESETS", "check_method", "method_class"]
+__all__ = ["METHODS", "PRESETS", "check_family", "check_method", "method_class"]
 
 # What a method's file and class are called; imported when it is asked for, because that loads torch.
 METHODS = {
@@ -26,6 +26,15 @@ def check_method(name: str) -> None:
     """Raise :class:`InputError` if there is no such method."""
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"there is no method {shown(name)}; choose one of {', '.join(METHODS)}")
+
+
+def check_family(name: str, family: Any) -> None:
+    """Raise :class:`InputError` if a method makes no sense on base models of a family."""
+    if method_class(name).whole_unet and not family.whole_unet:
+        raise InputError(
+            f"{name} trains the whole UNet, which of {family.title} takes over 40 GB of memory; "
+            "choose a method that trains K and V, such as disendiff"
+        )
 
 
 def method_class(name: str) -> Any:

@@ -178,6 +178,12 @@ def test_other_methods_fit_on_sdxl(loaded, picture, method):
 def test_methods_of_the_whole_unet_are_refused_on_sdxl(loaded, picture, method):
     with pytest.raises(InputError, match="trains the whole UNet"):
         loaded("sdxl").fit(picture, ["cat", "dog"], method=method)
+    from sdk import compare
+
+    seen = []
+    with pytest.raises(InputError, match="trains the whole UNet"):
+        compare(loaded("sdxl"), picture, ["cat", "dog"], methods=["disendiff", method], progress=seen.append)
+    assert not seen  # not after hours of other fits
 
 
 # What is no model of these kinds
