@@ -30,7 +30,7 @@ def beside(parts: dict) -> int:
 
 
 def main() -> None:
-    print("| model | `gradient_checkpointing` | " + " | ".join(f"{rows} rows" for rows in ROWS) + " |")
+    print("| model | `gradient_checkpointing` | " + " | ".join(f"{rows} at once" for rows in ROWS) + " |")
     print("|---|---|" + "---:|" * len(ROWS))
     for name, (family, parts) in MODELS.items():
         others = beside(parts)
