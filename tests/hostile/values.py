@@ -212,7 +212,10 @@ def mutated(
     elif kind == "text":
         container[key] = odd_text(rng)
     elif isinstance(old, (int, float)) and not isinstance(old, bool) and rng.random() < 0.3:
-        container[key] = rng.choice((-old, old + 1, old * 1000, old * 1e300, str(old), float(old)))
+        changes: list[Callable[[], Any]] = [lambda: -old, lambda: old + 1, lambda: old * 1000]
+        if abs(old) < 1e300:  # an integer of a file may be larger than any float
+            changes += [lambda: old * 1e300, lambda: str(old), lambda: float(old)]
+        container[key] = rng.choice(changes)()
     else:
         container[key] = value(rng)
     now = container.get(key, "gone") if isinstance(container, dict) else "changed"
