@@ -61,12 +61,14 @@ def claim(folder: str | Path, names: Sequence[str]) -> Path:
 
 def _earlier_export(file: Path) -> bool:
     """Whether a file was written by an export: it says so in its header."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
+    if not file.is_file():
+        return False
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata() or {}
-    except Exception:  # the library's own, and OSError
+    except (SafetensorError, OSError):  # something else, which stays
         return False
     return MARK.items() <= about.items() or about.get("modelspec.usage_hint", "").endswith(_HINT)
 

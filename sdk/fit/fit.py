@@ -33,6 +33,8 @@ from .validation import Validator
 log = logging.getLogger("sdk")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit_concepts(
     engine: Engine,
     images: Sequence[Image.Image],
@@ -51,42 +53,6 @@ def fit_concepts(
     rights: Mapping[str, str] = MappingProxyType({}),
 ) -> ConceptPack:
     """Fit and return the pack; see :meth:`sdk.Personalizer.fit`. Inside ``torch.no_grad()`` it learns all the same."""
-    with torch.inference_mode(False), torch.enable_grad():
-        return _fit(
-            engine,
-            images,
-            concepts,
-            method=method,
-            config=config,
-            seed=seed,
-            masks=masks,
-            output_dir=output_dir,
-            resume=resume,
-            callback=callback,
-            progress=progress,
-            cancel=cancel,
-            report_to=report_to,
-            rights=rights,
-        )
-
-
-def _fit(
-    engine: Engine,
-    images: Sequence[Image.Image],
-    concepts: Sequence[str | Concept],
-    *,
-    method: str,
-    config: FitConfig,
-    seed: int,
-    masks: Sequence[Image.Image] | None,
-    output_dir: Path | None,
-    resume: bool,
-    callback: Report | None,
-    progress: Progress | None,
-    cancel: threading.Event | None,
-    report_to: str | None,
-    rights: Mapping[str, str],
-) -> ConceptPack:
     if resume and output_dir is None:
         raise InputError("resume goes on from what is in output_dir; give output_dir")
     resolved = resolve_concepts(concepts)

@@ -7,13 +7,15 @@ into a folder that lives as long as the loading: from this package's own numbers
 from __future__ import annotations
 
 import json
+import pickle
+import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..disk.reading import read_json
 from ..errors import BaseModelError
@@ -24,6 +26,11 @@ from ..families.single_files import configuration_of
 
 SUFFIXES = (".safetensors", ".ckpt")
 _INDEX = "model_index.json"
+# What the readers of safetensors, zip archives and pickles raise for files that are none, or parts of one.
+_UNREADABLE = (
+    *(SafetensorError, OSError, EOFError, pickle.UnpicklingError, struct.error, MemoryError),
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ImportError, ArithmeticError),
+)
 
 
 def load_single_file(file: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
@@ -84,23 +91,28 @@ def _loaded(family: Family, file: Path, dtype: torch.dtype, options: Mapping[str
 
 def _contents(file: Path) -> tuple[dict[str, Sequence[int]], dict[str, Any]]:
     """Shapes of a file's weights by name, and what it says about itself; the numbers are not read."""
-    about: dict[str, Any] = {}
     try:
         if file.suffix == ".ckpt":
-            held = torch.load(file, map_location="meta", weights_only=True, mmap=True)
-            held = held if isinstance(held, dict) else {}
-            step = held.get("global_step")
-            about["step"] = step if isinstance(step, int) else None
-            weights = held.get("state_dict", held)
-            return {k: tuple(t.shape) for k, t in weights.items() if isinstance(t, torch.Tensor)}, about
+            return _of_pickle(torch.load(file, map_location="meta", weights_only=True, mmap=True))
         with safe_open(file, "pt") as opened:
             stated = (opened.metadata() or {}).get("modelspec.prediction_type")
-            about["prediction"] = {"v": "v_prediction"}.get(stated or "", stated)
+            about = {"prediction": {"v": "v_prediction"}.get(stated or "", stated)}
             return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}, about  # noqa: SIM118
-    except Exception as error:  # of three libraries, for what may be any file
+    except _UNREADABLE as error:
         raise BaseModelError(
             f"the file {file.name!r} is no checkpoint, or damaged, or not whole; copy it again; {SUPPORTED}"
         ) from error
+
+
+def _of_pickle(held: Any) -> tuple[dict[str, Sequence[int]], dict[str, Any]]:
+    """What a ``.ckpt`` holds: weights by name, themselves or as ``state_dict``, and the steps of its training."""
+    table = held if isinstance(held, dict) else {}
+    step, weights = table.get("global_step"), table.get("state_dict", table)
+    named = weights.items() if isinstance(weights, dict) else ()
+    shapes: dict[str, Sequence[int]] = {
+        name: tuple(t.shape) for name, t in named if isinstance(name, str) and isinstance(t, torch.Tensor)
+    }
+    return shapes, {"step": step if isinstance(step, int) else None}
 
 
 def _write(file: Path, values: Mapping[str, Any]) -> None:

@@ -99,6 +99,7 @@ def resumed(rng: random.Random, place: Place) -> Case:
 
 def _with_its_hash(data: bytes) -> bytes:
     """The same with a hash that fits, where tensors can be read."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     from sdk.fit.kept.checkpoint import _hash
@@ -108,7 +109,7 @@ def _with_its_hash(data: bytes) -> bytes:
         about = {name: text for name, text in header["__metadata__"].items() if name != "hash"}
         header["__metadata__"] = about | {"hash": _hash(load(data), about)}
         return tensor_files.build(header, body)
-    except Exception:  # it is no checkpoint any more, and has no hash
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError):  # no checkpoint any more: no hash
         return data
 
 

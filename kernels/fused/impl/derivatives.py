@@ -27,7 +27,7 @@ def transformed(*tensors: Tensor) -> str | None:
 
 
 def first_alone(gradient: Tensor, name: str, *inputs: Tensor) -> Tensor:
-    """Return a gradient that a kernel computed; to differentiate it again raises :class:`NotImplementedError`.
+    """Return a gradient that a kernel computed; to differentiate it again raises :class:`RuntimeError`, as torch does.
 
     Args:
         gradient: inside a backward function.
@@ -49,4 +49,4 @@ class _FirstAlone(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError(f"backend {ctx.name!r} has first derivatives alone; {ADVICE}")
+        raise RuntimeError(f"backend {ctx.name!r} has first derivatives alone; {ADVICE}")
