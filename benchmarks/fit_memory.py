@@ -1,4 +1,4 @@
-"""Print what a fit needs of a card's memory, by family and rows at once; counted on the meta device, in a minute."""
+"""Print what a fit needs of a card's memory and how much it learns, by family; counted on the meta device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdk.families import CONFIGURATIONS
+from sdk.families import CONFIGURATIONS, load_family
 from sdk.fit import fit_memory
+from sdk.fit.need.memory import learned_numbers
 
 ROWS = (1, 2, 4, 8)
 MODELS = {
@@ -43,6 +44,11 @@ def main() -> None:
             ]
             cells = " | ".join(f"{need / 1e9:.1f}" for need in needs)
             print(f"| {name} | {'on' if checkpointing else 'off'} | {cells} |")
+    print("\n| model | K and V | million numbers | MB of a pack |\n|---|---|---:|---:|")
+    for name, (family, parts) in MODELS.items():
+        for rank in sorted({load_family(family).kv_rank or 0, 0}, reverse=True):
+            learned = learned_numbers(parts["unet"], rank)
+            print(f"| {name} | {f'rank {rank}' if rank else 'whole'} | {learned / 1e6:.1f} | {2 * learned / 1e6:.1f} |")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,13 @@ class Family(ABC):
     def pipeline_class(self) -> Any:
         """Return diffusers' class of pipelines from text to pictures."""
 
+    def latent_side(self, config: Any) -> int:
+        """Return the side of the latents that a UNet's configuration states: a number, height and width, or nothing."""
+        stated = config["sample_size"]
+        if isinstance(stated, (list, tuple)):
+            return int(max(stated))
+        return self.default_side if stated is None else int(stated)
+
     def text_parts(self, pipe: Any) -> list[TextPart]:
         """Return the text encoders of a pipeline, in the order in which their states are joined."""
         return [TextPart(name, getattr(pipe, tokenizer), getattr(pipe, name)) for tokenizer, name in self.encoders]

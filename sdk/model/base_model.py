@@ -106,7 +106,7 @@ class BaseModel:
         return self.family.single_precision_vae and bool(self.pipe.vae.config.get("force_upcast", False))
 
     def condition(self, size: tuple[int, int], given: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
-        """Return what an inpainting UNet is told beside the latents, see :func:`sdk.unet.inpainting.condition`.
+        """Return what an inpainting UNet is told beside the latents, see :func:`sdk.model.latents.condition`.
 
         ``None``: this model's takes latents alone. One of nothing given is kept.
         """

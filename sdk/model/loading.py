@@ -145,7 +145,7 @@ def identify(pipe: Any, family: Family, name: str | Path) -> BaseIdentity:
     bad = first_not_finite(norms.items())
     if bad is not None:
         raise NotFiniteError(f"the base model {name} holds values that are no numbers in {bad}; load it again")
-    resolution = _side(pipe.unet.config.sample_size, family.default_side) * pipe.vae_scale_factor
+    resolution = family.latent_side(pipe.unet.config) * pipe.vae_scale_factor
     parts = ("unet", *(part.name for part in family.text_parts(pipe)), "vae")
     whole = {part: _norms(getattr(pipe, part)) for part in parts}
     bad = first_not_finite(whole.items())
@@ -156,18 +156,11 @@ def identify(pipe: Any, family: Family, name: str | Path) -> BaseIdentity:
         str(name),
         norms,
         int(pipe.unet.config.cross_attention_dim),
-        int(resolution),
+        resolution,
         whole,
         family.name,
         widths if len(widths) > 1 else (),
     )
-
-
-def _side(stated: Any, default: int) -> int:
-    """The side of the latents that a UNet's configuration states: a number, height and width, or nothing."""
-    if isinstance(stated, (list, tuple)):
-        return int(max(stated))
-    return default if stated is None else int(stated)
 
 
 def _norms(module: nn.Module) -> tuple[float, ...]:

@@ -45,7 +45,7 @@ def test_less_at_once_takes_less():
 def test_what_is_learned_counts():
     numbers = {"dtype": torch.float16, "rows": 1, "checkpointing": True, "beside": 0}
     low, full = (fit_memory(configurations.SDXL["unet"], "sdxl", kv_rank=rank, **numbers) for rank in (32, 0))
-    assert 200e6 < low.trained < 300e6  # about 15 million numbers
+    assert 200e6 < low.trained < 300e6  # 14.5 million numbers
     assert full.trained > 6e9  # 341 million
     whole = fit_memory(configurations.SD1["unet"], "sd1", whole=True, **numbers)
     assert whole.trained > 15e9

@@ -79,15 +79,25 @@ def fit_memory(
     nn.Module.to(model, dtype).requires_grad_(whole)  # by PyTorch's own `to`, as diffusers' warns of nothing
     if checkpointing:
         model.enable_gradient_checkpointing()
-    rank = load_family(family).kv_rank if kv_rank is None else kv_rank
+    one = load_family(family)
     weights = sum(p.numel() for p in model.parameters())
-    key_value = [m.weight for layer in cross_attention_layers(model).values() for m in (layer.to_k, layer.to_v)]
-    learned = sum(rank * sum(w.shape) if rank else w.numel() for w in key_value)
-    trained = weights if whole else learned
+    trained = weights if whole else _learned(model, (one.kv_rank or 0) if kv_rank is None else kv_rank)
     size = torch.empty(0, dtype=dtype).element_size()
-    step = _peak_of_step(model, rows, dtype, learns=not whole)
+    step = _peak_of_step(model, rows, one.latent_side(model.config), dtype, learns=not whole)
     half = size * trained if size < 4 else 0  # the trained numbers once more in the type of the computation
     return FitMemory(weights * size + beside, _STATE * trained + half, step, _LIBRARIES.get(device, 0))
+
+
+def learned_numbers(unet: Mapping[str, Any], kv_rank: int) -> int:
+    """Return how many numbers of K and V are learned of a UNet with this configuration; ``kv_rank`` 0: all."""
+    with torch.device("meta"):
+        return _learned(UNet2DConditionModel.from_config(dict(unet)), kv_rank)
+
+
+def _learned(model: Any, kv_rank: int) -> int:
+    layers = cross_attention_layers(model).values()
+    shapes = [module.weight.shape for layer in layers for module in (layer.to_k, layer.to_v)]
+    return sum(kv_rank * sum(shape) if kv_rank else shape.numel() for shape in shapes)
 
 
 class _Live(TorchDispatchMode):
@@ -156,7 +166,7 @@ class _Counted:
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
-def _peak_of_step(model: Any, rows: int, dtype: torch.dtype, *, learns: bool) -> int:
+def _peak_of_step(model: Any, rows: int, side: int, dtype: torch.dtype, *, learns: bool) -> int:
     """Bytes alive at the peak of a forward and a backward pass, weights and what belongs to them left out."""
     config = model.config
     model.train()  # diffusers recomputes in this mode alone; there is no dropout
@@ -172,7 +182,6 @@ def _peak_of_step(model: Any, rows: int, dtype: torch.dtype, *, learns: bool) ->
             if isinstance(module, Attention)
         }
     )
-    side = config.sample_size if isinstance(config.sample_size, int) else max(config.sample_size or [128])
     sample = torch.empty(rows, config.in_channels, side, side, dtype=dtype, device="meta")
     states = torch.empty(rows, _TOKENS, config.cross_attention_dim, dtype=dtype, device="meta", requires_grad=True)
     further: dict[str, Any] = {}

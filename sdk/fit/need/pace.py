@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import torch
 
-from ...concepts import resolve_concepts
+from ...concepts import resolve_concepts, target_caption
 from ...data.batch import Batch
 from ...methods import method_class
 from ...sampling.engine import Engine
@@ -26,7 +27,7 @@ def seconds_of_a_row(engine: Engine, method: str = "disendiff") -> float:
     channels, side = engine.latent_shape
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(1, channels, side, side, generator=generator) for _ in range(2))
-    caption = "photo of a " + " and a ".join(concept.phrase for concept in concepts)
+    caption = target_caption(concepts, prefix="", rng=random.Random(0), swap_probability=0.0)
     batch = Batch(
         latents=latents,
         noise=noise,
