@@ -8,8 +8,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdk.families import CONFIGURATIONS, load_family
-from sdk.fit import fit_memory
-from sdk.fit.need.memory import learned_numbers
+from sdk.fit import fit_memory, learned_numbers
 
 ROWS = (1, 2, 4, 8)
 MODELS = {

@@ -14,8 +14,6 @@ from .common import add_model_arguments, load_personalizer, say, speak_briefly
 EXAMPLE = "personalizer doctor --model path/to/stable-diffusion-v1-5"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
 _OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
-
-
 _ROWS = (1, 2, 4, 8)
 
 

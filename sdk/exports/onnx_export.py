@@ -255,7 +255,7 @@ class _Exporter:
     def _configurations(self, shared: bool) -> None:
         """Everything besides graphs that a pipeline of the layout reads, and our own manifest."""
         for number, own in enumerate(self.parts):
-            folder = self.work / own.name.replace("text_encoder", "tokenizer")
+            folder = self.work / own.tokenizer_name
             self.conditioner.tokenizer(number).save_pretrained(folder)
             if not is_clips((folder / "tokenizer.json").read_text(encoding="utf-8")):
                 raise InputError("the base model's tokenizer is none of CLIP's kind, which exports cannot hold")
@@ -272,8 +272,7 @@ class _Exporter:
         kind = self.base.family.pipeline_class().__name__
         index: dict[str, Any] = {"_class_name": f"ORT{kind}", "_diffusers_version": _version()}
         index |= {part: ["optimum.onnxruntime.modeling_diffusion", _CLASSES[part]] for part in parts}
-        tokenizers = [own.name.replace("text_encoder", "tokenizer") for own in self.parts]
-        index |= {name: ["transformers", "CLIPTokenizer"] for name in tokenizers}
+        index |= {own.tokenizer_name: ["transformers", "CLIPTokenizer"] for own in self.parts}
         index |= {
             "scheduler": ["diffusers", type(scheduler).__name__],
             "feature_extractor": [None, None],

@@ -12,11 +12,11 @@ from ..disk.file_names import kept_name
 from ..disk.files import prepare_output_folder, write_bytes
 from ..disk.learned import check_finite
 from ..errors import OutputError
+from ..pack import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACK_MANIFEST = "personalizer.json"  # its room is not imported for it: that loads torch
 MARK = {"personalizer": "export"}  # in the header of every file, by which a later export knows it
 _HINT = "the tokens are in files of their own"  # of exports of earlier versions
 
@@ -50,7 +50,7 @@ def claim(folder: str | Path, names: Sequence[str]) -> Path:
         OutputError: it cannot be written, holds a pack, or under one of the names a file that is no earlier export.
     """
     destination = prepare_output_folder(folder)
-    if (destination / PACK_MANIFEST).exists():
+    if (destination / MANIFEST).exists():
         raise OutputError(f"{destination} holds a pack; give another folder for the export")
     for name in names:
         file = destination / name

@@ -29,6 +29,11 @@ class TextPart:
     tokenizer: Any
     encoder: Any
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the tokenizer in a pipeline: ``"tokenizer"``."""
+        return self.name.replace("text_encoder", "tokenizer")
+
 
 class Family(ABC):
     """A kind of base model: which parts it has, how it reads prompts, which of its layers do what."""

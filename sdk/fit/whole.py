@@ -34,8 +34,7 @@ def whole_identity(base: BaseModel) -> dict[str, str]:
     found = {"unet": _module_hash(pipe.unet), "vae": _module_hash(pipe.vae)}
     for part in base.text_parts:
         found[part.name] = _module_hash(part.encoder)
-        name = part.name.replace("text_encoder", "tokenizer")
-        found[name] = _short(_tokenizer_definition(part.tokenizer).encode())
+        found[part.tokenizer_name] = _short(_tokenizer_definition(part.tokenizer).encode())
     found["scheduler"] = _short(_configuration(pipe.scheduler).encode())
     found["libraries"] = ", ".join(f"{name} {major_version(importlib.metadata.version(name))}" for name in _LIBRARIES)
     return found

@@ -170,7 +170,7 @@ class Drawer(Engine):
         """Redraw the white part of ``mask`` in ``image`` as the prompt says; the rest keeps its pixels.
 
         The centre square is used, at the model's resolution. The kept part is put back after each step at its noise
-        level (blended diffusion), so any text-to-image base model works.
+        level (blended diffusion), so any text-to-image base model works; an inpainting model is told both instead.
 
         Args:
             image: the picture.
