@@ -315,6 +315,7 @@ class OnnxPersonalizer:
                 seed,
                 numbers=numbers,
                 guidance=scale,
+                rescale=rescale,
                 scheduler=type(sampler()).__name__,
                 base=model.base.name,
                 concepts=concepts_of(model, pack),

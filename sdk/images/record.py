@@ -25,6 +25,7 @@ KEY, LINE, XMP = "personalizer", "parameters", "XML:com.adobe.xmp"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _LARGEST = 1 << 28  # bytes of a file
 _LONGEST = 1 << 16  # characters of an entry that is read
+_LATER = ("guidance_rescale", "clip_skip")  # what records of the first versions do not have
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class PictureRecord:
         strength: share of the steps that were done then.
         licence: of the pack, if it states one.
         version: of this package.
+        guidance_rescale: how far the guided prediction got back the contrast of the plain one.
+        clip_skip: last layers of the text encoders that were left out.
     """
 
     prompt: str
@@ -62,10 +65,16 @@ class PictureRecord:
     strength: float | None = None
     licence: str | None = None
     version: str = ""
+    guidance_rescale: float = 0.0
+    clip_skip: int = 0
 
     def line(self) -> str:
         """Return what interfaces show: the prompt, what to avoid, then names and values."""
         values = {"Steps": self.steps, "Sampler": self.scheduler, "CFG scale": self.guidance_scale, "Seed": self.seed}
+        values |= {
+            "CFG rescale": self.guidance_rescale or None,
+            "Clip skip": self.clip_skip + 1 if self.clip_skip else None,
+        }
         values |= {"Model": self.base} | ({"Pack": self.pack[:16]} if self.pack else {})
         told = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
         minus = [f"Negative prompt: {self.negative_prompt}"] if self.negative_prompt else []
@@ -74,7 +83,7 @@ class PictureRecord:
 
 def remember(image: Image.Image, record: PictureRecord) -> None:
     """Let a picture know its record, so that it goes along when the picture is written by :func:`png_bytes`."""
-    image.info[KEY] = json.dumps(asdict(record))
+    image.info[KEY] = _written(record)
 
 
 def laid_in(new: Image.Image, picture: Image.Image, hole: Image.Image) -> Image.Image:
@@ -101,7 +110,7 @@ def png_bytes(image: Image.Image) -> bytes:
     record, buffer = record_of(image), io.BytesIO()
     entries = PngImagePlugin.PngInfo()
     if record is not None:
-        entries.add_itxt(KEY, json.dumps(asdict(record)))
+        entries.add_itxt(KEY, _written(record))
         entries.add_itxt(LINE, record.line().encode(errors="replace").decode())
         entries.add_itxt(XMP, _xmp(record))
     image.save(buffer, "PNG", pnginfo=entries)
@@ -129,6 +138,12 @@ def read_record(path: Path) -> PictureRecord | None:
             raise ImageError(wrong) from error
 
 
+def _written(record: PictureRecord) -> str:
+    """As a file holds it: without what is not used and earlier versions do not know, so that they read it, too."""
+    values = asdict(record)
+    return json.dumps({name: value for name, value in values.items() if value or name not in _LATER})
+
+
 def _checked(values: Any) -> PictureRecord | None:
     """A record out of a file's values, each of the type it must have."""
     if not isinstance(values, dict) or not values.keys() <= {f.name for f in fields(PictureRecord)}:
@@ -141,6 +156,7 @@ def _checked(values: Any) -> PictureRecord | None:
         "pack": (str, type(None)),
     }
     kinds |= {"licence": (str, type(None)), "concepts": (list, tuple)}
+    kinds |= {"guidance_rescale": (int, float), "clip_skip": (int,)}
     for name, value in values.items():
         allowed = kinds.get(name, (str,))
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

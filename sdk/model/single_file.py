@@ -10,7 +10,7 @@ import json
 import pickle
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..families import Family, load_family
 from ..families.clip_vocabulary import write_vocabulary
 from ..families.recognize import SUPPORTED, family_of_index
 from ..families.single_files import configuration_of
+from .older_text_encoder import older_text_encoder
 
 SUFFIXES = (".safetensors", ".ckpt")
 _INDEX = "model_index.json"
@@ -50,14 +51,14 @@ def load_single_file(file: Path, dtype: torch.dtype, options: Mapping[str, Any])
     if config is not None and Path(str(config)).is_dir():
         index = read_json(Path(str(config)) / _INDEX, kind=BaseModelError, advice="give a folder in diffusers' layout")
         family = family_of_index(index, str(config))
-        return _loaded(family, file, dtype, dict(options) | {"config": str(config)})
+        return _loaded(family, file, shapes, dtype, dict(options) | {"config": str(config)})
     name, parts = configuration_of(shapes, file.name, **about)
     family = load_family(name)
     if config is not None:  # of the Hub
-        return _loaded(family, file, dtype, options)
+        return _loaded(family, file, (), dtype, options)
     with tempfile.TemporaryDirectory() as folder:
         write_configuration(Path(folder), family, parts)
-        return _loaded(family, file, dtype, dict(options) | {"config": folder})
+        return _loaded(family, file, shapes, dtype, dict(options) | {"config": folder})
 
 
 def write_configuration(folder: Path, family: Family, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -84,8 +85,10 @@ def write_configuration(folder: Path, family: Family, parts: Mapping[str, Mappin
     _write(folder / _INDEX, index | {name: [None, None] for name in family.absent})
 
 
-def _loaded(family: Family, file: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+def _loaded(family: Family, file: Path, names: Collection[str], dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
     given = {"torch_dtype": dtype, "local_files_only": True} | dict(family.loading) | dict(options)
+    older = None if "text_encoder" in given else older_text_encoder(file, names, str(given["config"]), dtype)
+    given |= {} if older is None else {"text_encoder": older}
     return family.pipeline_class().from_single_file(str(file), **given)
 
 

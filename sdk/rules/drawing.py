@@ -248,12 +248,14 @@ def sign(
     *,
     numbers: Numbers,
     guidance: float,
+    rescale: float,
     scheduler: str,
     base: str,
     concepts: Sequence[Concept],
     statement: Statement,
     strength: float | None = None,
     edited: bool,
+    clip_skip: int = 0,
 ) -> None:
     """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
     record = PictureRecord(
@@ -271,5 +273,7 @@ def sign(
         strength=strength,
         licence=statement.licence,
         version=__version__,
+        guidance_rescale=rescale if guidance > 1 else 0.0,
+        clip_skip=clip_skip,
     )
     remember(image, record)

@@ -118,12 +118,14 @@ class Engine(BaseModel):
                 request.seed if generators is None else seeds[index],
                 numbers=numbers,
                 guidance=guidance,
+                rescale=rescale,
                 scheduler=type(sampler.scheduler).__name__,
                 base=self.base.name,
                 concepts=() if request.pack is None else request.pack.concepts,
                 statement=statements.get(id(request.pack), Statement()),
                 edited=start is not None,
                 strength=None if start is None or start.hole is not None else start.strength,
+                clip_skip=sampler.conditioner(request.pack).clip_skip,
             )
             return image
 

@@ -13,6 +13,7 @@ from sdk import ConceptPack, FitConfig, Personalizer
 from sdk.combine import merge, route
 from sdk.commands.main import main
 from sdk.errors import InputError
+from sdk.images.record import record_of
 from tests.families import tiny
 
 QUICK = {"steps": 2, "batch_size": 2, "target_pool": 1, "prior": "none", "learning_rate": 1e-3, "checkpoint_every": 0}
@@ -38,6 +39,9 @@ def test_layers_of_the_encoders_can_be_left_out(loaded, picture, tmp_path, name)
         for skip in (None, 1, 0)
     )
     assert own == same != other
+    how = {"concepts": read, "guidance_rescale": 0.5, **DRAWN}
+    records = [record_of(base.generate("a <new1> cat", clip_skip=skip, **how).images[0]) for skip in (None, 0)]
+    assert [(each.clip_skip, each.guidance_rescale) for each in records] == [(1, 0.5), (0, 0.5)]
     assert merge(base, [pack, pack]).clip_skip == route([pack, pack]).clip_skip == 1
     unskipped = base.fit(picture, ["dog"], config=FitConfig(**QUICK))
     base.unload_pack()

@@ -48,6 +48,29 @@ def test_a_file_is_its_folder(model_folder, loaded, tmp_path, name, suffix):
     assert drawn[0].tobytes() == drawn[1].tobytes()
 
 
+def older(weights):
+    """With a text encoder's names as programs of before 2023 wrote them."""
+    return {name.replace(".transformer.text_model.", ".transformer."): weight for name, weight in weights.items()}
+
+
+def with_averages(weights):
+    """With averages of the UNet's weights, which other programs leave alone, beside the weights."""
+    own = {name: weight for name, weight in weights.items() if name.startswith("model.diffusion_model.")}
+    return weights | {f"model_ema.{name.removeprefix('model.').replace('.', '')}": w + 1 for name, w in own.items()}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+@pytest.mark.parametrize(("name", "change"), [("sd1", older), ("sdxl", older), ("sd1", with_averages)])
+def test_other_names_for_the_same_weights(model_folder, loaded, tmp_path, name, change, suffix):
+    weights = change(checkpoint(loaded(name).pipe))
+    file = tmp_path / f"model.{suffix}"
+    torch.save({"state_dict": weights}, file) if suffix == "ckpt" else save_file(weights, file)
+    base = Personalizer.from_pretrained(file, device="cpu", config=str(model_folder(name)))
+    for part in ("unet", *(each.name for each in base.text_parts)):
+        ours, theirs = getattr(base.pipe, part).state_dict(), getattr(loaded(name).pipe, part).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), part
+
+
 # Names and shapes of the true files, as far as they tell one from another.
 FIRST, WORDS = "model.diffusion_model.input_blocks.0.0.weight", "transformer_blocks.0.attn2.to_k.weight"
 SHAPES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -42,6 +43,16 @@ def test_a_record_goes_with_the_file(tmp_path):
         assert texts == [record.prompt, "CC0 <b>"]
     edited = png_bytes(picture(replace(record, edited=True)))
     assert b"compositeWithTrainedAlgorithmicMedia" in edited
+
+
+def test_what_is_seldom_used_is_written_only_then(tmp_path):
+    """So that earlier versions, which refuse names that they do not know, read all other pictures."""
+    plain, both = picture(RECORD), picture(replace(RECORD, guidance_rescale=0.7, clip_skip=1))
+    assert not {"guidance_rescale", "clip_skip"} & json.loads(plain.info[KEY]).keys()
+    (tmp_path / "p.png").write_bytes(png_bytes(both))
+    assert read_record(tmp_path / "p.png").guidance_rescale == 0.7
+    with Image.open(tmp_path / "p.png") as opened:
+        assert "CFG rescale: 0.7, Clip skip: 2, Model: bundled" in opened.info["parameters"]
 
 
 def test_any_prompt_can_be_kept(tmp_path):

@@ -1,0 +1,51 @@
+"""The text encoder of old single files, whose names lack ``text_model``: diffusers does not find it there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..families.remembering import inner
+
+_PREFIXES = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+_FIRST = "embeddings.token_embedding.weight"
+
+
+def older_text_encoder(file: Path, names: Collection[str], config: str, dtype: torch.dtype) -> Any:
+    """Return the text encoder of a file with the names of programs of before 2023.
+
+    Args:
+        file: the checkpoint.
+        names: of its weights.
+        config: a folder in diffusers' layout, whose ``text_encoder`` says how it is built.
+        dtype: of the weights.
+
+    Returns:
+        The module, or ``None`` where the file has the usual names or no encoder of this kind.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    prefix = next((each for each in _PREFIXES if f"{each}{_FIRST}" in names), None)
+    if prefix is None:
+        return None
+    encoder: Any = CLIPTextModel(CLIPTextConfig.from_pretrained(Path(config) / "text_encoder"))
+    own = inner(encoder)
+    found = _weights(file, [f"{prefix}{name}" for name in own.state_dict()])
+    own.load_state_dict({name.removeprefix(prefix): weight for name, weight in found.items()})
+    return torch.nn.Module.to(encoder, dtype).eval()
+
+
+def _weights(file: Path, names: list[str]) -> dict[str, Tensor]:
+    """Some weights of a file; those that it lacks are left out."""
+    if file.suffix == ".ckpt":
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        table = held.get("state_dict", held)
+        return {name: table[name] for name in names if name in table}
+    with safe_open(file, "pt") as opened:
+        there = set(opened.keys())
+        return {name: opened.get_tensor(name) for name in names if name in there}
