@@ -15,9 +15,9 @@ from ..rules.drawing import skipped_steps
 from ..runtime import Phase
 from .adapters import ROWS, Adapter
 from .model import ExportedModel
-from .noise import Noise
 from .pixels import from_pixels, to_pixels
-from .schedulers import Scheduler
+from .samplers.levels import Scheduler
+from .samplers.noise import Noise
 
 Wanted = tuple[Adapter | None, str]  # a pack and a text
 
@@ -49,6 +49,7 @@ class Drawing:
         shape: of a picture's latents, ``(C, h, w)``.
         phase: of the whole call.
         start: where drawing starts from a picture.
+        behind: what an inpainting UNet is told beside the latents, ``[1, 1 + C, h, w]``; ``None``: it takes none.
     """
 
     model: ExportedModel
@@ -58,6 +59,7 @@ class Drawing:
     shape: tuple[int, int, int]
     phase: Phase
     start: Start | None
+    behind: np.ndarray | None = None
 
     def batch(self, minus: Sequence[Wanted], wanted: Sequence[Wanted], noises: Sequence[Noise]) -> list[Image.Image]:
         """Draw one batch, from noise to pictures.
@@ -77,16 +79,18 @@ class Drawing:
         def fresh() -> np.ndarray:
             return np.concatenate([noise.normal((1, *self.shape)) for noise in noises])
 
-        sample = fresh()
+        sample = sampler.scale * fresh()
         skipped = 0
         if start is not None:
             kept_noise = np.concatenate([Noise(noise.seed + 1).normal(self.shape)[None] for noise in noises])
             skipped = skipped_steps(len(sampler.timesteps), start.strength)
             if start.strength < 1:
-                sample = self.model.levels.add_noise(start.clean, sample, int(sampler.timesteps[skipped]))
+                sample = sampler.noised(skipped, start.clean, sample / sampler.scale)
         for index in range(skipped, len(sampler.timesteps)):
-            both = np.concatenate([sample, sample]) if minus else sample
-            answer = unet.run({"sample": both, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
+            taken = sampler.taken(index, sample)
+            both = np.concatenate([taken, taken]) if minus else taken
+            fed = both if self.behind is None else _told(both, self.behind)
+            answer = unet.run({"sample": fed, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
             if answer.shape != both.shape:
                 raise BaseModelError(
                     f"the UNet answers {list(answer.shape)} to {list(both.shape)}; export the model again"
@@ -97,10 +101,8 @@ class Drawing:
                 if self.rescale > 0:
                     answer = _rescaled(answer, with_it, np.float32(self.rescale))
             sample = sampler.step(index, answer, sample, fresh() if sampler.needs_noise else None)
-            if start is not None and start.hole is not None:
-                kept = start.clean
-                if index + 1 < len(sampler.timesteps):
-                    kept = self.model.levels.add_noise(kept, kept_noise, int(sampler.timesteps[index + 1]))
+            if start is not None and start.hole is not None and self.behind is None:
+                kept = sampler.noised(index + 1, start.clean, kept_noise)
                 sample = start.hole * sample + (1 - start.hole) * kept
             self.phase.step()
         if not is_finite(sample):
@@ -123,7 +125,11 @@ class Drawing:
                 distinct[id(pack), text] = len(made)
                 made.append(self._encode(pack, text))
         rows = [distinct[id(pack), text] for pack, text in wanted]
-        return {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
+        found = {name: np.concatenate([made[row][name] for row in rows]) for name in made[0]}
+        if self.model.guidance_width:
+            told = _guidance(self.model.guidance_width, self.guidance)
+            found["timestep_cond"] = np.repeat(told, len(rows), 0)
+        return found
 
     def _encode(self, pack: Adapter | None, text: str) -> dict[str, np.ndarray]:
         states, further = self._states(pack, text)
@@ -153,6 +159,36 @@ class Drawing:
         return states, {"text_embeds": pooled, "time_ids": np.asarray([[*size, 0, 0, *size]], pooled.dtype)}
 
 
+def _told(sample: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    return np.concatenate([sample, np.repeat(behind, len(sample), 0)], 1)
+
+
+def _guidance(width: int, scale: float) -> np.ndarray:
+    """What a latent consistency model's UNet takes for the guidance scale, ``[1, width]``."""
+    half = width // 2
+    rates = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000.0) / (half - 1)))
+    angles = np.float32(1000 * (scale - 1)) * rates
+    return np.pad(np.concatenate([np.sin(angles), np.cos(angles)]), (0, width % 2))[None]
+
+
+def condition(model: ExportedModel, size: tuple[int, int], given: tuple[Image.Image, Image.Image] | None) -> np.ndarray:
+    """Return what an inpainting UNet is told: mask and latents of what stays, ``[1, 1 + C, h, w]``.
+
+    Args:
+        model: the exported model.
+        size: of the picture in pixels, height and width.
+        given: a picture and a mask, white where it is redrawn; ``None``: nothing stays.
+
+    Raises:
+        NotFiniteError: the latents hold NaN or infinite values.
+    """
+    hole = np.ones(size, np.float32) if given is None else (np.asarray(given[1]) > 127).astype(np.float32)
+    kept = np.zeros((3, *size), np.float32) if given is None else to_pixels(given[0]) * (hole < 0.5)
+    latents = _latents(model, kept)
+    mask = hole[:: model.cell, :: model.cell]  # the nearest pixel, as they were trained
+    return np.concatenate([mask[None, None], latents], 1)
+
+
 def _rescaled(guided: np.ndarray, plain: np.ndarray, share: np.float32) -> np.ndarray:
     """Give a guided prediction back the contrast of the plain one (Lin et al., WACV 2024, section 3.4)."""
     axes = (1, 2, 3)
@@ -166,7 +202,11 @@ def encoded(model: ExportedModel, picture: Image.Image) -> np.ndarray:
     Raises:
         NotFiniteError: they hold NaN or infinite values.
     """
-    parameters = model.graphs["vae_encoder"].run({"sample": to_pixels(picture)[None]})["latent_parameters"]
+    return _latents(model, to_pixels(picture))
+
+
+def _latents(model: ExportedModel, pixels: np.ndarray) -> np.ndarray:
+    parameters = model.graphs["vae_encoder"].run({"sample": pixels[None]})["latent_parameters"]
     finite(parameters, "the picture's latents")
     return parameters[:, : model.channels].astype(np.float32) * np.float32(model.about["scaling_factor"])
 

@@ -20,11 +20,12 @@ from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from .adapters import ROWS, Adapter
 from .onnx_folder import Folder, check_folder, tokenizer_of
-from .schedulers import Levels
+from .samplers.levels import Levels
 from .tokenizer import PromptTokenizer
 
 _LONGEST_PROMPT = 4096  # tokens
 _MOST_CHANNELS = 64
+_MOST_WIDTH = 1 << 16
 _MOST_LEVELS = 12  # of a UNet, each half as wide as the one before
 _NAMES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(int64)": "int64"}
 
@@ -116,6 +117,8 @@ class ExportedModel:
         tokenizers: of each text encoder.
         levels: the noise levels.
         channels: of the latents.
+        paints_over: whether the UNet is told what stays of a picture, beside the latents.
+        guidance_width: of what the UNet takes for the guidance scale; 0: nothing.
         cell: pixels to a latent, along one side.
         size_multiple: sides of pictures must be multiples of this many pixels.
     """
@@ -125,6 +128,8 @@ class ExportedModel:
     tokenizers: list[PromptTokenizer]
     levels: Levels
     channels: int
+    paints_over: bool
+    guidance_width: int
     cell: int
     size_multiple: int
 
@@ -220,12 +225,16 @@ class ExportedModel:
             raise opened.fail(f"the resolution {opened.base.resolution} is not that of the parts")
         # Of 8, too: torch's engine asks for it, and both take the same sizes.
         multiple = lcm(8, cell * 2 ** max(len(unet.entries("block_out_channels", _MOST_LEVELS)) - 1, 0))
-        channels = unet.whole("in_channels", 1, _MOST_CHANNELS)
+        taken = unet.whole("in_channels", 1, _MOST_CHANNELS)
+        channels = vae.whole("latent_channels", 1, _MOST_CHANNELS) if "latent_channels" in vae else taken
+        paints_over = taken == 2 * channels + 1
+        told = unet.values.get("time_cond_proj_dim")
+        width = 0 if told is None else unet.whole("time_cond_proj_dim", 4, _MOST_WIDTH)
         levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
         tokenizers = [_tokenizer(opened, encoder) for encoder in opened.encoders]
         graphs = {part: Graph(opened.root / part / "model.onnx", chosen) for part in opened.parts}
-        _check_graphs(graphs, opened, channels)
-        return cls(graphs, opened, tokenizers, levels, channels, cell, multiple)
+        _check_graphs(graphs, opened, channels, taken, width)
+        return cls(graphs, opened, tokenizers, levels, channels, paints_over, width, cell, multiple)
 
 
 def _fits(shape: Sequence[int], declared: Sequence[Any]) -> bool:
@@ -248,7 +257,7 @@ def _known(providers: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) -> None:
+def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int, taken: int, width: int) -> None:
     weights = [f"{layer}.to_{which}.weight" for layer in folder.layers for which in "kv"]
     projected = [f"{layer}.{which}" for layer in folder.layers for which in ("key", "value")]
     states = ["encoder_hidden_states"]
@@ -257,16 +266,18 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int) ->
     for index, encoder in enumerate(folder.encoders):
         gives = ["states", "pooled"][: index + 1] if several else ["last_hidden_state", "pooler_output"]
         graphs[encoder].check(encoder, ["input_ids"], [ROWS] if shared else [], gives)
-    further = ["text_embeds", "time_ids"] if several else []
+    further = [*(["text_embeds", "time_ids"] if several else []), *(["timestep_cond"] if width else [])]
     takes = ["sample", "timestep", *(projected if shared else states), *further]
     graphs["unet"].check("unet", takes, [], ["out_sample"])
     graphs["vae_decoder"].check("vae_decoder", ["latent_sample"], [], ["sample"])
     graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
     if shared:
         graphs["kv_projection"].check("kv_projection", states, weights, projected)
-    taken = {_size(graphs["unet"], "sample", 1), _size(graphs["vae_decoder"], "latent_sample", 1)}
-    if taken != {channels}:
-        raise folder.fail(f"the graphs take latents of {taken} channels instead of {channels}")
+    there = (_size(graphs["unet"], "sample", 1), _size(graphs["vae_decoder"], "latent_sample", 1))
+    if there != (taken, channels) or taken not in (channels, 2 * channels + 1):
+        raise folder.fail(f"the graphs take {there} channels instead of {(taken, channels)}")
+    if width and _size(graphs["unet"], "timestep_cond", 1) != width:
+        raise folder.fail("the UNet takes the guidance scale in another width")
     if _size(graphs["kv_projection" if shared else "unet"], states[0], -1) != folder.base.context:
         raise folder.fail("the graphs take text states of another width")
 

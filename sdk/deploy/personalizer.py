@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,15 @@ from ..rules.drawing import (
 )
 from ..runtime import Phase, Progress, check_cancelled
 from .adapters import Adapter, read_adapter
-from .drawing import Drawing, Start, concepts_of, encoded
+from .drawing import Drawing, Start, concepts_of, condition, encoded
 from .model import ExportedModel
-from .noise import Noise
 from .pixels import mask_cells
 from .prompts import check_minus, check_prompt, readable
-from .schedulers import Ddim, DpmSolver, Scheduler
+from .samplers.choose import sampler
+from .samplers.noise import Noise
+from .samplers.plain import Ddim
 
 Picture = str | Path | Image.Image
-SCHEDULERS = ("ddim", "dpm")
 _BATCH = 8
 log = logging.getLogger("sdk")
 
@@ -109,7 +109,7 @@ class OnnxPersonalizer:
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         eta: float | None = None,
-        scheduler: str = "ddim",
+        scheduler: str | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -128,7 +128,8 @@ class OnnxPersonalizer:
             guidance_scale: ``None``: what the base model recommends.
             guidance_rescale: from 0 to 1; ``None``: what the base model recommends.
             eta: of DDIM, in [0, 1]; ``None``: 1.
-            scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on.
+            scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on;
+                ``None``: the model's own, which is DDIM unless it is distilled.
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: in pixels, a multiple of the model's ``size_multiple`` up to 4096; default the model's.
             width: likewise.
@@ -169,7 +170,7 @@ class OnnxPersonalizer:
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         eta: float | None = None,
-        scheduler: str = "ddim",
+        scheduler: str | None = None,
         negative_prompt: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -210,7 +211,7 @@ class OnnxPersonalizer:
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         eta: float | None = None,
-        scheduler: str = "ddim",
+        scheduler: str | None = None,
         negative_prompt: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -234,6 +235,7 @@ class OnnxPersonalizer:
             eta=eta,
             scheduler=scheduler,
             start=Start(encoded(self.model, picture), 1.0, cells),
+            given=(picture, hole),
             progress=progress,
             cancel=cancel,
         )
@@ -251,11 +253,12 @@ class OnnxPersonalizer:
         guidance_scale: float | None,
         guidance_rescale: float | None,
         eta: float | None,
-        scheduler: str,
+        scheduler: str | None,
         progress: Progress | None,
         cancel: threading.Event | None,
         size: tuple[int | None, int | None] = (None, None),
         start: Start | None = None,
+        given: tuple[Image.Image, Image.Image] | None = None,
     ) -> Generation:
         """Check everything, then draw a batch at a time."""
         model = self.model
@@ -276,17 +279,25 @@ class OnnxPersonalizer:
         to_be_called(progress, "progress")
         cancelling(cancel)
         chosen = self._packs_for(prompts, named)
-        given = one_text_each(negative_prompt, len(prompts), "negative prompt", "")
-        negatives = [readable(model.tokenizer, negative) for negative in given]
+        avoided = one_text_each(negative_prompt, len(prompts), "negative prompt", "")
+        negatives = [readable(model.tokenizer, negative) for negative in avoided]
         scale = float(model.about["guidance_scale"]) if numbers.guidance is None else numbers.guidance
-        sampler = _sampler(scheduler, model, numbers.steps, 1.0 if numbers.eta is None else numbers.eta)
+        sampling = sampler(model.levels, scheduler, numbers.steps, 1.0 if numbers.eta is None else numbers.eta)
+        kind = type(sampling())
+        guided = scale > 1 and not model.guidance_width
         notes = []
         for each, negative, pack in zip(prompts, negatives, chosen, strict=True):
             concepts = concepts_of(model, pack)
             notes += check_prompt(model.tokenizer, each, concepts)
-            notes += check_minus(model.tokenizer, negative, concepts) if scale > 1 else []
-        unused = numbers.eta is not None and scheduler != "ddim"
-        notes += call_notes(scheduler, guided=scale > 1, negative=any(negatives), eta_unused=unused)
+            notes += check_minus(model.tokenizer, negative, concepts) if guided else []
+        unused = numbers.eta is not None and kind is not Ddim
+        notes += call_notes(
+            kind.__name__,
+            guided=guided,
+            negative=any(negatives),
+            eta_unused=unused,
+            distilled=model.guidance_width > 0,
+        )
         notes = list(dict.fromkeys(notes))
         for note in notes:
             log.warning(note)
@@ -299,10 +310,11 @@ class OnnxPersonalizer:
         phase = Phase("draw", steps * len(parts), progress, cancel)
         shape = (model.channels, numbers.height // model.cell, numbers.width // model.cell)
         rescale = model.rescale if numbers.rescale is None else numbers.rescale
-        drawing = Drawing(model, sampler, scale, rescale, shape, phase, start)
+        behind = condition(model, (numbers.height, numbers.width), given) if model.paints_over else None
+        drawing = Drawing(model, sampling, scale, rescale, shape, phase, start, behind)
         images: list[Image.Image] = []
         for part in parts:
-            minus = [(chosen[i], negatives[i]) for i, _ in part] if scale > 1 else []
+            minus = [(chosen[i], negatives[i]) for i, _ in part] if guided else []
             wanted = [(chosen[i], prompts[i]) for i, _ in part]
             images += drawing.batch(minus, wanted, [Noise(own) for _, own in part])
         for image, (i, seed) in zip(images, rows, strict=True):
@@ -311,12 +323,12 @@ class OnnxPersonalizer:
             sign(
                 image,
                 prompts[i],
-                negatives[i],
+                negatives[i] if guided else "",
                 seed,
                 numbers=numbers,
                 guidance=scale,
-                rescale=rescale,
-                scheduler=type(sampler()).__name__,
+                rescale=rescale if guided else 0.0,
+                scheduler=kind.__name__,
                 base=model.base.name,
                 concepts=concepts_of(model, pack),
                 statement=stated,
@@ -339,9 +351,3 @@ def _named(concepts: Any, packs: Any) -> Any:
     if concepts is not None and packs is not None:
         raise InputError("concepts and packs are two names of one argument; give one")
     return concepts if packs is None else packs
-
-
-def _sampler(name: str, model: ExportedModel, steps: int, eta: float) -> Callable[[], Scheduler]:
-    if text(name, "scheduler") not in SCHEDULERS:
-        raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
-    return lambda: Ddim(model.levels, steps, eta) if name == "ddim" else DpmSolver(model.levels, steps)

@@ -8,6 +8,7 @@ run in ONNX Runtime and compared with PyTorch before the folder appears.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import threading
@@ -23,16 +24,19 @@ from torch import Tensor, nn
 
 from ..deploy.clip_tokenizer import is_clips
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
+from ..deploy.samplers.choose import OWN
 from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
 from ..errors import InputError, NotFiniteError, OutputError
 from ..families.layers import cross_attention_layers
 from ..finite import is_finite
 from ..model.base_model import BaseModel
+from ..model.schedules import guidance_condition
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Phase, Progress
 from ..unet.attention import attention_processors
+from ..unet.inpainting import paints_over
 from ..unet.matrices import whole
 from ..unet.weights import replaced_weights
 from . import onnx_graphs as graphs
@@ -67,8 +71,7 @@ def export_model(
         pack.check_storable()
         if pack.clip_skip:
             raise InputError("exports know no clip_skip, with which this pack was fitted; fit it without")
-    _check_known(base)
-    _check_levels(base.pipe.scheduler.config)
+    _check_levels(base.sampling_scheduler())
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
         raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
@@ -193,7 +196,11 @@ class _Exporter:
         with torch.no_grad():
             text = self.conditioner.encode(["a", "a"]).to(self.dtype)
         given = self.base.family.unet_arguments(text, self.base.sizes().expand(2, -1))
-        return {name: value.clone() for name, value in given.get("added_cond_kwargs", {}).items()}
+        found = {name: value.clone() for name, value in given.get("added_cond_kwargs", {}).items()}
+        guidance = guidance_condition(self.unet, 8.0, "cpu")
+        if guidance is not None:
+            found["timestep_cond"] = guidance.expand(2, -1).clone().to(self.dtype)
+        return found
 
     def _autoencoder(self) -> None:
         side, factor = self.base.latent_shape[1], self.base.pipe.vae_scale_factor
@@ -206,6 +213,13 @@ class _Exporter:
             shapes = (graphs.free(0, 2, 3),)
             graphs.write_graph(graph, (example,), [name], [output], shapes, self.work / part)
             self._check(part, graph, (example,), {name: example})
+
+    def _pipeline(self) -> str:
+        """Diffusers' class of pipelines that draws with such parts."""
+        kind = self.base.family.pipeline_class().__name__
+        if paints_over(self.unet, self.vae.config.latent_channels):
+            return kind.replace("Pipeline", "InpaintPipeline")
+        return "LatentConsistencyModelPipeline" if self.base.takes_guidance else kind
 
     def _zeros_without_prompt(self) -> bool:
         """Whether zeros stand for no negative prompt."""
@@ -269,8 +283,7 @@ class _Exporter:
             config.pop("_name_or_path", None)  # where the base model lies here concerns nobody
             text = json.dumps({k: v for k, v in config.items() if _plain(v)}, indent=2)
             (self.work / part / "config.json").write_text(text + "\n", encoding="utf-8")
-        kind = self.base.family.pipeline_class().__name__
-        index: dict[str, Any] = {"_class_name": f"ORT{kind}", "_diffusers_version": _version()}
+        index: dict[str, Any] = {"_class_name": f"ORT{self._pipeline()}", "_diffusers_version": _version()}
         index |= {part: ["optimum.onnxruntime.modeling_diffusion", _CLASSES[part]] for part in parts}
         index |= {own.tokenizer_name: ["transformers", "CLIPTokenizer"] for own in self.parts}
         index |= {
@@ -312,25 +325,35 @@ _CLASSES = {
 }
 
 
-def _check_known(base: BaseModel) -> None:
-    """Refuse what the runtime cannot draw with."""
-    if base.pipe.unet.config.in_channels != base.latent_shape[0]:
+def _check_levels(scheduler: Any) -> None:
+    """Refuse samplers and noise levels that the runtime does not know."""
+    config, kind = scheduler.config, type(scheduler).__name__
+    if kind not in OWN:
         raise InputError(
-            "exports hold no inpainting models, whose UNet takes more than latents; export the plain model"
+            f"the runtime has no {kind}, by which this distilled model is sampled; it has {', '.join(OWN)}"
         )
-    if base.distilled is not None:
-        raise InputError("exports hold no distilled models: the runtime has none of their samplers")
+    if config["beta_schedule"] not in ("linear", "scaled_linear") or config.get("trained_betas") is not None:
+        raise InputError(
+            "only linear and scaled_linear noise levels can be exported; "
+            f"this model has {config['beta_schedule']}, or levels of its own"
+        )
+    takes = inspect.signature(type(scheduler).__init__).parameters  # it keeps others', without effect
+    own = next((name for name, usual in _PLAIN.items() if name in takes and config[name] != usual), None)
+    if own is not None:
+        raise InputError(f"the runtime does not know {own} = {config[own]!r}, which this model's sampler has")
 
 
-def _check_levels(config: Any) -> None:
-    """Refuse noise levels that the runtimes do not know."""
-    known = config["beta_schedule"] in ("linear", "scaled_linear") and config.get("trained_betas") is None
-    plain = config["prediction_type"] in ("epsilon", "v_prediction") and not config.get("rescale_betas_zero_snr")
-    if not (known and plain):
-        raise InputError(
-            "only linear and scaled_linear noise levels, of models that predict noise or velocity, can be exported; "
-            f"this model has {config['beta_schedule']}, {config['prediction_type']}, or levels of its own"
-        )
+# Settings of samplers, as the runtime computes; models that state others are refused.
+_PLAIN = {
+    "clip_sample": False,
+    "thresholding": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "interpolation_type": "linear",
+    "final_sigmas_type": "zero",
+    "timestep_type": "discrete",
+}
 
 
 def _older_tokenizer_files(folder: Path) -> None:

@@ -92,7 +92,8 @@ class ProjectionGraph(nn.Module):
 class UNetGraph(nn.Module):
     """The UNet as it is: ``sample``, ``timestep``, ``encoder_hidden_states`` to ``out_sample``.
 
-    Of families that take further conditions (``text_embeds``, ``time_ids``) these are in a dictionary.
+    What some take beside is in a dictionary: ``text_embeds`` and ``time_ids`` of families that have them,
+    ``timestep_cond`` where the guidance scale is a condition.
     """
 
     def __init__(self, unet: Any) -> None:
@@ -102,9 +103,7 @@ class UNetGraph(nn.Module):
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, further: dict[str, Tensor] | None = None
     ) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=further or None, return_dict=False)[
-            0
-        ]
+        return self.unet(sample, timestep, encoder_hidden_states, **_conditions(further), return_dict=False)[0]
 
 
 class SharedUNetGraph(nn.Module):
@@ -129,7 +128,14 @@ class SharedUNetGraph(nn.Module):
         width = self.unet.config.cross_attention_dim
         unused = sample.new_zeros(sample.shape[0], 1, width)  # a UNet wants text states, though no layer reads them
         with attention_processors(self.unet, processors):
-            return self.unet(sample, timestep, unused, added_cond_kwargs=further or None, return_dict=False)[0]
+            return self.unet(sample, timestep, unused, **_conditions(further), return_dict=False)[0]
+
+
+def _conditions(further: dict[str, Tensor] | None) -> dict[str, Any]:
+    """What a UNet takes beside, as diffusers wants it."""
+    added = dict(further or {})
+    found = {"timestep_cond": added.pop("timestep_cond", None), "added_cond_kwargs": added or None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class DecoderGraph(nn.Module):

@@ -101,6 +101,11 @@ class BaseModel:
         return usual if self.distilled is None else min(usual, self.distilled.steps)
 
     @property
+    def takes_guidance(self) -> bool:
+        """Whether the UNet takes the guidance scale as a number, and is not computed twice for it."""
+        return self.pipe.unet.config.get("time_cond_proj_dim") is not None
+
+    @property
     def upcast_vae(self) -> bool:
         """Whether the autoencoder computes in float32 whatever it is kept in: in float16 it is known to overflow."""
         return self.family.single_precision_vae and bool(self.pipe.vae.config.get("force_upcast", False))

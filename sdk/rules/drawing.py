@@ -71,20 +71,28 @@ def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
 
 
 def call_notes(
-    scheduler: str, *, guided: bool, negative: bool, eta_unused: bool, seed_unused: bool = False
+    scheduler: str,
+    *,
+    guided: bool,
+    negative: bool,
+    eta_unused: bool,
+    seed_unused: bool = False,
+    distilled: bool = False,
 ) -> list[str]:
     """Return what is worth telling about arguments that change nothing.
 
     Args:
         scheduler: its name.
-        guided: whether the guidance scale is above 1.
+        guided: whether pictures are steered away from negative prompts.
         negative: whether there is a negative prompt.
         eta_unused: whether ``eta`` was given, and the scheduler has none.
         seed_unused: whether a seed was given beside generators.
+        distilled: whether the UNet takes the guidance scale as a number.
     """
     notes = []
     if negative and not guided:
-        notes.append("the negative prompt has no effect, because guidance_scale is not above 1")
+        why = "the model was distilled with guidance" if distilled else "guidance_scale is not above 1"
+        notes.append(f"the negative prompt has no effect, because {why}")
     if eta_unused:
         notes.append(f"eta has no effect with {scheduler}")
     if seed_unused:
@@ -260,7 +268,7 @@ def sign(
     """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
     record = PictureRecord(
         prompt=prompt,
-        negative_prompt=negative if guidance > 1 else "",
+        negative_prompt=negative,
         seed=seed,
         steps=numbers.steps,
         scheduler=scheduler,
@@ -273,7 +281,7 @@ def sign(
         strength=strength,
         licence=statement.licence,
         version=__version__,
-        guidance_rescale=rescale if guidance > 1 else 0.0,
+        guidance_rescale=rescale,
         clip_skip=clip_skip,
     )
     remember(image, record)

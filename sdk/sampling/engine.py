@@ -84,6 +84,7 @@ class Engine(BaseModel):
         )
         guidance = self.sampling.guidance_scale if numbers.guidance is None else numbers.guidance
         rescale = self.sampling.guidance_rescale if numbers.rescale is None else numbers.rescale
+        guided = guidance > 1 and not self.takes_guidance
         negatives = [readable_part(each, longest) for each in negatives_for(prompts, negative_prompt)]
         requests = requests_for(prompts, chosen, numbers, negatives, generator, self.device)
         cancelling(cancel)
@@ -91,10 +92,11 @@ class Engine(BaseModel):
             to_be_called(function, name)
         sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0))
         check_scheduler(sampler.scheduler, from_picture=start is not None)
-        notes = self._checked(sampler, prompts, negatives if guidance > 1 else [""] * len(prompts), chosen)
+        notes = self._checked(sampler, prompts, negatives if guided else [""] * len(prompts), chosen)
         notes += call_notes(
             type(sampler.scheduler).__name__,
-            guided=guidance > 1,
+            guided=guided,
+            distilled=self.takes_guidance,
             negative=any(negatives),
             eta_unused=numbers.eta is not None and not takes_eta(sampler.scheduler),
             seed_unused=numbers.seed is not None and generator is not None,
@@ -114,11 +116,11 @@ class Engine(BaseModel):
             sign(
                 image,
                 request.prompt,
-                request.negative_prompt,
+                request.negative_prompt if guided else "",
                 request.seed if generators is None else seeds[index],
                 numbers=numbers,
                 guidance=guidance,
-                rescale=rescale,
+                rescale=rescale if guided else 0.0,
                 scheduler=type(sampler.scheduler).__name__,
                 base=self.base.name,
                 concepts=() if request.pack is None else request.pack.concepts,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..combine.routing import RoutedPack, token_owners
 from ..concepts import Concept, check_tokens, find_positions
-from ..errors import NotFiniteError
+from ..errors import InputError, NotFiniteError
 from ..families import TextStates
 from ..families.layers import cross_attention_layers
 from ..families.states import joined
@@ -71,7 +71,13 @@ class Sampler:
     def steps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how many steps a batch takes, which some schedulers answer in their own way."""
         scheduler = self._scheduler(num_inference_steps, strength)
-        scheduler.set_timesteps(num_inference_steps)
+        try:
+            scheduler.set_timesteps(num_inference_steps)
+        except ValueError as error:  # LCM's takes at most those that it was distilled from, each at most its levels
+            kind = type(self.scheduler).__name__
+            raise InputError(
+                f"{kind} cannot take {num_inference_steps} steps; give fewer num_inference_steps"
+            ) from error
         return len(scheduler.timesteps)
 
     def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:
@@ -115,7 +121,7 @@ class Sampler:
             NotFiniteError: text states, latents or pixels hold NaN or infinite values.
             Cancelled: the phase's ``cancel`` was set.
         """
-        guided = guidance_scale > 1 and self.unet.config.get("time_cond_proj_dim") is None
+        guided = guidance_scale > 1 and not self.base.takes_guidance
         wanted = [(r.pack, r.negative_prompt) for r in requests] if guided else []
         wanted += [(r.pack, r.prompt) for r in requests]
         text, processors = self._condition(wanted)
@@ -123,13 +129,13 @@ class Sampler:
         pipe = self._pipeline(num_inference_steps, 1.0 if start is None else start.strength)
         latents = None
         behind = self.base.condition((height, width), None if start is None else start.given)
-        if behind is not None:  # the pipeline would make noise for all channels of the UNet
-            shape = (self.pipe.vae.config.latent_channels, *behind.shape[-2:])
-            drawn = [torch.randn((1, *shape), generator=g, device=g.device, dtype=self.unet.dtype) for g in generators]
-            latents = torch.cat([each.to(self.unet.device) for each in drawn])
         if start is not None and isinstance(pipe.scheduler, LastSteps):
             pipe.scheduler.set_timesteps(num_inference_steps)
             latents = noised(pipe.scheduler, start.clean.to(self.unet.device, self.unet.dtype), generators)
+        elif behind is not None:  # the pipeline would make noise for all channels of the UNet
+            shape = (self.pipe.vae.config.latent_channels, *behind.shape[-2:])
+            drawn = [torch.randn((1, *shape), generator=g, device=g.device, dtype=self.unet.dtype) for g in generators]
+            latents = torch.cat([each.to(self.unet.device) for each in drawn])
         blend = None
         if start is not None and start.hole is not None and behind is None:
             blend = blending(start, noise_beside(start, generators))

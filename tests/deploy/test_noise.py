@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdk.deploy.noise import Noise
+from sdk.deploy.samplers.noise import Noise
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**31 - 1, 2**32 - 1, 2**40 + 3])

@@ -152,7 +152,7 @@ def test_steps_count_on_through_all_batches(sides):
 
 def test_what_means_nothing_to_the_fast_scheduler_is_noted(sides):
     _, runtime = sides
-    assert runtime.generate("a cat", scheduler="dpm", eta=0.5, **ONCE).notes == ["eta has no effect with dpm"]
+    assert runtime.generate("a cat", scheduler="dpm", eta=0.5, **ONCE).notes == ["eta has no effect with DpmSolver"]
     assert runtime.generate("a cat", scheduler="dpm", **ONCE).notes == []
     assert runtime.generate("a cat", eta=0.5, **ONCE).notes == []
 

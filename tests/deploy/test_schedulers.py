@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
+from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
 
-from sdk.deploy.schedulers import Ddim, DpmSolver, Levels
+from sdk.deploy.samplers.choose import sampler
+from sdk.deploy.samplers.few_steps import Euler, EulerAncestral, Lcm
+from sdk.deploy.samplers.levels import Levels
+from sdk.deploy.samplers.plain import Ddim, DpmSolver
+from sdk.errors import InputError
 
 CONFIG = {
     "beta_start": 0.00085,
@@ -21,16 +32,23 @@ CONFIG = {
 }
 
 
+ENDS_IN_NOISE = CONFIG | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
 def model(sample, timestep):
     """Something smooth that depends on both."""
     return np.tanh(sample * (0.3 + timestep / 1500)) * 0.9
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("levels", [CONFIG, CONFIG | {"num_train_timesteps": 500}, ENDS_IN_NOISE])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("steps", [1, 7, 50])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_ddim(prediction, steps, eta):
-    config = CONFIG | {"prediction_type": prediction}
+def test_ddim(levels, prediction, steps, eta):
+    if levels is ENDS_IN_NOISE and prediction == "epsilon":
+        prediction = "v_prediction"  # of noise alone, noise says nothing
+    config = levels | {"prediction_type": prediction}
     theirs, ours = DDIMScheduler.from_config(config), Ddim(Levels(config), steps, eta)
     theirs.set_timesteps(steps)
     assert theirs.timesteps.tolist() == ours.timesteps.tolist()
@@ -45,10 +63,12 @@ def test_ddim(prediction, steps, eta):
     np.testing.assert_allclose(b, a, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("levels", "prediction"), [*((CONFIG, each) for each in PREDICTIONS), (ENDS_IN_NOISE, "v_prediction")]
+)
 @pytest.mark.parametrize("steps", [2, 10, 20])
-def test_dpm_solver(prediction, steps):
-    config = CONFIG | {"prediction_type": prediction}
+def test_dpm_solver(levels, prediction, steps):
+    config = levels | {"prediction_type": prediction}
     theirs, ours = DPMSolverMultistepScheduler.from_config(config), DpmSolver(Levels(config), steps)
     theirs.set_timesteps(steps)
     assert theirs.timesteps.tolist() == ours.timesteps.tolist()
@@ -57,6 +77,61 @@ def test_dpm_solver(prediction, steps):
         a = theirs.step(torch.from_numpy(model(a, int(t))), int(t), torch.from_numpy(a)).prev_sample.numpy()
         b = ours.step(index, model(b, int(t)), b, None)
     np.testing.assert_allclose(b, a, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [1, 4, 9])
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(EulerDiscreteScheduler, Euler), (EulerAncestralDiscreteScheduler, EulerAncestral)]
+)
+def test_euler(monkeypatch, theirs, ours, steps, prediction, spacing):
+    config = CONFIG | {"prediction_type": prediction, "timestep_spacing": spacing}
+    compared(monkeypatch, theirs.from_config(config), ours(Levels(config), steps), steps)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("steps", [1, 4, 7])
+@pytest.mark.parametrize("further", [{}, {"original_inference_steps": 20, "timestep_scaling": 3.0}])
+def test_lcm(monkeypatch, prediction, steps, further):
+    config = CONFIG | {"prediction_type": prediction} | further
+    compared(monkeypatch, LCMScheduler.from_config(config), Lcm(Levels(config), steps), steps)
+
+
+def compared(monkeypatch, theirs, ours, steps):
+    """All steps with the same fresh noise, how the UNet is given samples, and clean ones in noise."""
+    theirs.set_timesteps(steps)
+    assert theirs.timesteps.tolist() == ours.timesteps.tolist()
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((2, 4, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(ours.scale, float(theirs.init_noise_sigma), rtol=1e-5)
+    fresh = first
+    for module in (scheduling_euler_ancestral_discrete, scheduling_lcm):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(fresh))
+    for index, t in enumerate(ours.timesteps):
+        place = torch.tensor([float(t)] if isinstance(ours, Euler) else [int(t)])
+        want = theirs.add_noise(torch.from_numpy(first), torch.from_numpy(first[::-1].copy()), place.expand(2))
+        np.testing.assert_allclose(ours.noised(index, first, first[::-1]), want.numpy(), rtol=1e-4, atol=1e-4)
+    a = b = ours.scale * first
+    for index, t in enumerate(theirs.timesteps):
+        fresh = rng.standard_normal(a.shape).astype(np.float32)
+        taken = theirs.scale_model_input(torch.from_numpy(a), t).numpy()
+        np.testing.assert_allclose(ours.taken(index, b), taken, rtol=1e-4, atol=1e-4)
+        pushed = torch.from_numpy(model(taken, int(t)))
+        a = theirs.step(pushed, t, torch.from_numpy(a)).prev_sample.numpy()
+        b = ours.step(index, model(ours.taken(index, b), int(t)), b, fresh if ours.needs_noise else None)
+    np.testing.assert_allclose(b, a, atol=5e-4, rtol=5e-4)
+
+
+def test_no_more_steps_than_levels():
+    levels = Levels(CONFIG | {"num_train_timesteps": 500, "prediction_type": "epsilon"})
+    for name, most in (("ddim", 499), ("dpm", 498)):
+        assert len(sampler(levels, name, most, 1.0)().timesteps) == most
+        with pytest.raises(InputError, match=f"at most {most}"):
+            sampler(levels, name, most + 1, 1.0)
+    few = Levels(CONFIG | {"prediction_type": "epsilon", "_class_name": "LCMScheduler"})
+    with pytest.raises(InputError, match="at most 50"):
+        sampler(few, None, 51, 1.0)
 
 
 def test_noise_is_added_as_diffusers_does():

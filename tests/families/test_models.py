@@ -251,13 +251,3 @@ def test_unets_that_want_something_else_are_refused(model_folder, tmp_path, name
     with pytest.raises(BaseModelError) as refused:
         Personalizer.from_pretrained(folder, device="cpu")
     assert said in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("inpainting", "no inpainting models"), ("turbo", "no distilled"), ("lcm", "no distilled")]
-)
-def test_what_the_runtime_cannot_draw_is_refused_before_it_is_exported(loaded, tmp_path, name, said):
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    with pytest.raises(InputError, match=said):
-        loaded(name).export_onnx(tmp_path / "onnx")
-    assert not (tmp_path / "onnx").exists()

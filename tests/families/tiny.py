@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from sdk.miniworld.tokenizer import MAX_LENGTH, build_tokenizer
 
 SIDE = 32  # of the latents; pictures have twice that
-_LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def text_encoder(tokenizer: Any, width: int, layers: int, kind: type = CLIPTextModel, act: str = "quick_gelu") -> Any:
@@ -86,7 +86,7 @@ def sd1(scheduler: Any = None, **changes: Any) -> StableDiffusionPipeline:
         text_encoder=text_encoder(tokenizer, 24, 2),
         tokenizer=tokenizer,
         unet=unet(24, **changes),
-        scheduler=scheduler or PNDMScheduler(**_LEVELS, skip_prk_steps=True, steps_offset=1),
+        scheduler=scheduler or PNDMScheduler(**LEVELS, skip_prk_steps=True, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -103,7 +103,7 @@ def sd2(prediction: str = "v_prediction", scheduler: Any = None, **changes: Any)
         text_encoder=text_encoder(tokenizer, 1024, 1, act="gelu"),
         tokenizer=tokenizer,
         unet=unet(1024, **(own | changes)),
-        scheduler=scheduler or DDIMScheduler(**_LEVELS, steps_offset=1, clip_sample=False, prediction_type=prediction),
+        scheduler=scheduler or DDIMScheduler(**LEVELS, steps_offset=1, clip_sample=False, prediction_type=prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -133,7 +133,7 @@ def sdxl(scheduler: Any = None, **changes: Any) -> StableDiffusionXLPipeline:
         tokenizer=first,
         tokenizer_2=second,
         unet=unet(24 + second_width, **(own | changes)),
-        scheduler=scheduler or EulerDiscreteScheduler(**_LEVELS, timestep_spacing="leading", steps_offset=1),
+        scheduler=scheduler or EulerDiscreteScheduler(**LEVELS, timestep_spacing="leading", steps_offset=1),
         add_watermarker=False,
     )
 
@@ -145,23 +145,23 @@ def inpainting() -> StableDiffusionPipeline:
 
 def turbo() -> StableDiffusionPipeline:
     """SD-Turbo: 2.1's architecture, distilled to one to four steps without guidance."""
-    return sd2("epsilon", EulerDiscreteScheduler(**_LEVELS, timestep_spacing="trailing", steps_offset=1))
+    return sd2("epsilon", EulerDiscreteScheduler(**LEVELS, timestep_spacing="trailing", steps_offset=1))
 
 
 def sdxl_turbo() -> StableDiffusionXLPipeline:
     """SDXL-Turbo."""
-    return sdxl(EulerAncestralDiscreteScheduler(**_LEVELS, timestep_spacing="trailing", steps_offset=1))
+    return sdxl(EulerAncestralDiscreteScheduler(**LEVELS, timestep_spacing="trailing", steps_offset=1))
 
 
 def lcm() -> StableDiffusionPipeline:
     """A latent consistency model, whose UNet takes the guidance scale as a condition."""
-    return sd1(LCMScheduler(**_LEVELS, steps_offset=1), time_cond_proj_dim=16)
+    return sd1(LCMScheduler(**LEVELS, steps_offset=1), time_cond_proj_dim=16)
 
 
 def zero_snr() -> StableDiffusionPipeline:
     """A fine-tune of 2.1 whose last level is noise alone (Lin et al., WACV 2024)."""
     own = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
-    return sd2(scheduler=DDIMScheduler(**_LEVELS, clip_sample=False, **own))
+    return sd2(scheduler=DDIMScheduler(**LEVELS, clip_sample=False, **own))
 
 
 MODELS = {

@@ -1,0 +1,61 @@
+"""Which sampler a call draws with: one that it names, or the exported model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...errors import InputError
+from ...rules.arguments import text
+from .few_steps import Euler, EulerAncestral, Lcm, trained_steps
+from .levels import Levels, Scheduler, damaged
+from .plain import Ddim, DpmSolver
+
+SCHEDULERS = ("ddim", "dpm")
+# By diffusers' class, which an export's scheduler_config.json names.
+_OWN: dict[str, Callable[[Levels, int, float], Scheduler]] = {
+    "DDIMScheduler": Ddim,
+    "EulerDiscreteScheduler": lambda levels, steps, eta: Euler(levels, steps),
+    "EulerAncestralDiscreteScheduler": lambda levels, steps, eta: EulerAncestral(levels, steps),
+    "LCMScheduler": lambda levels, steps, eta: Lcm(levels, steps),
+}
+OWN = tuple(_OWN)
+_NAMED: dict[str, Callable[[Levels, int, float], Scheduler]] = {
+    "ddim": Ddim,
+    "dpm": lambda levels, steps, eta: DpmSolver(levels, steps),
+}
+
+
+def own_sampler(levels: Levels) -> str:
+    """Return the name of the sampler that a model was exported with, one of :data:`OWN`.
+
+    Raises:
+        BaseModelError: another one.
+    """
+    name = levels.about.text("_class_name") if "_class_name" in levels.about else OWN[0]
+    if name not in _OWN:
+        raise damaged(f"the sampler {name} is not known")
+    return name
+
+
+def sampler(levels: Levels, name: str | None, steps: int, eta: float) -> Callable[[], Scheduler]:
+    """Return what makes a sampler for a batch.
+
+    Args:
+        levels: the model's.
+        name: one of :data:`SCHEDULERS`; ``None``: the model's own.
+        steps: of the sampler.
+        eta: share of fresh noise in each step, of DDIM.
+
+    Raises:
+        InputError: another name, or more steps than there are levels.
+    """
+    if name is not None and text(name, "scheduler") not in SCHEDULERS:
+        raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
+    kind = own_sampler(levels) if name is None else name
+    most = len(levels.alphas) - 1 - (kind == "dpm")  # they start one level further on, and this one leaves one out
+    if kind == "LCMScheduler":
+        most = trained_steps(levels)
+    if steps > most:
+        raise InputError(f"num_inference_steps may be at most {most} with this model, got {steps}")
+    make = _OWN[kind] if name is None else _NAMED[name]
+    return lambda: make(levels, steps, eta)
