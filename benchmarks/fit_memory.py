@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
@@ -19,14 +21,13 @@ MODELS = {
 }
 
 
-def beside(parts: dict) -> int:
-    """Bytes of text encoders and autoencoder in float16."""
+def beside(parts: dict) -> dict[str, Any]:
+    """Text encoders, and the bytes of them and of the autoencoder in float16."""
+    kinds = (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
     with torch.device("meta"):
-        modules: list[nn.Module] = [AutoencoderKL.from_config(parts["vae"])]
-        for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
-            if name in parts:
-                modules.append(kind(CLIPTextConfig(**parts[name])))
-    return 2 * sum(p.numel() for module in modules for p in module.parameters())
+        encoders = [kind(CLIPTextConfig(**parts[name])).half() for name, kind in kinds if name in parts]
+        modules: list[nn.Module] = [AutoencoderKL.from_config(parts["vae"]), *encoders]
+    return {"beside": 2 * sum(p.numel() for module in modules for p in module.parameters()), "encoders": encoders}
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         for checkpointing in (False, True):
             needs = [
                 fit_memory(
-                    parts["unet"], family, dtype=torch.float16, rows=rows, checkpointing=checkpointing, beside=others
+                    parts["unet"], family, dtype=torch.float16, rows=rows, checkpointing=checkpointing, **others
                 ).total
                 for rows in ROWS
             ]

@@ -19,6 +19,7 @@ from .fit.fit import fit_concepts
 from .fit.reporting import StepReport
 from .images.image_io import load_image, load_images, load_mask
 from .masks.find import masks_of
+from .memory.budget import checked_memory
 from .model.base_model import usable_device, usable_dtype
 from .model.loading import load_pipeline
 from .pack import ConceptPack
@@ -57,6 +58,7 @@ class Personalizer(Drawer):
         model: str | Path = "bundled",
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        memory: float | str = "auto",
         **options: Any,
     ) -> Personalizer:
         """Load a base model.
@@ -65,6 +67,9 @@ class Personalizer(Drawer):
             model: ``"bundled"``, a Stable Diffusion folder, a single checkpoint file or a Hub id.
             device: where to run; ``None`` takes CUDA, then Apple's MPS, then the CPU.
             dtype: of the frozen weights; ``None`` takes float16 on CUDA and float32 elsewhere.
+            memory: what the model and all that is done with it may take, in GB; ``"auto"``: what is free. By it are
+                chosen the rows of a step that go through the UNet at once, whether activations are kept, how many
+                pictures are drawn at once, and whether they are decoded in tiles. :attr:`memory` changes it later.
             **options: passed on to diffusers (``revision``, ``variant``, ``local_files_only``, ...).
 
         Raises:
@@ -72,8 +77,11 @@ class Personalizer(Drawer):
             MissingFileError, BaseModelError: a path that does not exist, or no Stable Diffusion model.
         """
         path(model, "model")
+        budget = checked_memory(memory)
         chosen = usable_device(device)
-        return cls(load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options).to(chosen), model)
+        loaded = cls(load_pipeline(model, dtype=usable_dtype(dtype, chosen), **options).to(chosen), model)
+        loaded.memory = budget
+        return loaded
 
     def default_config(self, preset: str = "best", method: str = "disendiff", **changes: Any) -> FitConfig:
         """Return a method's preset with the settings that come with this base model, and further changes.

@@ -111,9 +111,15 @@ class FitSettings:
         None, "attention backend of the layers whose maps are recorded, see `personalizer doctor`; None: the fastest"
     )
     rows_at_once: int = setting(
-        0, "rows that go through the UNet together, 0: all; fewer take less memory, and the step is the same"
+        0,
+        "rows that go through the UNet together; fewer take less memory, and the step is the same; 0: all that memory "
+        "has room for",
     )
-    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, about 1.5 times the time")
+    gradient_checkpointing: bool = setting(
+        False,
+        "recompute activations: less memory, about 1.5 times the time; done by itself where memory has no room for one "
+        "row otherwise, and rows_at_once is 0",
+    )
     checkpoint_every: int = setting(50, "steps between checkpoints, besides the one at the end; 0 for none")
     validate_every: int = setting(
         0, "steps between validations: a small sheet is drawn and scored, the best weights are kept; 0 for none"

@@ -25,6 +25,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-from", metavar="DIR", help="where a single file's configuration and vocabulary are")
     parser.add_argument("--offline", action="store_true", help="ask nobody, even for a model that --model names")
     parser.add_argument("--device", help="cuda, mps or cpu; default the best there is")
+    parser.add_argument("--memory", metavar="GB", help="that everything may take; default what is free")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the frozen weights; default fp16 on CUDA")
 
 
@@ -82,6 +83,15 @@ def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return chosen | ({"local_files_only": True} if arguments.offline else {})
 
 
+def _budget(text: str | None) -> float | str:
+    if text is None or text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--memory is a number of GB, such as 8, got {text!r}") from error
+
+
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
     """Load the base model that the options name, or else ``model``, which a pack may state: it is not fetched."""
     speak_briefly()
@@ -100,6 +110,7 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
         arguments.model or model,
         device=device,
         dtype=dtypes.get(arguments.dtype),
+        memory=_budget(arguments.memory),
         stated_by_file=not arguments.model,
         **loading_options(arguments),
     )

@@ -15,6 +15,7 @@ EXAMPLE = "personalizer doctor --model path/to/stable-diffusion-v1-5"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
 _OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
 _ROWS = (1, 2, 4, 8)
+METHOD = "disendiff"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,43 +52,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _tell_of_model(arguments: argparse.Namespace) -> None:
-    """What a fit with K and V of a model needs, at the method's batch of eight rows."""
-    import psutil
-    import torch
-
-    from ..fit.need.memory import fit_memory
+    """What a fit with K and V of a model needs, at the method's batch of eight rows, and what will be chosen for it."""
+    from ..fit.need.choose import need_of, within_memory
     from ..fit.need.pace import seconds_of_a_row
 
     base = load_personalizer(arguments, arguments.model)
-    pipe, device = base.pipe, base.device.type
-    beside = [pipe.vae, *(part.encoder for part in base.text_parts)]
-    numbers = {
-        "family": base.family.name,
-        "dtype": pipe.unet.dtype,
-        "beside": sum(p.numel() * p.element_size() for module in beside for p in module.parameters()),
-        "device": device,
-    }
-    free = torch.cuda.mem_get_info(base.device)[0] if device == "cuda" else psutil.virtual_memory().available
-    held = numbers["beside"] + sum(p.numel() * p.element_size() for p in pipe.unet.parameters())
-    say(f"model: {base.family.title}, {base.resolution} pixels, {str(pipe.unet.dtype).removeprefix('torch.')}")
-    say(f"memory: {(free + held) / 1e9:.1f} GB for it and a fit")
+    config = base.default_config().for_method(METHOD)
+    say(f"model: {base.family.title}, {base.resolution} pixels, {str(base.pipe.unet.dtype).removeprefix('torch.')}")
+    say(f"memory: {(base.held + max(base.memory_left(), 0)) / 1e9:.1f} GB for it and a fit")
     say("a fit of K and V needs about (GB):")
     say("  rows_at_once            " + "".join(f"{rows:>7}" for rows in _ROWS))
-    fitting = None
     for checkpointing in (False, True):
-        needs = [
-            fit_memory(pipe.unet.config, rows=rows, checkpointing=checkpointing, **numbers).total for rows in _ROWS
-        ]
+        needs = [need_of(base, config, METHOD, rows, checkpointing).total for rows in _ROWS]
         name = "gradient_checkpointing" if checkpointing else ""
         say(f"  {name:<24}" + "".join(f"{need / 1e9:>7.1f}" for need in needs))
-        there = [rows for rows, need in zip(_ROWS, needs, strict=True) if need <= 0.9 * (free + held)]
-        if there and fitting is None:
-            fitting = (max(there), checkpointing)
-    if fitting is None:
-        say("set: nothing is small enough; take another device, or --dtype fp16")
-    else:
-        rows, checkpointing = fitting
-        say(f"set: rows_at_once = {rows}" + (", gradient_checkpointing = true" if checkpointing else ""))
-        seconds = seconds_of_a_row(base)
-        steps = base.default_config().steps
-        say(f"time: {8 * seconds:.1f} s a step of eight rows, {8 * seconds * steps / 60:.0f} min for {steps} steps")
+    chosen = within_memory(base, config, METHOD)
+    rows = chosen.rows_at_once or chosen.batch_size
+    again = ", gradient_checkpointing = true" if chosen.gradient_checkpointing else ""
+    say(f"a fit takes by itself: rows_at_once = {rows}{again}")
+    seconds = seconds_of_a_row(base)
+    steps = chosen.steps
+    say(f"time: {8 * seconds:.1f} s a step of eight rows, {8 * seconds * steps / 60:.0f} min for {steps} steps")

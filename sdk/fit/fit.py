@@ -23,7 +23,7 @@ from ..printable import printable
 from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
 from .kept.artifacts import concept_pictures, write_artifacts
-from .kept.output import is_last_of, opened
+from .kept.output import is_last_of, opened, settings_before
 from .loop import run
 from .prepare import PreparedFit, prepare
 from .reporting import Report, check_report_to, reporters
@@ -57,7 +57,8 @@ def fit_concepts(
         raise InputError("resume goes on from what is in output_dir; give output_dir")
     resolved = resolve_concepts(concepts)
     check_report_to(report_to, output_dir)
-    asked = replace(check_request(engine, images, resolved, method, config, seed, masks), rights=dict(rights))
+    before = None if output_dir is None else settings_before(output_dir)
+    asked = replace(check_request(engine, images, resolved, method, config, seed, masks, before), rights=dict(rights))
     scorer = default_scorer(engine.resolution, resolved) if config.validate_every else None
     fit = Fit(engine, asked, scorer, reporters(callback, report_to, output_dir), progress, cancel)
     _look(engine, asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..model.text import TextConditioner
 from ..rules.prompts import word_notes
 from ..sampling.engine import Engine
 from .identity import depends_on, identity_hash
+from .need.choose import within_memory
 
 log = logging.getLogger("sdk")
 _MUCH = 0.1  # share of a picture outside its centre square that is worth a word
@@ -70,6 +71,7 @@ def check_request(
     config: FitConfig,
     seed: int,
     masks: Sequence[Image.Image] | None,
+    before: Mapping[str, Any] | None = None,
 ) -> FitRequest:
     """Check what is asked for, and cut pictures and masks square; nothing is computed.
 
@@ -81,6 +83,7 @@ def check_request(
         config: settings.
         seed: of everything random.
         masks: the user's, see :func:`sdk.masks.user.read_masks`.
+        before: settings of the same fit, if it was begun before.
 
     Raises:
         InputError: something that cannot work.
@@ -89,6 +92,7 @@ def check_request(
         raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
     config = config.for_method(method)
     check_family(method, engine.family)
+    config = within_memory(engine, config, method, before)
     conditioner = engine.conditioner([c.token for c in concepts], config.clip_skip)
     initial_embeddings(conditioner, concepts, config.initializers)
     for words in config.initializer_candidates:

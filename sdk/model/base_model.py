@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import BaseModelError, InputError
 from ..families import Family, TextPart, family_of
+from ..memory.budget import AUTO, checked_memory, left_of
 from ..rules.arguments import shown
 from ..unet.inpainting import paints_over
 from .fingerprint import BaseIdentity
@@ -54,12 +55,32 @@ class BaseModel:
         self.family.check(pipe, str(name))
         self.distilled = distilled(pipe.scheduler, pipe.unet)
         self._conditions: dict[tuple[int, int], Tensor] = {}
+        self._memory: float | str = AUTO
         self.base = identify(pipe, self.family, name)
         self.recommended: dict[str, Any] = recommended_settings(name)
 
     @property
     def device(self) -> torch.device:
         return self.pipe.unet.device
+
+    @property
+    def memory(self) -> float | str:
+        """What the model and all that is done with it may take: ``"auto"``, what is free, or a number of GB."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, value: float | str) -> None:
+        self._memory = checked_memory(value)
+
+    @property
+    def held(self) -> int:
+        """Bytes of its weights."""
+        parts = [self.pipe.unet, self.pipe.vae, *(part.encoder for part in self.text_parts)]
+        return sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
+
+    def memory_left(self) -> int:
+        """Return how many bytes may be taken beside its weights."""
+        return left_of(self.memory, self.device, self.held)
 
     @property
     def text_parts(self) -> list[TextPart]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import NotFiniteError
 from ..finite import is_finite
 from ..images.image_io import to_tensor
-from ..views import float32_view, in_turn
+from ..views import float32_view, in_turn, private_view
 
 _PIXELS_AT_ONCE = 1 << 21  # that are decoded together: eight pictures of 512 pixels, two of 1024
 
@@ -40,24 +40,35 @@ def encoded(vae: Any, pixels: Tensor, upcast: bool = False) -> tuple[Tensor, Ten
     return posterior.mean, posterior.std
 
 
-def decoded(vae: Any, latents: Tensor, upcast: bool = False) -> Tensor:
+def decoded(vae: Any, latents: Tensor, upcast: bool = False, tile: int | None = None) -> Tensor:
     """Return the pictures ``[B, 3, H, W]`` of latents, about [-1, 1]; see :func:`encoded`.
 
     Args:
         vae: the autoencoder.
         latents: finite, scaled as the UNet has them, ``[B, C, h, w]``.
         upcast: compute in float32 at once.
+        tile: side in pixels of overlapping tiles, one computed after the other; ``None``: pictures whole.
 
     Raises:
         NotFiniteError: the pictures hold NaN or infinite values in float32, too.
     """
 
     def picture(module: Any, given: Tensor) -> Tensor:
-        return module.decode(given / module.config.scaling_factor, return_dict=False)[0]
+        own = module if tile is None else _in_tiles(module, tile)
+        return own.decode(given / module.config.scaling_factor, return_dict=False)[0]
 
-    rows = max(_PIXELS_AT_ONCE // (latents[0, 0].numel() * _factor(vae) ** 2), 1)
+    rows = max(_PIXELS_AT_ONCE // (latents[0, 0].numel() * _factor(vae) ** 2), 1) if tile is None else 1
     wrong = "the autoencoder makes NaN or infinite pixels"
     return torch.cat([_finite(vae, picture, part, upcast, wrong) for part in latents.split(rows)])
+
+
+def _in_tiles(vae: Any, tile: int) -> Any:
+    """A view of an autoencoder that decodes in tiles; of one that has no views, itself, whole."""
+    view = private_view(vae)
+    if view is not vae:
+        view.use_tiling, view.tile_sample_min_size = True, tile
+        view.tile_latent_min_size = max(tile // _factor(vae), 1)
+    return view
 
 
 def _factor(vae: Any) -> int:

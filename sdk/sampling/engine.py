@@ -17,14 +17,13 @@ from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers
 from ..rules.prompts import readable_part
 from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
+from .at_once import pictures_at_once, tile_side
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
 from .schedulers import check_scheduler, takes_eta
 
 log = logging.getLogger("sdk")
-_BATCH = 16  # pictures drawn at a time, of so many pixels; fewer of larger ones
-_USUAL = 512 * 512
 
 
 class Engine(BaseModel):
@@ -104,7 +103,9 @@ class Engine(BaseModel):
         for note in notes:
             log.warning(note)
         check_cancelled(cancel)
-        batches = _batches(requests, numbers.height * numbers.width)
+        size = (numbers.height, numbers.width)
+        batches = _batches(requests, pictures_at_once(self, size, guided=guided))
+        tile = tile_side(self, size)
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
         phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
@@ -145,6 +146,7 @@ class Engine(BaseModel):
                     phase=phase,
                     generators=[generators[i] for i in part] if generators is not None else None,
                     start=start,
+                    tile=tile,
                     callback_on_step_end=callback_on_step_end,
                 )
             except Cancelled as stopped:
@@ -173,13 +175,12 @@ class Engine(BaseModel):
         return list(dict.fromkeys(notes))
 
 
-def _batches(requests: Sequence[Request], pixels: int) -> list[list[int]]:
+def _batches(requests: Sequence[Request], size: int) -> list[list[int]]:
     """Which requests are drawn together; a pack with UNet weights of its own has batches to itself."""
     apart: dict[int, list[int]] = {}
     for index, request in enumerate(requests):
         whole = request.pack is not None and bool(request.pack.unet)
         apart.setdefault(id(request.pack) if whole else 0, []).append(index)
-    size = max(min(_BATCH, _BATCH * _USUAL // pixels), 1)
     return [indices[start : start + size] for indices in apart.values() for start in range(0, len(indices), size)]
 
 

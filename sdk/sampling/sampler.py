@@ -98,6 +98,7 @@ class Sampler:
         phase: Phase,
         generators: list[torch.Generator] | None = None,
         start: Start | None = None,
+        tile: int | None = None,
         callback_on_step_end: Callable | None = None,
     ) -> list[Image.Image]:
         """Draw one picture per request, in one batch; packs with UNet weights of their own cannot share it with others.
@@ -115,6 +116,7 @@ class Sampler:
             phase: the whole call's: steps count on from batch to batch.
             generators: one per request, instead of its seed.
             start: where drawing starts from a picture.
+            tile: side in pixels of the tiles in which pictures are decoded; ``None``: whole.
             callback_on_step_end: diffusers', its step that of the whole call.
 
         Raises:
@@ -170,11 +172,11 @@ class Sampler:
             ).images
         if not is_finite(drawn):
             raise NotFiniteError(self._not_finite("the latents", wanted, guidance_scale))
-        return self._pictures(pipe, drawn)
+        return self._pictures(pipe, drawn, tile)
 
-    def _pictures(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
+    def _pictures(self, pipe: Any, latents: Tensor, tile: int | None) -> list[Image.Image]:
         """Decode latents as diffusers' pipeline does, after a look at what the decoder made."""
-        images = decoded(pipe.vae, latents, self.base.upcast_vae)
+        images = decoded(pipe.vae, latents, self.base.upcast_vae, tile)
         images, flagged = self.family.safe(pipe, images, self.unet.device, self.unet.dtype)
         shown = [True] * len(images) if flagged is None else [not each for each in flagged]
         return pipe.image_processor.postprocess(images, output_type="pil", do_denormalize=shown)

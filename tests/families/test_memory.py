@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.fit_memory import beside
+from sdk import FitConfig, Personalizer
 from sdk.commands.main import main
+from sdk.errors import InputError
 from sdk.families import configurations
 from sdk.fit import fit_memory
+from sdk.fit.need.choose import need_of, within_memory
+from sdk.memory.budget import LIBRARIES
+from sdk.memory.passes import rough_step
+from sdk.sampling.at_once import pictures_at_once, tile_side
 
 
 @pytest.mark.parametrize(
@@ -25,7 +34,7 @@ from sdk.fit import fit_memory
 )
 def test_a_fit_fits_on_a_card(family, parts, card, rows, checkpointing):
     need = fit_memory(
-        parts["unet"], family, dtype=torch.float16, rows=rows, checkpointing=checkpointing, beside=beside(parts)
+        parts["unet"], family, dtype=torch.float16, rows=rows, checkpointing=checkpointing, **beside(parts)
     )
     print(f"{family}, {rows} rows, checkpointing {checkpointing}: {need.total / 1e9:.1f} GB of {card}")
     assert need.total < card * 1e9
@@ -51,10 +60,109 @@ def test_what_is_learned_counts():
     assert whole.trained > 15e9
 
 
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("free", "rows", "again"),
+    # What is free beside the weights: all 8 rows of this model take 0.050 GB, and computed again 0.019.
+    [(3.0, 0, False), (0.06, 0, False), (0.03, 4, False), (0.015, 2, False), (0.007, 1, False), (0.005, 2, True)],
+)
+def test_a_budget_chooses(loaded, picture, monkeypatch, free, rows, again):
+    """Fewer rows first, then activations computed again; the step is the same but for rounding."""
+    base = loaded("sd1")
+    monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + free)
+    chosen = within_memory(base, FitConfig().for_method("disendiff"), "disendiff")
+    assert (chosen.rows_at_once, chosen.gradient_checkpointing) == (rows, again)
+
+
+def test_what_a_user_chose_stays(loaded, monkeypatch):
+    base = loaded("sd1")
+    monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.02)
+    config = FitConfig(rows_at_once=3).for_method("disendiff")
+    assert within_memory(base, config, "disendiff") is config
+    before = {"rows_at_once": 2, "gradient_checkpointing": False}
+    begun = within_memory(base, FitConfig().for_method("disendiff"), "disendiff", before)
+    assert (begun.rows_at_once, begun.gradient_checkpointing) == (2, False)
+
+
+def test_a_fit_goes_on_as_it_was_begun(model_folder, picture, tmp_path):
+    """Less memory is free now than then: the same rows at once all the same, so that the bits are the same."""
+    base = Personalizer.from_pretrained(model_folder("sd1"), device="cpu", memory=0.755)
+    config = FitConfig(steps=3, batch_size=4, target_pool=1, prior="none", checkpoint_every=1)
+    assert base.memory == 0.755
+    fit = partial(base.fit, picture, ["cat"], config=config)
+
+    def stop(report):
+        if report.step == 2:
+            raise ConnectionError
+
+    whole = fit(output_dir=tmp_path / "whole")
+    rows = whole.settings["rows_at_once"]
+    with pytest.raises(ConnectionError):
+        fit(output_dir=tmp_path / "cut", callback=stop)
+    base.memory = "auto"
+    again = fit(output_dir=tmp_path / "cut", resume=True)
+    assert again.content_hash() == whole.content_hash()
+    assert (
+        again.settings["rows_at_once"] == rows == fit(output_dir=tmp_path / "cut", resume=True).settings["rows_at_once"]
+    )
+    assert fit().settings["rows_at_once"] == 0 != rows
+
+
+@pytest.mark.parametrize("memory", [0, -1, "much", float("nan"), True, None])
+def test_budgets_are_numbers(model_folder, memory):
+    with pytest.raises(InputError, match="memory must be"):
+        Personalizer.from_pretrained(model_folder("sd1"), device="cpu", memory=memory)
+
+
+def test_too_little_is_one_line(loaded, picture, monkeypatch):
+    """Before anything is computed, with the number that is needed."""
+    base = loaded("sd1")
+    monkeypatch.setattr(base, "_memory", 0.7)
+    with pytest.raises(InputError, match=r"a fit needs 0\.74 GB at least, more than memory=0\.7"):
+        base.fit(picture, ["cat"], config=FitConfig(steps=1, prior="none"))
+    with pytest.raises(InputError, match=r"a picture of 2048 x 2048 needs"):
+        base.generate("a cat", height=2048, width=2048)
+
+
+def test_pictures_are_drawn_as_memory_has_room(loaded, monkeypatch):
+    """Fewer at once, and decoded in tiles; each picture as it would be."""
+    base = loaded("sd1")
+    usual = {"num_images": 3, "seed": 1, "num_inference_steps": 1, "height": 256, "width": 256}
+    plain = base.generate("a cat", **usual).images
+    assert pictures_at_once(base, (256, 256), guided=True) == 16
+    assert tile_side(base, (256, 256)) is None
+    monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.01)
+    assert tile_side(base, (256, 256)) == 128
+    monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.03)
+    assert pictures_at_once(base, (256, 256), guided=True) == 1
+    assert pictures_at_once(base, (256, 256), guided=False) == 2
+    monkeypatch.setattr("sdk.sampling.engine.tile_side", lambda *_: 128)
+    few = base.generate("a cat", **usual).images
+    assert all(image.size == (256, 256) for image in few)
+    apart = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(plain, few, strict=True)]
+    assert 0 < max(apart) < 4  # tiles are normalised by themselves
+    assert not base.pipe.vae.use_tiling
+
+
+def test_what_need_not_be_counted_is_small(loaded):
+    """The rule of thumb lies above what is counted, for every kind of UNet."""
+    for family, parts in (("sd1", "sd1"), ("sd2", "sd2"), ("sdxl", "sdxl")):
+        config = configurations.CONFIGURATIONS[parts]["unet"]
+        need = fit_memory(config, family, dtype=torch.float16, rows=1, checkpointing=False, beside=0)
+        side = config["sample_size"]
+        assert need.step < rough_step(config, 1, (side, side), torch.float16)
+    for name in ("sd1", "sdxl", "inpainting"):
+        base = loaded(name)
+        need = need_of(base, FitConfig(), "disendiff", 8, False)
+        assert need.step < rough_step(base.pipe.unet.config, 8, (32, 32), torch.float32)
+
+
 def test_doctor_says_what_a_model_needs(model_folder, capsys):
     assert main(["doctor", "--model", str(model_folder("sd1"))]) == 0
     out = capsys.readouterr().out
     assert "Stable Diffusion 1.x, 64 pixels, float32" in out
     assert "rows_at_once                  1      2      4      8" in out
-    assert "set: rows_at_once = 8" in out
+    assert "a fit takes by itself: rows_at_once = 8\n" in out
     assert "s a step of eight rows" in out

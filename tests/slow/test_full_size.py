@@ -152,7 +152,15 @@ def test_predicted_memory_is_what_is_measured(tmp_path, rows):
     held = sum(p.numel() * 4 for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
     with peak_memory(torch.device("cpu")) as peak:
         personalizer.fit(PHOTO, ["cat", "dog"], config=config)
-    need = fit_memory(pipe.unet.config, "sd1", dtype=torch.float32, rows=rows, checkpointing=False, beside=0)
+    need = fit_memory(
+        pipe.unet.config,
+        "sd1",
+        dtype=torch.float32,
+        rows=rows,
+        checkpointing=False,
+        beside=0,
+        encoders=[pipe.text_encoder],
+    )
     predicted, measured = held + need.trained + need.step, held + peak[0]
     print(f"{rows} at once: predicted {predicted / 1e9:.2f} GB, measured {measured / 1e9:.2f} GB")
     assert 0.85 * measured < predicted < 1.15 * measured

@@ -10,13 +10,14 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...disk.files import as_path, check_space, reporting_full_disk
 from ...disk.folders import exclusive, new_folder, recover
-from ...errors import OutputError, PackError
+from ...errors import OutputError, PackError, SdkError
 from ...pack import BY_PRODUCTS, MANIFEST, ConceptPack
 from ..identity import changes
 from ..request import FitRequest
@@ -182,6 +183,20 @@ def unfinished(folder: str | Path) -> Path | None:
     """Return where the checkpoint of an unfinished fit to a folder is, if there is one."""
     target = Path(os.path.realpath(as_path(folder)))
     return next((work for work in _work_folders(target) if (work / CHECKPOINT).is_file()), None)
+
+
+def settings_before(folder: str | Path) -> dict[str, Any] | None:
+    """Return what a fit to a folder depended on, unfinished or done, if one is there that can be read."""
+    target = Path(os.path.realpath(as_path(folder)))
+    with suppress(SdkError, OSError):
+        work = unfinished(folder)
+        about = None if work is None else read_about(work)
+        if about is not None:
+            return about.depends_on
+        if (target / MANIFEST).is_file():
+            before = ConceptPack.from_pretrained(target).provenance.get("depends_on")
+            return before if isinstance(before, dict) else None
+    return None
 
 
 def _check_checkpoint(work: Path, asked: FitRequest, resume: bool) -> None:

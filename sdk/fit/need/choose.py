@@ -1,0 +1,113 @@
+"""How a step goes through the UNet so that memory has room for it: rows at once, activations computed again or kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ...config import FitConfig
+from ...errors import InputError
+from ...families.layers import cross_attention_layers
+from ...memory.passes import rough_step
+from ...methods import method_class
+from ...model.base_model import BaseModel
+from .memory import FitMemory, fit_memory
+
+log = logging.getLogger("sdk")
+_NAMES = ("rows_at_once", "gradient_checkpointing")
+_MOST_STATE = 20  # bytes to a learned number: itself, its gradient, two moments, and once more in half precision or not
+
+
+def need_of(base: BaseModel, config: FitConfig, method: str, rows: int, checkpointing: bool) -> FitMemory:
+    """Return what a fit on a base model needs where it is.
+
+    Args:
+        base: the base model.
+        config: settings.
+        method: its name.
+        rows: that go through the UNet together.
+        checkpointing: whether activations are computed again in the backward pass.
+    """
+    unet = base.pipe.unet
+    return fit_memory(
+        unet.config,
+        base.family.name,
+        dtype=unet.dtype,
+        rows=rows,
+        checkpointing=checkpointing,
+        beside=base.held - sum(p.numel() * p.element_size() for p in unet.parameters()),
+        kv_rank=config.kv_rank,
+        whole=method_class(method).whole_unet,
+        encoders=[part.encoder for part in base.text_parts],
+        device=base.device.type,
+    )
+
+
+def within_memory(
+    base: BaseModel, config: FitConfig, method: str, before: Mapping[str, Any] | None = None
+) -> FitConfig:
+    """Return the settings with as many rows at once as memory has room for, where the user chose none.
+
+    Fewer rows are taken before activations are computed again, which costs more time.
+
+    Args:
+        base: the base model, whose budget it is.
+        config: settings, the method's own filled in.
+        method: its name.
+        before: settings that an unfinished fit, or a finished one that is asked for again, was begun with.
+
+    Raises:
+        InputError: a budget in GB that has no room for one row.
+    """
+    if config.rows_at_once:
+        return config
+    if before is not None and all(name in before for name in _NAMES):
+        return config.with_changes(**{name: before[name] for name in _NAMES})
+    most = config.batch_size
+    left = base.memory_left()
+    side = base.latent_shape[1]
+    unet = base.pipe.unet
+    if rough_step(unet.config, most, (side, side), unet.dtype) + _state_most(unet, method) <= left:
+        return config
+    counts = [most]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    least = 0
+    for checkpointing in (False, True):
+        if config.gradient_checkpointing and not checkpointing:
+            continue
+        for rows in counts:
+            need = need_of(base, config, method, rows, checkpointing)
+            least = need.step + need.trained
+            if least <= left:
+                return _chosen(config, rows, checkpointing)
+    short = (least - left) / 1e9
+    if not isinstance(base.memory, str):
+        raise InputError(
+            f"a fit needs {base.memory + short:.2f} GB at least, more than memory={base.memory:g}; give more, a model "
+            "in float16, or another method"
+        )
+    log.warning(
+        "a fit probably needs %.1f GB more than are free; load the model in float16, or on another device", short
+    )
+    return _chosen(config, 1, True)
+
+
+def _state_most(unet: Any, method: str) -> int:
+    """The most that what is learned, its gradients and its optimiser's state can take, bytes."""
+    if method_class(method).whole_unet:
+        learned = list(unet.parameters())
+    else:
+        learned = [m.weight for layer in cross_attention_layers(unet).values() for m in (layer.to_k, layer.to_v)]
+    return _MOST_STATE * sum(weight.numel() for weight in learned)
+
+
+def _chosen(config: FitConfig, rows: int, checkpointing: bool) -> FitConfig:
+    if rows == config.batch_size and checkpointing == config.gradient_checkpointing:
+        return config
+    again = ", and activations are computed again" if checkpointing else ""
+    log.info("for want of memory %d of %d rows go through the UNet at once%s", rows, config.batch_size, again)
+    return config.with_changes(
+        rows_at_once=0 if rows == config.batch_size else rows, gradient_checkpointing=checkpointing
+    )
