@@ -9,6 +9,7 @@ from .errors import InputError
 from .masks.options import MaskOptions
 from .plain import check_types, setting
 
+OPTIMIZERS = ("adamw", "adamw8bit")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
@@ -43,6 +44,11 @@ class FitSettings:
     token_learning_rate: float | None = setting(None, "of the token embeddings; None: as learning_rate (code)")
     decay: float = setting(0.0, "share of the steps, at the end, over which learning rates fall to zero (code: none)")
     weight_decay: float = setting(0.01, "of AdamW (code: torch's default)")
+    optimizer: str = setting(
+        "adamw",
+        "'adamw', or 'adamw8bit', whose moments take a quarter of the memory (bitsandbytes; extra '8bit'): for methods "
+        "that train the whole UNet",
+    )
     batch_size: int = setting(8, "rows in a step (paper)")
     target_share: float = setting(
         0.5, "probability that a row shows the reference picture and not a prior (code: 199 of 400)"
@@ -155,6 +161,8 @@ class FitSettings:
                 raise InputError(f"{name} must be at most {most:g}, got {getattr(self, name):g}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):
             raise InputError("prior_prompts must hold at least one prompt, and no empty one")
         strange = [name for p in self.prior_prompts for name in _PLACES.findall(p) if name not in ("{all}", "{each}")]

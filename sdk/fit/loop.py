@@ -21,6 +21,7 @@ from ..settings import FitSettings
 from .early_stopping import Best
 from .kept.checkpoint import CHECKPOINT, Checkpoints
 from .kept.metrics import MetricsLog
+from .optimizers import build_optimizer
 from .reporting import Report, StepReport
 from .request import FitRequest
 
@@ -60,7 +61,7 @@ def run(
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written first.
         NotFiniteError: a loss or a weight that is not finite; the last checkpoint stays as it is.
     """
-    optimizer = torch.optim.AdamW(method.parameter_groups(), weight_decay=settings.weight_decay)
+    optimizer = build_optimizer(settings.optimizer, method.parameter_groups(), settings.weight_decay)
     checkpoints = Checkpoints(work, asked)
     best = Best(settings.patience)
     scaler = torch.amp.GradScaler(device.type, enabled=method.denoiser.dtype == torch.float16)

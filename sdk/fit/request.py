@@ -26,6 +26,7 @@ from ..rules.prompts import word_notes
 from ..sampling.engine import Engine
 from .identity import depends_on, identity_hash
 from .need.choose import within_memory
+from .optimizers import check_optimizer
 
 log = logging.getLogger("sdk")
 _MUCH = 0.1  # share of a picture outside its centre square that is worth a word
@@ -92,6 +93,7 @@ def check_request(
         raise InputError("config must be a FitConfig; make one of plain values by FitConfig.from_dict")
     config = config.for_method(method)
     check_family(method, engine.family)
+    check_optimizer(config.optimizer)
     config = within_memory(engine, config, method, before)
     conditioner = engine.conditioner([c.token for c in concepts], config.clip_skip)
     initial_embeddings(conditioner, concepts, config.initializers)

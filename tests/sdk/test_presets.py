@@ -52,6 +52,7 @@ PRESETS = {
 DEFAULTS = {
     "clip_skip": 0,
     "kv_rank": None,
+    "optimizer": "adamw",
     "rows_at_once": 0,
     "steps": 250,
     "learning_rate": 8e-5,

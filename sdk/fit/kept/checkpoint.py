@@ -23,12 +23,12 @@ from ...errors import PackError
 from ...finite import first_not_finite
 from ...methods.base import Method
 from ..early_stopping import Best
+from ..optimizers import kept_state, restore_state, state_like
 from ..request import FitRequest
 from .metrics import METRICS
 
 CHECKPOINT = "checkpoint.safetensors"
 _LARGEST = 64 << 30  # bytes
-_STATE = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter that was updated
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _damaged(file: Path, reason: str) -> PackError:
 
 
 class Checkpoints:
-    """One checkpoint in the work folder, written atomically: parameters, AdamW's state, masks and the step.
+    """One checkpoint in the work folder, written atomically: parameters, the optimiser's state, masks and the step.
 
     Args:
         folder: where; ``None`` keeps nothing.
@@ -137,8 +137,8 @@ class Checkpoints:
         tensors = {}
         for name, parameter in method.parameters().items():
             tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            for key, value in kept_state(optimizer, parameter).items():
+                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
         tensors |= {f"masks/{index}": mask.contiguous() for index, mask in enumerate(method.masks)}
         tensors |= {f"best/{name}": weight for name, weight in best.weights.items()}
         about = {"step": str(step), "metrics_bytes": str(metrics_bytes)}
@@ -168,15 +168,13 @@ class Checkpoints:
         about = None if self.folder is None else read_about(self.folder)
         if self.folder is None or about is None:
             return 0
-        tensors = _read(self.folder / CHECKPOINT, about.step, method)
+        states = {name: state_like(optimizer, parameter) for name, parameter in method.parameters().items()}
+        tensors = _read(self.folder / CHECKPOINT, about.step, method, states)
         for name, parameter in method.parameters().items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{name}"])
-            optimizer.state[parameter] = {
-                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in _STATE
-                if f"{key}/{name}" in tensors
-            }
+            state = {key: tensors[f"{key}/{name}"] for key in states[name] if f"{key}/{name}" in tensors}
+            restore_state(optimizer, parameter, state)
         best.score, best.step, best.waited = about.best
         best.weights = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
         for index in range(len(method.masks)):
@@ -191,8 +189,8 @@ class Checkpoints:
         return about.step
 
 
-def _read(file: Path, step: int, method: Method) -> dict[str, Tensor]:
-    """Read and check the tensors of a checkpoint."""
+def _read(file: Path, step: int, method: Method, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Read and check the tensors of a checkpoint; ``states``: what the optimiser keeps of each parameter."""
     if step > method.settings.steps:
         raise _damaged(file, f"it is at step {step} of a fit of {method.settings.steps}")
     try:
@@ -204,7 +202,7 @@ def _read(file: Path, step: int, method: Method) -> dict[str, Tensor]:
         raise _damaged(file, "it is no safetensors file, or a part of one") from error
     if about.get("hash") != _hash(tensors, {name: text for name, text in about.items() if name != "hash"}):
         raise _damaged(file, "its hash does not match")
-    wrong = _wrong_tensors(tensors, method, step)
+    wrong = _wrong_tensors(tensors, method, step, states)
     if wrong is not None:
         raise _damaged(file, f"{shown(wrong)} is missing, of another shape or type, or no number")
     return tensors
@@ -250,14 +248,16 @@ def _scaler(text: str) -> dict[str, float] | None:
     return state if right else None
 
 
-def _wrong_tensors(tensors: Mapping[str, Tensor], method: Method, step: int) -> str | None:
+def _wrong_tensors(
+    tensors: Mapping[str, Tensor], method: Method, step: int, states: Mapping[str, Mapping[str, Tensor]]
+) -> str | None:
     """The name of a tensor that is missing, unknown, of another shape or type than the method's, or not finite."""
     needed: dict[str, Tensor] = {f"masks/{index}": mask for index, mask in enumerate(method.masks)}
     allowed: dict[str, Tensor] = {}
     for name, parameter in method.parameters().items():
         needed[f"parameter/{name}"] = parameter
         allowed[f"best/{name}"] = parameter
-        state = {f"{key}/{name}": torch.zeros(()) if key == "step" else parameter for key in _STATE}
+        state = {f"{key}/{name}": like for key, like in states[name].items()}
         (needed if any(each in tensors for each in state) else allowed).update(state)
     kept = [name for name in tensors if name.startswith("best/")]
     if kept:  # all of them or none

@@ -40,6 +40,7 @@ def need_of(base: BaseModel, config: FitConfig, method: str, rows: int, checkpoi
         kv_rank=config.kv_rank,
         whole=method_class(method).whole_unet,
         encoders=[part.encoder for part in base.text_parts],
+        optimizer=config.optimizer,
         device=base.device.type,
     )
 

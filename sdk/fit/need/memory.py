@@ -14,7 +14,8 @@ from ...families.layers import cross_attention_layers
 from ...memory.budget import LIBRARIES
 from ...memory.passes import on_meta, step_peak, text_kept
 
-_STATE = 4 * 4  # bytes of a trained number: itself, its gradient and two moments of AdamW, float32
+# Bytes of a trained number: itself, its gradient, float32, and two moments of the optimiser.
+_STATE = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2}
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FitMemory:
 
     Attributes:
         frozen: the base model's weights.
-        trained: what is learned, its gradient and AdamW's state.
+        trained: what is learned, its gradient and the optimiser's state.
         step: of the step itself: activations and their gradients.
         libraries: of what computes.
     """
@@ -50,6 +51,7 @@ def fit_memory(
     kv_rank: int | None = None,
     whole: bool = False,
     encoders: Sequence[Any] = (),
+    optimizer: str = "adamw",
     device: str = "cuda",
 ) -> FitMemory:
     """Return what a fit needs.
@@ -64,6 +66,7 @@ def fit_memory(
         kv_rank: of the learned K and V; 0: whole; ``None``: the family's.
         whole: the whole UNet trains.
         encoders: the text encoders, through which tokens learn; left out, what they keep of prompts is not counted.
+        optimizer: its name.
         device: ``"cuda"`` or ``"cpu"``, for what the libraries take.
     """
     model = on_meta(UNet2DConditionModel, unet, dtype).requires_grad_(whole)
@@ -76,7 +79,7 @@ def fit_memory(
     side = one.latent_side(model.config)
     step = step_peak(model, rows, (side, side), dtype, learns=not whole) + text_kept(encoders, rows)
     half = size * trained if size < 4 else 0  # the trained numbers once more in the type of the computation
-    return FitMemory(weights * size + beside, _STATE * trained + half, step, LIBRARIES.get(device, 0))
+    return FitMemory(weights * size + beside, _STATE[optimizer] * trained + half, step, LIBRARIES.get(device, 0))
 
 
 def learned_numbers(unet: Mapping[str, Any], kv_rank: int) -> int:
