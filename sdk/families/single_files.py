@@ -13,6 +13,7 @@ _UNET = "model.diffusion_model."
 _FIRST = f"{_UNET}input_blocks.0.0.weight"
 _LAST = f"{_UNET}out.2.weight"
 _WORDS = ("attn2.to_k.weight",)
+_GUIDANCE = f"{_UNET}time_embed.cond_proj.weight"  # of latent consistency models; diffusers has no name for it
 _XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
 # Parts of the names of what else people have in single files.
 _OTHERS = {
@@ -31,6 +32,20 @@ _OTHERS = {
     "first_stage_model.": "an autoencoder alone",
 }
 _BASE_STEP = 875_000  # at which the 512-pixel model of 2.x was saved
+
+
+def check_readable(shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    """Raise :class:`BaseModelError` for a model that diffusers' reader of single files would read in part.
+
+    Args:
+        shapes: of its weights, by name.
+        name: of the file, for messages.
+    """
+    if _GUIDANCE in shapes:
+        raise BaseModelError(
+            f"the file {name!r} is a latent consistency model, of which folders alone are read; give its folder, or a "
+            "plain model and the LCM-LoRA beside it"
+        )
 
 
 def configuration_of(

@@ -22,7 +22,7 @@ from ..errors import BaseModelError
 from ..families import Family, load_family
 from ..families.clip_vocabulary import write_vocabulary
 from ..families.recognize import SUPPORTED, family_of_index
-from ..families.single_files import configuration_of
+from ..families.single_files import check_readable, configuration_of
 from .older_text_encoder import older_text_encoder
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -47,6 +47,7 @@ def load_single_file(file: Path, dtype: torch.dtype, options: Mapping[str, Any])
         BaseModelError: another kind of file, or no vocabulary for it.
     """
     shapes, about = _contents(file)
+    check_readable(shapes, file.name)
     config = options.get("config")
     if config is not None and Path(str(config)).is_dir():
         index = read_json(Path(str(config)) / _INDEX, kind=BaseModelError, advice="give a folder in diffusers' layout")

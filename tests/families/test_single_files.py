@@ -129,6 +129,14 @@ def test_other_files_are_refused_in_one_line(tmp_path, key, said):
     assert said in str(refused.value)
 
 
+def test_a_latent_consistency_model_in_a_file(model_folder, loaded, tmp_path):
+    """Its condition would be left out; that is said, whatever configuration is given."""
+    save_file(checkpoint(loaded("lcm").pipe), tmp_path / "model.safetensors")
+    for options in ({}, {"config": str(model_folder("lcm"))}):
+        with pytest.raises(BaseModelError, match="is a latent consistency model, of which folders alone are read"):
+            Personalizer.from_pretrained(tmp_path / "model.safetensors", device="cpu", **options)
+
+
 def test_parts_of_models(tmp_path):
     unet = {key: torch.zeros(shape) for key, shape in SHAPES["sd1"].items() if "diffusion" in key}
     save_file(unet, tmp_path / "unet.safetensors")

@@ -85,6 +85,37 @@ def random_pipeline(folder: Path):
     )
 
 
+def random_model(name: str, folder: Path):
+    """A pipeline of a family's published configuration with random weights in bfloat16 and CLIP's tokenizer."""
+    import diffusers
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from sdk.families import CONFIGURATIONS, load_family
+
+    parts, components = CONFIGURATIONS[name], {}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # float32 first would take twice the memory
+    try:
+        torch.manual_seed(0)
+        for part, config in parts.items():
+            if part.startswith("tokenizer"):
+                inside = folder / part
+                inside.mkdir()
+                components[part] = clip_tokenizer(inside)
+                components[part].pad_token = config["pad_token"]
+            elif part.startswith("text_encoder"):
+                kind = CLIPTextModelWithProjection if "2" in part else CLIPTextModel
+                components[part] = kind(CLIPTextConfig(**config))
+            else:
+                kind = getattr(diffusers, config["_class_name"])
+                components[part] = kind.from_config({key: value for key, value in config.items() if key[0] != "_"})
+    finally:
+        torch.set_default_dtype(before)
+    family = load_family(name.removesuffix("-base"))
+    return family.pipeline(components | dict.fromkeys(family.absent))
+
+
 def needs(file: Path):
     """Skip where a file of the test data is missing."""
     return pytest.mark.skipif(not file.is_file(), reason=f"{file} is missing; set PERSONALIZER_TEST_DATA to its data")
@@ -164,6 +195,54 @@ def test_predicted_memory_is_what_is_measured(tmp_path, rows):
     predicted, measured = held + need.trained + need.step, held + peak[0]
     print(f"{rows} at once: predicted {predicted / 1e9:.2f} GB, measured {measured / 1e9:.2f} GB")
     assert 0.85 * measured < predicted < 1.15 * measured
+
+
+@needs(VOCABULARY)
+@needs(PHOTO)
+@needs_gigabytes("memory", 14, psutil.virtual_memory().available)
+@pytest.mark.parametrize(("name", "pixels"), [("sd2", 768), ("sdxl", 1024)])
+def test_a_step_at_full_size(tmp_path, name, pixels):
+    """Of the fit, one row at once and computed again, and of drawing; seconds and memory are printed."""
+    import torch
+    from PIL import Image
+
+    from sdk import FitConfig, Personalizer
+    from sdk.fit.need.choose import need_of
+    from sdk.runtime import peak_memory
+
+    personalizer = Personalizer(random_model(name, tmp_path), f"random {name}")
+    assert personalizer.resolution == pixels
+    config = FitConfig(
+        steps=2,
+        batch_size=1,
+        target_share=1.0,
+        prior="none",
+        target_pool=1,
+        scale_augmentation=False,
+        checkpoint_every=0,
+    )
+    config = config.with_changes(gradient_checkpointing=True)
+    with Image.open(PHOTO) as photo:
+        masks = [Image.new("L", photo.size) for _ in range(2)]
+        masks[0].paste(255, (0, 0, photo.width // 2, photo.height))
+        masks[1].paste(255, (photo.width // 2, 0, photo.width, photo.height))
+    times = [time.monotonic()]
+    with peak_memory(torch.device("cpu")) as peak:
+        pack = personalizer.fit(
+            PHOTO, ["cat", "dog"], config=config, masks=masks, callback=lambda report: times.append(time.monotonic())
+        )
+    need = need_of(personalizer, config.for_method("disendiff"), "disendiff", 1, True)
+    print(f"{name}: a step of one row {times[2] - times[1]:.0f} s")
+    print(f"{name}: peak {(personalizer.held + peak[0]) / 1e9:.1f} GB, of it weights {personalizer.held / 1e9:.1f}")
+    print(f"{name}: counted {(need.frozen + need.trained + need.step) / 1e9:.1f} GB")
+    pack.check_finite()
+    begin = time.monotonic()
+    with peak_memory(torch.device("cpu")) as peak:
+        drawn = personalizer.generate(
+            "a <new1> cat", concepts=pack, seed=0, num_inference_steps=1, guidance_scale=1.0
+        ).images[0]
+    print(f"{name}: a picture in one step {time.monotonic() - begin:.0f} s, {peak[0] / 1e9:.1f} GB beside the weights")
+    assert drawn.size == (pixels, pixels)
 
 
 @needs(VOCABULARY)
