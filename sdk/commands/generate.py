@@ -21,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of the sampler; default: the base model's, else 50")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
+    parser.add_argument("--guidance-rescale", type=float, help="0 to 1; default 0.7 for zero-SNR models, else 0")
+    parser.add_argument("--clip-skip", type=int, help="layers of the text encoders left out; default: as the pack")
+    parser.add_argument("--height", type=int, help="of the pictures in pixels; default the base model's")
+    parser.add_argument("--width", type=int, help="likewise")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -42,6 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
                     concepts=pack,
                     num_inference_steps=arguments.steps,
                     guidance_scale=arguments.guidance,
+                    guidance_rescale=arguments.guidance_rescale,
+                    clip_skip=arguments.clip_skip,
+                    height=arguments.height,
+                    width=arguments.width,
                     negative_prompt=arguments.negative_prompt,
                     progress=bar,
                     cancel=cancel,

@@ -109,8 +109,9 @@ def text_kept(encoders: Sequence[Any], rows: int) -> int:
     """
     kept = 0
     for encoder in encoders:
+        kind = type(getattr(encoder, "_orig_mod", encoder))  # of a compiled one
         with torch.device("meta"):
-            model = type(encoder)(encoder.config)
+            model = kind(encoder.config)
         nn.Module.to(model, encoder.dtype).requires_grad_(False)
         inner = getattr(model, "text_model", model)
         ids = torch.zeros(rows, encoder.config.max_position_embeddings, dtype=torch.int64, device="meta")

@@ -13,7 +13,7 @@ from sdk import ConceptPack, FitConfig, Personalizer
 from sdk.combine import merge, route
 from sdk.commands.main import main
 from sdk.errors import InputError
-from sdk.images.record import record_of
+from sdk.images.record import read_record, record_of
 from tests.families import tiny
 
 QUICK = {"steps": 2, "batch_size": 2, "target_pool": 1, "prior": "none", "learning_rate": 1e-3, "checkpoint_every": 0}
@@ -106,6 +106,14 @@ def test_models_are_named_on_the_command_line(model_folder, picture, tmp_path, c
     drawn = ["generate", str(tmp_path / "second"), "--prompt", "a <new1> cat", "--num-images", "1", "--steps", "1"]
     assert main([*drawn, *given, "--output", str(tmp_path / "pictures")]) == 0
     assert np.asarray(Image.open(tmp_path / "pictures" / "00-00.png")).shape == (64, 64, 3)
+    how = ["--height", "64", "--width", "96", "--clip-skip", "1", "--guidance-rescale", "0.5", "--memory", "2"]
+    assert main([*drawn, *given, *how, "--output", str(tmp_path / "wide")]) == 0
+    record = read_record(tmp_path / "wide" / "00-00.png")
+    assert (record.clip_skip, record.guidance_rescale) == (1, 0.5)
+    assert np.asarray(Image.open(tmp_path / "wide" / "00-00.png")).shape == (64, 96, 3)
+    capsys.readouterr()
+    assert main([*drawn, *given, "--memory", "little", "--output", str(tmp_path / "no")]) == 2
+    assert "--memory is a number of GB, such as 8, got 'little'" in capsys.readouterr().err
 
 
 def test_offline_asks_nobody(monkeypatch, tmp_path, capsys):
