@@ -59,7 +59,8 @@ def _tell_of_model(arguments: argparse.Namespace) -> None:
     base = load_personalizer(arguments, arguments.model)
     config = base.default_config().for_method(METHOD)
     say(f"model: {base.family.title}, {base.resolution} pixels, {str(base.pipe.unet.dtype).removeprefix('torch.')}")
-    say(f"memory: {(base.held + max(base.memory_left(), 0)) / 1e9:.1f} GB for it and a fit")
+    free = (base.held + base.memory_left()) / 1e9 if isinstance(base.memory, str) else base.memory
+    say(f"memory: {free:.1f} GB for it and a fit")
     say("a fit of K and V needs about (GB):")
     say("  rows_at_once            " + "".join(f"{rows:>7}" for rows in _ROWS))
     for checkpointing in (False, True):

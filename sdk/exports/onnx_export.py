@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..deploy.clip_tokenizer import is_clips
 from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
-from ..deploy.samplers.choose import OWN
+from ..deploy.samplers.choose import check_known
 from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
 from ..errors import InputError, NotFiniteError, OutputError
@@ -71,7 +71,9 @@ def export_model(
         pack.check_storable()
         if pack.clip_skip:
             raise InputError("exports know no clip_skip, with which this pack was fitted; fit it without")
-    _check_levels(base.sampling_scheduler())
+    scheduler = base.sampling_scheduler()
+    takes = inspect.signature(type(scheduler).__init__).parameters  # it keeps others', without effect
+    check_known(type(scheduler).__name__, {name: value for name, value in scheduler.config.items() if name in takes})
     dtype = dtype or torch.float32
     if dtype not in TOLERANCES:
         raise InputError(f"ONNX exports are float32 or float16, got {dtype}")
@@ -219,7 +221,8 @@ class _Exporter:
         kind = self.base.family.pipeline_class().__name__
         if paints_over(self.unet, self.vae.config.latent_channels):
             return kind.replace("Pipeline", "InpaintPipeline")
-        return "LatentConsistencyModelPipeline" if self.base.takes_guidance else kind
+        alone = len(self.parts) == 1  # of families with several encoders the usual class takes the guidance scale, too
+        return "LatentConsistencyModelPipeline" if self.base.takes_guidance and alone else kind
 
     def _zeros_without_prompt(self) -> bool:
         """Whether zeros stand for no negative prompt."""
@@ -322,37 +325,6 @@ _CLASSES = {
     "unet": "ORTUnet",
     "vae_decoder": "ORTVaeDecoder",
     "vae_encoder": "ORTVaeEncoder",
-}
-
-
-def _check_levels(scheduler: Any) -> None:
-    """Refuse samplers and noise levels that the runtime does not know."""
-    config, kind = scheduler.config, type(scheduler).__name__
-    if kind not in OWN:
-        raise InputError(
-            f"the runtime has no {kind}, by which this distilled model is sampled; it has {', '.join(OWN)}"
-        )
-    if config["beta_schedule"] not in ("linear", "scaled_linear") or config.get("trained_betas") is not None:
-        raise InputError(
-            "only linear and scaled_linear noise levels can be exported; "
-            f"this model has {config['beta_schedule']}, or levels of its own"
-        )
-    takes = inspect.signature(type(scheduler).__init__).parameters  # it keeps others', without effect
-    own = next((name for name, usual in _PLAIN.items() if name in takes and config[name] != usual), None)
-    if own is not None:
-        raise InputError(f"the runtime does not know {own} = {config[own]!r}, which this model's sampler has")
-
-
-# Settings of samplers, as the runtime computes; models that state others are refused.
-_PLAIN = {
-    "clip_sample": False,
-    "thresholding": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "interpolation_type": "linear",
-    "final_sigmas_type": "zero",
-    "timestep_type": "discrete",
 }
 
 

@@ -19,6 +19,8 @@ from ..images.image_io import list_images
 from ..sampling.engine import Engine
 from .whole import whole_identity
 
+TILE = "pictures encoded in tiles of"
+_LATER = ("clip_skip", "kv_rank", "optimizer", "rows_at_once")  # settings that fits of earlier versions do not name
 _CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
 
 
@@ -30,6 +32,7 @@ def depends_on(
     seed: int,
     images: Sequence[Image.Image],
     masks: Sequence[Tensor] | None,
+    tile: int | None = None,
 ) -> dict[str, Any]:
     """Return everything a fit's result depends on, as plain values by name.
 
@@ -41,8 +44,14 @@ def depends_on(
         seed: of everything random.
         images: the reference pictures, square.
         masks: the user's, per picture, or ``None``.
+        tile: side of the tiles in which pictures are encoded; ``None``: whole.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name not in _CHANGES_NOTHING}
+    given = config.to_dict()
+    settings = {
+        name: value
+        for name, value in given.items()
+        if name not in _CHANGES_NOTHING and not (name in _LATER and value == getattr(FitConfig, name))
+    }
     found: dict[str, Any] = {f"base model ({part})": value for part, value in whole_identity(engine).items()}
     found |= {
         "concepts": [[c.token, c.noun] for c in concepts],
@@ -52,6 +61,8 @@ def depends_on(
         "pictures": [hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest() for i in images],
         "given masks": None if masks is None else [hashlib.sha256(m.numpy().tobytes()).hexdigest() for m in masks],
     }
+    if tile is not None:
+        found[TILE] = tile
     if config.prior not in ("generate", "none"):
         found["prior pictures"] = _folder_hash(config.prior)
     assert not found.keys() & settings.keys()

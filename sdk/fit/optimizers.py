@@ -17,9 +17,9 @@ _CONSTANT = "qmap"  # of 8 bits: the numbers that they stand for, shared by all 
 
 
 def check_optimizer(name: str) -> None:
-    """Raise :class:`InputError` if what an optimiser needs is not installed."""
-    if name == "adamw8bit" and find_spec("bitsandbytes") is None:
-        raise InputError("optimizer 'adamw8bit' needs bitsandbytes; run: pip install 'personalizer-sdk[8bit]'")
+    """Raise :class:`InputError` if what an optimiser needs is not installed, or does not work."""
+    if name == "adamw8bit":
+        _eight_bits()
 
 
 def build_optimizer(name: str, groups: Iterable[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -32,13 +32,24 @@ def build_optimizer(name: str, groups: Iterable[dict[str, Any]], weight_decay: f
     """
     if name == "adamw":
         return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    return _eight_bits()(groups, weight_decay=weight_decay)
+
+
+def _eight_bits() -> Any:
+    """Bitsandbytes' class."""
+    if find_spec("bitsandbytes") is None:
+        raise InputError("optimizer 'adamw8bit' needs bitsandbytes; run: pip install 'personalizer-sdk[8bit]'")
     log = logging.getLogger("bitsandbytes")
-    before, log.level = log.level, logging.ERROR  # of kernels that it would fetch, and does without
+    before = log.level
+    log.setLevel(logging.ERROR)  # it tells of kernels that it would fetch, and does without
     try:
         from bitsandbytes.optim import AdamW8bit
+    except Exception as error:  # of a library that loads compiled ones for the machine
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"optimizer 'adamw8bit' does not work here: bitsandbytes fails ({said[:200]})") from error
     finally:
-        log.level = before
-    return AdamW8bit(groups, weight_decay=weight_decay)
+        log.setLevel(before)
+    return AdamW8bit
 
 
 def kept_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

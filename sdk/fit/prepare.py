@@ -104,7 +104,7 @@ def prepare(
     if config.prior not in ("generate", "none"):
         _note_unused(engine, config)
         _note_captions(method.conditioner, [each.caption for each in priors])
-    latents = LatentCache(engine.pipe.vae, engine.device, engine.upcast_vae)
+    latents = LatentCache(engine.pipe.vae, engine.device, asked.coding)
     clean = [latents.mean(image) for image in asked.images]
     found = asked.masks
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,12 @@ from ..kernels import attention_backend
 from ..masks.user import read_masks
 from ..methods import check_family
 from ..methods.token_init import initial_embeddings
+from ..model.latents import PLAIN, Coding
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
 from ..rules.prompts import word_notes
 from ..sampling.engine import Engine
-from .identity import depends_on, identity_hash
+from .identity import TILE, depends_on, identity_hash
 from .need.choose import within_memory
 from .optimizers import check_optimizer
 
@@ -45,6 +46,7 @@ class FitRequest:
         masks: the user's, per picture float ``[S, r, r]``, or ``None``.
         depends_on: everything the result depends on, see :func:`sdk.fit.identity.depends_on`.
         sides: of the pictures as they were read, pixels.
+        coding: how pictures are encoded.
         rights: what is stated about the pack, see :mod:`sdk.rights`.
     """
 
@@ -57,6 +59,7 @@ class FitRequest:
     depends_on: dict[str, Any]
     rights: dict[str, str] = field(default_factory=dict)
     sides: list[int] = field(default_factory=list)
+    coding: Coding = PLAIN
 
     @property
     def identity(self) -> str:
@@ -121,9 +124,13 @@ def check_request(
     for image in images:
         _note_crop(image)
     squares = [square(image, engine.resolution) for image in images]
-    result = depends_on(engine, concepts, method, config, seed, squares, given)
+    coding = engine.coding()
+    if before is not None:  # the same bits, whatever is free now
+        tile = before.get(TILE)
+        coding = replace(coding, tile=tile if isinstance(tile, int) and tile > 0 else None)
+    result = depends_on(engine, concepts, method, config, seed, squares, given, coding.tile)
     sides = [min(image.size) for image in images]
-    return FitRequest(squares, concepts, method, config, seed, given, result, sides=sides)
+    return FitRequest(squares, concepts, method, config, seed, given, result, sides=sides, coding=coding)
 
 
 def _check_captions(conditioner: TextConditioner, concepts: Sequence[Concept], config: FitConfig) -> None:

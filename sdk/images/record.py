@@ -163,6 +163,8 @@ def _checked(values: Any) -> PictureRecord | None:
             return None
     if not all(isinstance(c, str) for c in values.get("concepts", ())):
         return None
+    if not 0 <= values.get("guidance_rescale", 0) <= 1 or values.get("clip_skip", 0) < 0:
+        return None
     return PictureRecord(**{**values, "concepts": tuple(values.get("concepts", ()))})
 
 

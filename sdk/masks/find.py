@@ -54,7 +54,7 @@ def masks_of(
     check_cancelled(cancel)
     conditioner = base.conditioner([c.token for c in concepts], clip_skip)
     denoiser = Denoiser(base, dtype=forward_dtype(precision, base.device))
-    latents = LatentCache(base.pipe.vae, base.device, base.upcast_vae).mean(square(picture, base.resolution))
+    latents = LatentCache(base.pipe.vae, base.device, base.coding()).mean(square(picture, base.resolution))
     probe = AttentionProbe(denoiser, conditioner, concepts)
     masks = probe.find_masks(latents, options, progress=progress, cancel=cancel)
     side = min(picture.size)

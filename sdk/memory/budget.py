@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..rules.arguments import number, shown
 
 AUTO = "auto"
 LIBRARIES = {"cuda": 600 << 20, "cpu": 700 << 20}  # the context and kernels of CUDA; Python and the libraries
+_MOST = 1e6  # GB
 _SHARE = 0.9  # of what is free: allocators waste some
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
@@ -27,7 +29,7 @@ def checked_memory(memory: Any) -> float | str:
         if memory != AUTO:
             raise InputError(f"memory must be 'auto' or a number of GB, got {shown(memory)}")
         return memory
-    value = number(memory, "memory", 0.0)
+    value = number(memory, "memory", 0.0, _MOST)
     if value == 0:
         raise InputError("memory must be 'auto' or a number of GB above 0, got 0")
     return value
@@ -67,3 +69,8 @@ def _limits() -> list[int]:
         with suppress(OSError, ValueError):  # there is none, or "max"
             found.append(int(Path(file).read_text()))
     return found
+
+
+def gigabytes(count: float) -> str:
+    """Return bytes as GB for people, rounded up, so that as much is enough."""
+    return f"{math.ceil(count / 1e7) / 100:.2f}"

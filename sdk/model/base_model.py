@@ -19,7 +19,7 @@ from ..memory.budget import AUTO, checked_memory, left_of
 from ..rules.arguments import shown
 from ..unet.inpainting import paints_over
 from .fingerprint import BaseIdentity
-from .latents import condition
+from .latents import Coding, coding_for, condition
 from .loading import identify, recommended_settings
 from .schedules import Sampling, check_scheduler, distilled, sampling_scheduler, training_scheduler, zero_terminal_snr
 from .text import TextConditioner
@@ -131,6 +131,11 @@ class BaseModel:
         """Whether the autoencoder computes in float32 whatever it is kept in: in float16 it is known to overflow."""
         return self.family.single_precision_vae and bool(self.pipe.vae.config.get("force_upcast", False))
 
+    def coding(self, size: tuple[int, int] | None = None) -> Coding:
+        """Return how its autoencoder computes pictures of a size in pixels, height and width; default its own."""
+        side = self.resolution
+        return coding_for(self.pipe.vae, size or (side, side), self.upcast_vae, self.memory_left())
+
     def condition(self, size: tuple[int, int], given: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
         """Return what an inpainting UNet is told beside the latents, see :func:`sdk.model.latents.condition`.
 
@@ -140,9 +145,9 @@ class BaseModel:
         if not paints_over(self.pipe.unet, vae.config.latent_channels):
             return None
         if given is not None:
-            return condition(vae, self.device, size, self.upcast_vae, given)
+            return condition(vae, self.device, size, self.coding(size), given)
         if size not in self._conditions:
-            self._conditions[size] = condition(vae, self.device, size, self.upcast_vae, None)
+            self._conditions[size] = condition(vae, self.device, size, self.coding(size), None)
         return self._conditions[size]
 
     def sizes(self, height: int | None = None, width: int | None = None) -> Tensor:

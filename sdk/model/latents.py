@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,55 +16,104 @@ from torch import Tensor
 from ..errors import NotFiniteError
 from ..finite import is_finite
 from ..images.image_io import to_tensor
+from ..memory.passes import decoding_peak, rough_step
 from ..views import float32_view, in_turn, private_view
 
+_SMALLEST_TILE = 128  # pixels; smaller ones show their seams
+_WORKSPACE = 1.5  # times what is counted: convolutions take room for themselves, too
 _PIXELS_AT_ONCE = 1 << 21  # that are decoded together: eight pictures of 512 pixels, two of 1024
 
 
-def encoded(vae: Any, pixels: Tensor, upcast: bool = False) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Coding:
+    """How an autoencoder computes.
+
+    Attributes:
+        upcast: in float32 at once, see :attr:`sdk.model.BaseModel.upcast_vae`.
+        tile: side in pixels of overlapping tiles, one computed after the other; ``None``: pictures whole.
+        at_once: pictures that are decoded together; ``None``: those of a usual number of pixels.
+    """
+
+    upcast: bool = False
+    tile: int | None = None
+    at_once: int | None = None
+
+
+PLAIN = Coding()
+
+
+def coding_for(vae: Any, size: tuple[int, int], upcast: bool, left: int) -> Coding:
+    """Return how pictures are encoded and decoded that memory has room for.
+
+    Args:
+        vae: the autoencoder.
+        size: of the pictures in pixels, height and width.
+        upcast: see :class:`Coding`.
+        left: bytes that may be taken.
+    """
+    config, factor, dtype = vae.config, _factor(vae), torch.float32 if upcast else vae.dtype
+
+    def need(height: int, width: int) -> float:
+        return _WORKSPACE * decoding_peak(config, (height // factor, width // factor), dtype)
+
+    if rough_step(config, max(_PIXELS_AT_ONCE // (size[0] * size[1]), 1), size, dtype) <= left:
+        return Coding(upcast)
+    whole = need(*size)
+    if whole <= left:
+        return Coding(upcast, at_once=int(left // whole))
+    # A quarter of a tile must be whole cells, or tiles would not lie edge to edge.
+    side, step = max(size), 4 * factor
+    while side // 2 >= _SMALLEST_TILE and need(side, side) > left:
+        side = -(-side // (2 * step)) * step
+    return Coding(upcast, max(side // step, 1) * step, at_once=1)
+
+
+def encoded(vae: Any, pixels: Tensor, how: Coding = PLAIN) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of the autoencoder's posterior, ``[B, C, h, w]`` each, not scaled.
 
     Args:
         vae: the autoencoder; where its half precision overflows, it computes in float32.
         pixels: in [-1, 1], ``[B, 3, H, W]``.
-        upcast: compute in float32 at once, see :attr:`sdk.model.BaseModel.upcast_vae`.
+        how: it computes.
 
     Raises:
         NotFiniteError: the latents hold NaN or infinite values in float32, too.
     """
 
     def parameters(module: Any, given: Tensor) -> Tensor:
-        return module.encode(given).latent_dist.parameters
+        return _in_tiles(module, how.tile).encode(given).latent_dist.parameters
 
-    found = _finite(vae, parameters, pixels, upcast, "the autoencoder makes NaN or infinite latents of a picture")
+    found = _finite(vae, parameters, pixels, how.upcast, "the autoencoder makes NaN or infinite latents of a picture")
     posterior = DiagonalGaussianDistribution(found)  # it hides an infinite deviation, hence the look before
     return posterior.mean, posterior.std
 
 
-def decoded(vae: Any, latents: Tensor, upcast: bool = False, tile: int | None = None) -> Tensor:
+def decoded(vae: Any, latents: Tensor, how: Coding = PLAIN) -> Tensor:
     """Return the pictures ``[B, 3, H, W]`` of latents, about [-1, 1]; see :func:`encoded`.
 
     Args:
         vae: the autoencoder.
         latents: finite, scaled as the UNet has them, ``[B, C, h, w]``.
-        upcast: compute in float32 at once.
-        tile: side in pixels of overlapping tiles, one computed after the other; ``None``: pictures whole.
+        how: it computes.
 
     Raises:
         NotFiniteError: the pictures hold NaN or infinite values in float32, too.
     """
 
     def picture(module: Any, given: Tensor) -> Tensor:
-        own = module if tile is None else _in_tiles(module, tile)
+        own = _in_tiles(module, how.tile)
         return own.decode(given / module.config.scaling_factor, return_dict=False)[0]
 
-    rows = max(_PIXELS_AT_ONCE // (latents[0, 0].numel() * _factor(vae) ** 2), 1) if tile is None else 1
+    rows = max(_PIXELS_AT_ONCE // (latents[0, 0].numel() * _factor(vae) ** 2), 1)
+    rows = rows if how.at_once is None else min(rows, how.at_once)
     wrong = "the autoencoder makes NaN or infinite pixels"
-    return torch.cat([_finite(vae, picture, part, upcast, wrong) for part in latents.split(rows)])
+    return torch.cat([_finite(vae, picture, part, how.upcast, wrong) for part in latents.split(rows)])
 
 
-def _in_tiles(vae: Any, tile: int) -> Any:
-    """A view of an autoencoder that decodes in tiles; of one that has no views, itself, whole."""
+def _in_tiles(vae: Any, tile: int | None) -> Any:
+    """A view of an autoencoder that computes in tiles; of one that has no views, itself, whole."""
+    if tile is None:
+        return vae
     view = private_view(vae)
     if view is not vae:
         view.use_tiling, view.tile_sample_min_size = True, tile
@@ -93,16 +143,14 @@ def _finite(vae: Any, compute: Callable[[Any, Tensor], Tensor], given: Tensor, u
 
 
 @torch.no_grad()
-def condition(
-    vae: Any, device: Any, size: tuple[int, int], upcast: bool, given: tuple[Tensor, Tensor] | None
-) -> Tensor:
+def condition(vae: Any, device: Any, size: tuple[int, int], how: Coding, given: tuple[Tensor, Tensor] | None) -> Tensor:
     """Return what an inpainting UNet is told: mask and latents of what stays, ``[1, 1 + C, h, w]``.
 
     Args:
         vae: the autoencoder.
         device: where it runs.
         size: of the picture in pixels, height and width, if nothing is given.
-        upcast: see :func:`sdk.model.latents.encoded`.
+        how: the autoencoder computes.
         given: a picture in [-1, 1], ``[1, 3, H, W]``, and a mask ``[1, 1, H, W]``, 1 where it is redrawn.
     """
     if given is None:
@@ -111,7 +159,7 @@ def condition(
     else:
         hole = given[1].to(device)
         grey = given[0].to(device) * (hole < 0.5)
-    stays, _ = encoded(vae, grey, upcast)
+    stays, _ = encoded(vae, grey, how)
     stays = stays * vae.config.scaling_factor
     mask = F.interpolate(hole, stays.shape[-2:])  # nearest, as they were trained
     return torch.cat([mask.to(stays), stays], 1)
@@ -126,11 +174,11 @@ class LatentCache:
     Args:
         vae: the autoencoder.
         device: where it runs.
-        upcast: compute in float32, see :func:`encoded`.
+        how: it computes.
     """
 
-    def __init__(self, vae: Any, device: torch.device, upcast: bool = False):
-        self.vae, self.device, self.upcast = vae, device, upcast
+    def __init__(self, vae: Any, device: torch.device, how: Coding = PLAIN):
+        self.vae, self.device, self.how = vae, device, how
         self._moments: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def sample(self, image: Image.Image, noise: Tensor, name: Hashable = None) -> Tensor:
@@ -154,7 +202,7 @@ class LatentCache:
     def _encoded(self, image: Image.Image, name: Hashable = None) -> tuple[Tensor, Tensor]:
         key = picture_name(image) if name is None else name
         if key not in self._moments:
-            mean, deviation = encoded(self.vae, to_tensor(image)[None].to(self.device), self.upcast)
+            mean, deviation = encoded(self.vae, to_tensor(image)[None].to(self.device), self.how)
             self._moments[key] = (mean[0].float().cpu(), deviation[0].float().cpu())
         return self._moments[key]
 

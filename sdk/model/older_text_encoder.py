@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..errors import BaseModelError
 from ..families.remembering import inner
 
 _PREFIXES = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
@@ -35,17 +36,21 @@ def older_text_encoder(file: Path, names: Collection[str], config: str, dtype: t
         return None
     encoder: Any = CLIPTextModel(CLIPTextConfig.from_pretrained(Path(config) / "text_encoder"))
     own = inner(encoder)
-    found = _weights(file, [f"{prefix}{name}" for name in own.state_dict()])
-    own.load_state_dict({name.removeprefix(prefix): weight for name, weight in found.items()})
+    wanted = own.state_dict()
+    found = _weights(file, prefix, list(wanted))
+    wrong = next((n for n, w in wanted.items() if n not in found or found[n].shape != w.shape), None)
+    if wrong is not None:
+        raise BaseModelError(f"the file {file.name!r} is damaged ({prefix}{wrong} is missing or of another shape)")
+    own.load_state_dict(found)
     return torch.nn.Module.to(encoder, dtype).eval()
 
 
-def _weights(file: Path, names: list[str]) -> dict[str, Tensor]:
-    """Some weights of a file; those that it lacks are left out."""
+def _weights(file: Path, prefix: str, names: list[str]) -> dict[str, Tensor]:
+    """Weights of a file by their names behind a prefix; those that it lacks are left out."""
     if file.suffix == ".ckpt":
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         table = held.get("state_dict", held)
-        return {name: table[name] for name in names if name in table}
+        return {name: table[prefix + name] for name in names if prefix + name in table}
     with safe_open(file, "pt") as opened:
         there = set(opened.keys())
-        return {name: opened.get_tensor(name) for name in names if name in there}
+        return {name: opened.get_tensor(prefix + name) for name in names if prefix + name in there}

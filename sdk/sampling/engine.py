@@ -17,7 +17,7 @@ from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers
 from ..rules.prompts import readable_part
 from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
-from .at_once import pictures_at_once, tile_side
+from .at_once import pictures_at_once
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
@@ -100,12 +100,16 @@ class Engine(BaseModel):
             eta_unused=numbers.eta is not None and not takes_eta(sampler.scheduler),
             seed_unused=numbers.seed is not None and generator is not None,
         )
+        size = (numbers.height, numbers.width)
+        coding = self.coding(size)
+        if coding.tile is not None:
+            notes.append(
+                f"for want of memory pictures are decoded in tiles of {coding.tile} pixels, which shows a little"
+            )
         for note in notes:
             log.warning(note)
         check_cancelled(cancel)
-        size = (numbers.height, numbers.width)
         batches = _batches(requests, pictures_at_once(self, size, guided=guided))
-        tile = tile_side(self, size)
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
         phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
@@ -146,7 +150,7 @@ class Engine(BaseModel):
                     phase=phase,
                     generators=[generators[i] for i in part] if generators is not None else None,
                     start=start,
-                    tile=tile,
+                    coding=coding,
                     callback_on_step_end=callback_on_step_end,
                 )
             except Cancelled as stopped:

@@ -42,7 +42,7 @@ def start_from(base: BaseModel, image: Image.Image, hole: Image.Image | None = N
         NotFiniteError: see :func:`sdk.model.latents.encoded`.
     """
     vae = base.pipe.vae
-    latents, _ = encoded(vae, to_tensor(image)[None].to(base.device), base.upcast_vae)
+    latents, _ = encoded(vae, to_tensor(image)[None].to(base.device), base.coding())
     cells = given = None
     if hole is not None:
         white = (to_tensor(hole.convert("RGB"))[:1] > 0).float()[None]

@@ -23,7 +23,7 @@ from ..families.layers import cross_attention_layers
 from ..families.states import joined
 from ..finite import is_finite
 from ..model.base_model import BaseModel
-from ..model.latents import decoded
+from ..model.latents import PLAIN, Coding, decoded
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..rules.drawing import prompt_note, skipped_steps
@@ -98,7 +98,7 @@ class Sampler:
         phase: Phase,
         generators: list[torch.Generator] | None = None,
         start: Start | None = None,
-        tile: int | None = None,
+        coding: Coding = PLAIN,
         callback_on_step_end: Callable | None = None,
     ) -> list[Image.Image]:
         """Draw one picture per request, in one batch; packs with UNet weights of their own cannot share it with others.
@@ -116,7 +116,7 @@ class Sampler:
             phase: the whole call's: steps count on from batch to batch.
             generators: one per request, instead of its seed.
             start: where drawing starts from a picture.
-            tile: side in pixels of the tiles in which pictures are decoded; ``None``: whole.
+            coding: how pictures are decoded.
             callback_on_step_end: diffusers', its step that of the whole call.
 
         Raises:
@@ -172,11 +172,11 @@ class Sampler:
             ).images
         if not is_finite(drawn):
             raise NotFiniteError(self._not_finite("the latents", wanted, guidance_scale))
-        return self._pictures(pipe, drawn, tile)
+        return self._pictures(pipe, drawn, coding)
 
-    def _pictures(self, pipe: Any, latents: Tensor, tile: int | None) -> list[Image.Image]:
+    def _pictures(self, pipe: Any, latents: Tensor, coding: Coding) -> list[Image.Image]:
         """Decode latents as diffusers' pipeline does, after a look at what the decoder made."""
-        images = decoded(pipe.vae, latents, self.base.upcast_vae, tile)
+        images = decoded(pipe.vae, latents, coding)
         images, flagged = self.family.safe(pipe, images, self.unet.device, self.unet.dtype)
         shown = [True] * len(images) if flagged is None else [not each for each in flagged]
         return pipe.image_processor.postprocess(images, output_type="pil", do_denormalize=shown)

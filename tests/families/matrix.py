@@ -224,7 +224,9 @@ def textual_inversion(case: Case) -> None:
     pipe, parts = plain_pipe(case), case.base.text_parts
     for index, token in enumerate(case.pack.tokens):
         held = load_file(case.work / "peft" / f"new{index + 1}.safetensors")
-        for part, rows in zip(parts, held.values(), strict=True):
+        keys = case.base.family.token_keys or tuple(held)
+        for part, key in zip(parts, keys, strict=True):
+            rows = held[key]
             tools = {"text_encoder": getattr(pipe, part.name), "tokenizer": getattr(pipe, part.tokenizer_name)}
             pipe.load_textual_inversion(rows, token=token, **tools)
             found = tools["text_encoder"].get_input_embeddings().weight[tools["tokenizer"].convert_tokens_to_ids(token)]

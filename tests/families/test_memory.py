@@ -7,17 +7,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from benchmarks.fit_memory import beside
 from sdk import FitConfig, Personalizer
 from sdk.commands.main import main
-from sdk.errors import InputError
+from sdk.errors import InputError, OutputError
 from sdk.families import configurations
 from sdk.fit import fit_memory
 from sdk.fit.need.choose import need_of, within_memory
 from sdk.memory.budget import LIBRARIES
-from sdk.memory.passes import rough_step
-from sdk.sampling.at_once import pictures_at_once, tile_side
+from sdk.memory.passes import decoding_peak, rough_step
+from sdk.model.latents import Coding, coding_for, decoded, encoded
+from sdk.sampling.at_once import pictures_at_once
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_fit_goes_on_as_it_was_begun(model_folder, picture, tmp_path):
     assert fit().settings["rows_at_once"] == 0 != rows
 
 
-@pytest.mark.parametrize("memory", [0, -1, "much", float("nan"), True, None])
+@pytest.mark.parametrize("memory", [0, -1, "much", float("nan"), True, None, 1e300])
 def test_budgets_are_numbers(model_folder, memory):
     with pytest.raises(InputError, match="memory must be"):
         Personalizer.from_pretrained(model_folder("sd1"), device="cpu", memory=memory)
@@ -128,18 +130,65 @@ def test_pictures_are_drawn_as_memory_has_room(loaded, monkeypatch):
     usual = {"num_images": 3, "seed": 1, "num_inference_steps": 1, "height": 256, "width": 256}
     plain = base.generate("a cat", **usual).images
     assert pictures_at_once(base, (256, 256), guided=True) == 16
-    assert tile_side(base, (256, 256)) is None
+    assert base.coding((256, 256)).tile is None
     monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.01)
-    assert tile_side(base, (256, 256)) == 128
+    assert base.coding((256, 256)).tile == 128
     monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.03)
     assert pictures_at_once(base, (256, 256), guided=True) == 1
     assert pictures_at_once(base, (256, 256), guided=False) == 2
-    monkeypatch.setattr("sdk.sampling.engine.tile_side", lambda *_: 128)
+    monkeypatch.setattr(base, "coding", lambda *_: Coding(tile=128))
     few = base.generate("a cat", **usual).images
     assert all(image.size == (256, 256) for image in few)
     apart = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(plain, few, strict=True)]
     assert 0 < max(apart) < 4  # tiles are normalised by themselves
+    assert "decoded in tiles of 128 pixels" in base.generate("a cat", **usual).notes[0]
     assert not base.pipe.vae.use_tiling
+
+
+@pytest.mark.parametrize("size", [(576, 576), (704, 832), (1152, 896)])
+def test_tiles_lie_edge_to_edge(size):
+    """Of an autoencoder with a factor of eight, whatever the size."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4),
+        norm_num_groups=2,
+        sample_size=512,
+    ).eval()
+    latents = torch.zeros(1, 4, size[0] // 8, size[1] // 8)
+    assert coding_for(vae, size, False, 1 << 34).tile is None
+    for left in (1 << 24, 1 << 22, 1):
+        how = coding_for(vae, size, False, left)
+        assert how.tile % 32 == 0
+        assert how.tile < max(size)
+        assert decoded(vae, latents, how).shape == (1, 3, *size)
+        assert encoded(vae, torch.zeros(1, 3, *size), how)[0].shape == latents.shape
+
+
+def test_what_is_decoded_together_is_counted():
+    vae = AutoencoderKL(**{key: value for key, value in configurations.SD1["vae"].items() if key[0] != "_"})
+    need = 1.5 * decoding_peak(vae.config, (64, 64), torch.float32)
+    assert coding_for(vae, (512, 512), False, int(3.5 * need)).at_once == 3
+
+
+def test_what_a_user_asks_for_otherwise_is_refused_by_name(model_folder, picture, tmp_path):
+    base = Personalizer.from_pretrained(model_folder("sd1"), device="cpu")
+    config = FitConfig(steps=2, batch_size=2, target_pool=1, prior="none", checkpoint_every=1)
+
+    def stop(report):
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        base.fit(picture, ["cat"], config=config, output_dir=tmp_path / "p", callback=stop)
+    for change in ({"gradient_checkpointing": True}, {"rows_at_once": 1}):
+        with pytest.raises(OutputError, match=next(iter(change))):
+            base.fit(picture, ["cat"], config=config.with_changes(**change), output_dir=tmp_path / "p", resume=True)
+
+
+def test_precision_counts(loaded):
+    base = loaded("sd1")
+    whole, half = (need_of(base, FitConfig(precision=p), "disendiff", 8, False).step for p in ("fp32", "bf16"))
+    assert 0.45 * whole < half < 0.6 * whole
 
 
 def test_what_need_not_be_counted_is_small(loaded):

@@ -100,11 +100,15 @@ def test_what_the_runtime_cannot_sample_is_refused_before_it_is_exported(model_f
     base = Personalizer.from_pretrained(model_folder("turbo"), device="cpu")
     pipe, euler = base.pipe, base.pipe.scheduler
     pipe.scheduler = TCDScheduler.from_config(euler.config)
-    with pytest.raises(InputError, match="the runtime has no TCDScheduler"):
+    with pytest.raises(InputError, match="exports hold no TCDScheduler"):
         Personalizer(pipe).export_onnx(tmp_path / "onnx")
     pipe.scheduler = type(euler).from_config(euler.config, use_karras_sigmas=True)
-    with pytest.raises(InputError, match="does not know use_karras_sigmas"):
+    with pytest.raises(InputError, match="use_karras_sigmas is False; this model's has True"):
         Personalizer(pipe).export_onnx(tmp_path / "onnx")
+    consistency = tiny.lcm()
+    consistency.scheduler = type(euler).from_config(euler.config, timestep_spacing="linspace")
+    with pytest.raises(InputError, match="timestep_spacing is 'leading' or 'trailing'; this model's has 'linspace'"):
+        Personalizer(consistency).export_onnx(tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 

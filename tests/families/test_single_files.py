@@ -129,6 +129,16 @@ def test_other_files_are_refused_in_one_line(tmp_path, key, said):
     assert said in str(refused.value)
 
 
+def test_an_old_text_encoder_that_is_not_whole(model_folder, loaded, tmp_path):
+    weights = older(checkpoint(loaded("sd1").pipe))
+    name = next(each for each in weights if "layers.1.mlp" in each)
+    for change in (lambda: weights.pop(name), lambda: weights.update({name: torch.zeros(3)})):
+        change()
+        save_file(weights, tmp_path / "model.safetensors")
+        with pytest.raises(BaseModelError, match="'model.safetensors' is damaged .*layers.1.mlp"):
+            Personalizer.from_pretrained(tmp_path / "model.safetensors", device="cpu", config=str(model_folder("sd1")))
+
+
 def test_a_latent_consistency_model_in_a_file(model_folder, loaded, tmp_path):
     """Its condition would be left out; that is said, whatever configuration is given."""
     save_file(checkpoint(loaded("lcm").pipe), tmp_path / "model.safetensors")

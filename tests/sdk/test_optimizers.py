@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import pytest
@@ -30,6 +31,17 @@ def test_what_is_missing_is_said_before_anything_is_computed(personalizer, pictu
 def test_unknown_ones_are_named():
     with pytest.raises(InputError, match="optimizer must be one of adamw, adamw8bit, got 'sgd'"):
         FitConfig(optimizer="sgd")
+
+
+def test_one_that_does_not_load_is_a_line(personalizer, picture, quick, monkeypatch, tmp_path):
+    package = tmp_path / "bitsandbytes"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('libcudart.so.99: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [each for each in sys.modules if each.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError, match="does not work here: bitsandbytes fails .libcudart"):
+        personalizer.fit(picture, ["cat"], config=quick.with_changes(optimizer="adamw8bit"))
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "disendiff"])

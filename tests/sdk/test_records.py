@@ -67,6 +67,10 @@ def test_pictures_of_others_have_no_record(tmp_path):
     assert read_record(tmp_path / "plain.png") is None
     for text in (
         "{", "[]", "5", '{"prompt": 5}', '{"prompt": "a"}', '{"other": 1}', "[" * 100_000, '{"seed": true}',
+        *(
+            f'{{"prompt": "a", "seed": 1, "steps": 2, "scheduler": "", "guidance_scale": 1, "base": "", {more}}}'
+            for more in ('"clip_skip": -5', '"guidance_rescale": NaN', '"guidance_rescale": 2')
+        ),
         '{"prompt": "a", "seed": 1.5, "steps": 2, "scheduler": "", "guidance_scale": 1, "base": ""}',
     ):  # fmt: skip
         entries = PngImagePlugin.PngInfo()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...errors import InputError
 from ...rules.arguments import text
@@ -23,6 +24,44 @@ _NAMED: dict[str, Callable[[Levels, int, float], Scheduler]] = {
     "ddim": Ddim,
     "dpm": lambda levels, steps, eta: DpmSolver(levels, steps),
 }
+
+
+# What samplers are exported with; others would compute something else here.
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "beta_schedule": ("linear", "scaled_linear"),
+    "trained_betas": (None,),
+    "clip_sample": (False,),
+    "thresholding": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "interpolation_type": ("linear",),
+    "final_sigmas_type": ("zero",),
+    "timestep_type": ("discrete",),
+    "timestep_spacing": ("leading", "trailing"),
+    "steps_offset": (0, 1),
+    "set_alpha_to_one": (False,),
+}
+_UNUSED = {"LCMScheduler": ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
+
+
+def check_known(kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a sampler that gives other numbers than those of this package.
+
+    Args:
+        kind: diffusers' class.
+        config: what it is configured by.
+
+    Raises:
+        InputError: another class, or a setting that is not known.
+    """
+    if kind not in _OWN:
+        raise InputError(f"exports hold no {kind}, by which this model is sampled; they hold {', '.join(OWN)}")
+    for name, allowed in _KNOWN.items():
+        if name in config and name not in _UNUSED.get(kind, ()) and config[name] not in allowed:
+            there = "values of its own" if isinstance(config[name], (list, tuple)) else repr(config[name])
+            wanted = " or ".join(map(repr, allowed))
+            raise InputError(f"exports know samplers whose {name} is {wanted}; this model's has {there}")
 
 
 def own_sampler(levels: Levels) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...config import FitConfig
 from ...errors import InputError
 from ...families.layers import cross_attention_layers
+from ...memory.budget import gigabytes
 from ...memory.passes import rough_step
 from ...methods import method_class
 from ...model.base_model import BaseModel
+from ...model.precision import computing_dtype, forward_dtype
+from ...sampling.at_once import pictures_at_once
 from .memory import FitMemory, fit_memory
 
 log = logging.getLogger("sdk")
-_NAMES = ("rows_at_once", "gradient_checkpointing")
 _MOST_STATE = 20  # bytes to a learned number: itself, its gradient, two moments, and once more in half precision or not
 
 
@@ -30,19 +33,20 @@ def need_of(base: BaseModel, config: FitConfig, method: str, rows: int, checkpoi
         checkpointing: whether activations are computed again in the backward pass.
     """
     unet = base.pipe.unet
-    return fit_memory(
+    need = fit_memory(
         unet.config,
         base.family.name,
-        dtype=unet.dtype,
+        dtype=computing_dtype(unet.dtype, forward_dtype(config.precision, base.device)),
         rows=rows,
         checkpointing=checkpointing,
-        beside=base.held - sum(p.numel() * p.element_size() for p in unet.parameters()),
+        beside=0,
         kv_rank=config.kv_rank,
         whole=method_class(method).whole_unet,
         encoders=[part.encoder for part in base.text_parts],
         optimizer=config.optimizer,
         device=base.device.type,
     )
+    return replace(need, frozen=base.held)
 
 
 def within_memory(
@@ -63,14 +67,16 @@ def within_memory(
     """
     if config.rows_at_once:
         return config
-    if before is not None and all(name in before for name in _NAMES):
-        return config.with_changes(**{name: before[name] for name in _NAMES})
+    if before is not None:
+        return _as_begun(config, before)
     most = config.batch_size
     left = base.memory_left()
     side = base.latent_shape[1]
     unet = base.pipe.unet
     if rough_step(unet.config, most, (side, side), unet.dtype) + _state_most(unet, method) <= left:
         return config
+    if config.prior == "generate" or config.validate_every:
+        pictures_at_once(base, (base.resolution, base.resolution), guided=True)  # refuses what has no room for one
     counts = [most]
     while counts[-1] > 1:
         counts.append(counts[-1] // 2)
@@ -83,16 +89,24 @@ def within_memory(
             least = need.step + need.trained
             if least <= left:
                 return _chosen(config, rows, checkpointing)
-    short = (least - left) / 1e9
     if not isinstance(base.memory, str):
         raise InputError(
-            f"a fit needs {base.memory + short:.2f} GB at least, more than memory={base.memory:g}; give more, a model "
-            "in float16, or another method"
+            f"a fit needs {gigabytes(base.memory * 1e9 + least - left)} GB at least, more than memory={base.memory:g}; "
+            "give more, a model in float16, or another method"
         )
     log.warning(
-        "a fit probably needs %.1f GB more than are free; load the model in float16, or on another device", short
+        "a fit probably needs %s GB more than are free; load the model in float16, or on another device",
+        gigabytes(least - left),
     )
     return _chosen(config, 1, True)
+
+
+def _as_begun(config: FitConfig, before: Mapping[str, Any]) -> FitConfig:
+    """The settings with what a fit was begun with; what the user chose stays, and differs where it does."""
+    rows, again = before.get("rows_at_once", 0), before.get("gradient_checkpointing", False)
+    if type(rows) is int and rows > 0:
+        config = config.with_changes(rows_at_once=rows)
+    return config.with_changes(gradient_checkpointing=True) if again is True else config
 
 
 def _state_most(unet: Any, method: str) -> int:
