@@ -128,7 +128,7 @@ class OnnxPersonalizer:
             guidance_scale: ``None``: what the base model recommends.
             guidance_rescale: from 0 to 1; ``None``: what the base model recommends.
             eta: of DDIM, in [0, 1]; ``None``: 1.
-            scheduler: ``"ddim"``, as the paper samples, or ``"dpm"`` (DPM-Solver++ 2M), good from 15 steps on;
+            scheduler: ``"ddim"``, as the paper samples, ``"dpm++"`` (DPM-Solver++ 2M), ``"unipc"`` or ``"euler"``;
                 ``None``: the model's own, which is DDIM unless it is distilled.
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: in pixels, a multiple of the model's ``size_multiple`` up to 4096; default the model's.

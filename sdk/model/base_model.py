@@ -10,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from ..errors import BaseModelError, InputError
 from ..families import Family, TextPart, family_of
 from ..memory.budget import AUTO, checked_memory, left_of
 from ..rules.arguments import shown
+from ..rules.drawing import check_scheduler_name
 from ..unet.inpainting import paints_over
 from .fingerprint import BaseIdentity
 from .latents import Coding, coding_for, condition
 from .loading import identify, recommended_settings
-from .schedules import Sampling, check_scheduler, distilled, sampling_scheduler, training_scheduler, zero_terminal_snr
+from .schedules import (
+    Sampling,
+    check_scheduler,
+    distilled,
+    named_scheduler,
+    sampling_scheduler,
+    training_scheduler,
+    zero_terminal_snr,
+)
 from .text import TextConditioner
 
 
@@ -164,11 +173,21 @@ class BaseModel:
         own = self._loaded_scheduler
         return copy.deepcopy(own) if self.distilled else sampling_scheduler(own)
 
-    def drawing_scheduler(self) -> Any:
+    def drawing_scheduler(self, asked: Any = None) -> Any:
         """Return what a call draws with, its own: :meth:`sampling_scheduler`, or a copy of one that a user set since.
 
         That is, of ``pipe.scheduler`` if it is another object than the model was loaded with.
+
+        Args:
+            asked: what the call asks for instead, a name or one of diffusers' schedulers.
+
+        Raises:
+            InputError: something else.
         """
+        if isinstance(asked, SchedulerMixin):
+            return copy.deepcopy(asked)
+        if asked is not None:
+            return named_scheduler(check_scheduler_name(asked), self._loaded_scheduler)
         chosen = self.pipe.scheduler
         return self.sampling_scheduler() if chosen is self._loaded_scheduler else copy.deepcopy(chosen)
 

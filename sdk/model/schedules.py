@@ -13,12 +13,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from ..errors import BaseModelError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+_NAMED = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "euler": EulerDiscreteScheduler}
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
@@ -70,6 +77,17 @@ def sampling_scheduler(scheduler: Any) -> DDIMScheduler:
         steps_offset=1,
         timestep_spacing=spacing,
     )
+
+
+def named_scheduler(name: str, scheduler: Any) -> Any:
+    """Return a sampler on a model's own levels.
+
+    Args:
+        name: one of :data:`sdk.rules.drawing.SCHEDULERS`.
+        scheduler: the model's.
+    """
+    plain = sampling_scheduler(scheduler)
+    return plain if name == "ddim" else _NAMED[name].from_config(plain.config)
 
 
 def guidance_condition(unet: Any, guidance_scale: float, device: Any) -> torch.Tensor | None:

@@ -16,7 +16,7 @@ from ..images.image_io import load_image, load_mask, square
 from ..images.record import PictureRecord, png_bytes, remember
 from ..rights import Statement
 from ..version import __version__
-from .arguments import number, several, text, whole
+from .arguments import number, several, shown, text, whole
 
 MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 
@@ -68,6 +68,19 @@ def one_text_each(given: Any, count: int, what: str, missing: Any) -> list[Any]:
     if len(values) != count:
         raise InputError(f"give one {what}, or one for each of the {count} prompts, got {len(values)}")
     return [missing if value is None else text(value, what) for value in values]
+
+
+SCHEDULERS = ("ddim", "dpm++", "unipc", "euler")
+_OTHER_NAMES = {"dpm": "dpm++"}  # of the first version
+
+
+def check_scheduler_name(name: Any) -> str:
+    """Return a sampler's name, one of :data:`SCHEDULERS`, or raise :class:`InputError`."""
+    given = text(name, "scheduler")
+    chosen = _OTHER_NAMES.get(given, given)
+    if chosen not in SCHEDULERS:
+        raise InputError(f"there is no scheduler {shown(given)}; choose one of {', '.join(SCHEDULERS)}")
+    return chosen
 
 
 def call_notes(

@@ -42,6 +42,7 @@ class Drawer(Engine):
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
         eta: float | None = None,
+        scheduler: Any = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -58,14 +59,16 @@ class Drawer(Engine):
                 ``None`` takes the active pack, if any.
             num_images: pictures per prompt.
             seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
-            num_inference_steps: of DDIM, or of a scheduler that was set as ``pipe.scheduler``; ``None``: what the base
-                model recommends, else 50 (paper).
+            num_inference_steps: of the sampler; ``None``: what the base model recommends, else 50 (paper).
             guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
             guidance_rescale: from 0 to 1, how far the guided prediction gets back the contrast of the plain one (Lin et
                 al., WACV 2024, section 3.4); ``None``: 0.7 for models whose last noise level is noise alone, else 0.
             clip_skip: last layers of the text encoders that are left out, beyond what the family leaves out; ``None``:
                 as the pack was fitted.
             eta: share of fresh noise in each DDIM step, in [0, 1]; ``None``: 1 (released code).
+            scheduler: ``"ddim"``, as the paper samples, ``"dpm++"`` (DPM-Solver++ 2M), ``"unipc"`` or ``"euler"``, on
+                the model's own noise levels; or one of diffusers' schedulers. ``None``: one that was set as
+                ``pipe.scheduler``, else the model's own, which is DDIM unless it is distilled.
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: of the pictures in pixels, a multiple of :attr:`size_multiple` up to 4096; default the model's.
             width: likewise.
@@ -89,6 +92,7 @@ class Drawer(Engine):
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip,
             eta=eta,
+            scheduler=scheduler,
             negative_prompt=negative_prompt,
             height=height,
             width=width,
@@ -112,6 +116,7 @@ class Drawer(Engine):
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
         eta: float | None = None,
+        scheduler: Any = None,
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -140,6 +145,7 @@ class Drawer(Engine):
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip,
             eta=eta,
+            scheduler=scheduler,
             negative_prompt=negative_prompt,
             generator=generator,
             progress=progress,
@@ -161,6 +167,7 @@ class Drawer(Engine):
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
         eta: float | None = None,
+        scheduler: Any = None,
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -192,6 +199,7 @@ class Drawer(Engine):
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip,
             eta=eta,
+            scheduler=scheduler,
             negative_prompt=negative_prompt,
             generator=generator,
             progress=progress,

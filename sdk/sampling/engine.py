@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -42,6 +43,7 @@ class Engine(BaseModel):
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
         eta: float | None = None,
+        scheduler: Any = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -89,7 +91,7 @@ class Engine(BaseModel):
         cancelling(cancel)
         for name, function in (("progress", progress), ("callback_on_step_end", callback_on_step_end)):
             to_be_called(function, name)
-        sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0))
+        sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0), scheduler)
         check_scheduler(sampler.scheduler, from_picture=start is not None)
         notes = self._checked(sampler, prompts, negatives if guided else [""] * len(prompts), chosen)
         notes += call_notes(

@@ -52,19 +52,20 @@ class Sampler:
     Args:
         base: the base model; nothing in it is changed.
         clip_skip: last layers of the text encoders that are left out; ``None``: as the packs were fitted.
+        scheduler: what the call asks for, see :meth:`sdk.model.BaseModel.drawing_scheduler`.
 
     Attributes:
         scheduler: see :meth:`sdk.model.BaseModel.drawing_scheduler`.
         layers: the cross-attentions by name.
     """
 
-    def __init__(self, base: BaseModel, clip_skip: int | None = None):
+    def __init__(self, base: BaseModel, clip_skip: int | None = None, scheduler: Any = None):
         self.clip_skip = clip_skip
         self.base, self.pipe, self.family = base, base.pipe, base.family
         own = base.text_parts
         self.unet, *encoders = private_views(base.pipe.unet, *(part.encoder for part in own))
         self.text_parts = [replace(part, encoder=view) for part, view in zip(own, encoders, strict=True)]
-        self.scheduler = base.drawing_scheduler()
+        self.scheduler = base.drawing_scheduler(scheduler)
         self.layers = cross_attention_layers(self.unet)
         self._conditioners: dict[tuple[tuple[str, ...], int], TextConditioner] = {}
 
@@ -78,6 +79,12 @@ class Sampler:
             raise InputError(
                 f"{kind} cannot take {num_inference_steps} steps; give fewer num_inference_steps"
             ) from error
+        levels = int(scheduler.config.get("num_train_timesteps", 1000))
+        if float(scheduler.timesteps[0]) >= levels:  # multistep solvers leave out one that they count
+            most = levels - 2
+            raise InputError(
+                f"num_inference_steps may be at most {most} with this scheduler, got {num_inference_steps}"
+            )
         return len(scheduler.timesteps)
 
     def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:

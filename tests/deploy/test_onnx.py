@@ -165,7 +165,7 @@ def test_the_weaker_img2img_the_nearer_the_picture(runtime, picture):
 def test_the_fast_scheduler_and_progress(runtime):
     seen = []
     result = runtime.generate(
-        "a cat", scheduler="dpm", progress=lambda event: seen.append((event.done, event.total)), **STEPS
+        "a cat", scheduler="dpm++", progress=lambda event: seen.append((event.done, event.total)), **STEPS
     )
     assert len(result.images) == 1
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
@@ -206,7 +206,7 @@ def test_other_sizes(torch_side, packs, runtime):
         ("a cat", {"packs": "third"}, "no pack 'third'"),
         ("a cat", {"num_images": 0}, "num_images"),
         ("a cat", {"height": 33}, "multiple"),
-        ("a cat", {"scheduler": "euler"}, "ddim, dpm"),
+        ("a cat", {"scheduler": "heun"}, "ddim, dpm"),
         ("a cat", {"num_inference_steps": 0}, "num_inference_steps"),
         ("a cat", {"num_inference_steps": 1000}, "num_inference_steps"),
         (["a cat", "a dog"], {"packs": ["first"]}, "one pack"),

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
+from PIL import Image
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -44,6 +46,9 @@ WRONG = [
     ({"guidance_scale": -1}, "guidance_scale must be at least 0, got -1"),
     ({"eta": 1.5}, "eta must be between 0 and 1, got 1.5"),
     ({"eta": True}, "eta must be a number, got True (bool)"),
+    ({"scheduler": "heun"}, "there is no scheduler 'heun' (str); choose one of ddim, dpm++, unipc, euler"),
+    ({"scheduler": 5}, "scheduler must be a text, got 5 (int)"),
+    ({"scheduler": "dpm++", "num_inference_steps": 999}, "num_inference_steps may be at most 998"),
     ({"height": 33}, "height must be a positive multiple of 8, got 33"),
     ({"width": 32.0}, "width must be a whole number, got 32.0 (float)"),
     ({"height": 10**6}, "height may be at most 4096 pixels, got 1000000"),
@@ -150,11 +155,40 @@ def test_steps_count_on_through_all_batches(sides):
         assert seen == [0, 1, 2, 3]
 
 
-def test_what_means_nothing_to_the_fast_scheduler_is_noted(sides):
-    _, runtime = sides
-    assert runtime.generate("a cat", scheduler="dpm", eta=0.5, **ONCE).notes == ["eta has no effect with DpmSolver"]
-    assert runtime.generate("a cat", scheduler="dpm", **ONCE).notes == []
-    assert runtime.generate("a cat", eta=0.5, **ONCE).notes == []
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "euler"])
+def test_faster_schedulers_draw_the_same_on_both_sides(sides, picture, name):
+    torch_side, runtime = sides
+    hole = Image.new("L", picture.size)
+    hole.paste(255, (0, 0, 32, 64))
+    usual = {"seed": 1, "scheduler": name, "negative_prompt": "a car"}
+    pairs = [
+        [side.generate("a cat", num_inference_steps=5, num_images=2, **usual) for side in sides],
+        [side.img2img(picture, "a cat", num_inference_steps=6, strength=0.5, **usual) for side in sides],
+        [side.inpaint(picture, hole, "a cat", num_inference_steps=4, **usual) for side in sides],
+    ]
+    for one, other in pairs:
+        for mine, theirs in zip(one.images, other.images, strict=True):
+            assert np.abs(np.asarray(mine, int) - np.asarray(theirs, int)).max() <= 2
+    ddim = torch_side.generate("a cat", num_inference_steps=5, eta=0.0, seed=1, negative_prompt="a car")
+    assert ddim.images[0].tobytes() != pairs[0][0].images[0].tobytes()
+    for side in sides:
+        (note,) = side.generate("a cat", scheduler=name, eta=0.5, **ONCE).notes
+        assert note.startswith("eta has no effect with ")
+        assert side.generate("a cat", scheduler=name, **ONCE).notes == []
+        assert side.generate("a cat", eta=0.5, **ONCE).notes == []
+
+
+def test_any_scheduler_of_diffusers_may_be_given(sides):
+    """Of a call alone; nothing of it stays, and it stays as it was."""
+    torch_side, _ = sides
+    own = DPMSolverMultistepScheduler.from_config(torch_side.sampling_scheduler().config)
+    before = own.timesteps.tolist()
+    given, named = (
+        torch_side.generate("a cat", scheduler=each, num_inference_steps=4, seed=1).images[0] for each in (own, "dpm++")
+    )
+    assert given.tobytes() == named.tobytes()
+    assert own.timesteps.tolist() == before
+    assert torch_side.generate("a cat", num_inference_steps=4, seed=1).images[0].tobytes() != named.tobytes()
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae_decoder", "vae_encoder"])

@@ -107,9 +107,10 @@ def test_models_are_named_on_the_command_line(model_folder, picture, tmp_path, c
     assert main([*drawn, *given, "--output", str(tmp_path / "pictures")]) == 0
     assert np.asarray(Image.open(tmp_path / "pictures" / "00-00.png")).shape == (64, 64, 3)
     how = ["--height", "64", "--width", "96", "--clip-skip", "1", "--guidance-rescale", "0.5", "--memory", "2"]
+    how += ["--scheduler", "unipc"]
     assert main([*drawn, *given, *how, "--output", str(tmp_path / "wide")]) == 0
     record = read_record(tmp_path / "wide" / "00-00.png")
-    assert (record.clip_skip, record.guidance_rescale) == (1, 0.5)
+    assert (record.clip_skip, record.guidance_rescale, record.scheduler) == (1, 0.5, "UniPCMultistepScheduler")
     assert np.asarray(Image.open(tmp_path / "wide" / "00-00.png")).shape == (64, 96, 3)
     capsys.readouterr()
     assert main([*drawn, *given, "--memory", "little", "--output", str(tmp_path / "no")]) == 2

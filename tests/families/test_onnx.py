@@ -91,7 +91,7 @@ def test_another_sampler_may_be_asked_for(small):
     _, deployed = small
     own, ddim, dpm = (
         deployed.generate(PROMPT, seed=1, num_inference_steps=4, scheduler=name).images[0]
-        for name in (None, "ddim", "dpm")
+        for name in (None, "ddim", "dpm++")
     )
     assert len({each.tobytes() for each in (own, ddim, dpm)}) == 3
 

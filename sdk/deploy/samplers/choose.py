@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import InputError
-from ...rules.arguments import text
+from ...rules.drawing import check_scheduler_name
 from .few_steps import Euler, EulerAncestral, Lcm, trained_steps
 from .levels import Levels, Scheduler, damaged
-from .plain import Ddim, DpmSolver
+from .plain import Ddim, DpmSolver, UniPc
 
-SCHEDULERS = ("ddim", "dpm")
 # By diffusers' class, which an export's scheduler_config.json names.
 _OWN: dict[str, Callable[[Levels, int, float], Scheduler]] = {
     "DDIMScheduler": Ddim,
@@ -20,10 +19,14 @@ _OWN: dict[str, Callable[[Levels, int, float], Scheduler]] = {
     "LCMScheduler": lambda levels, steps, eta: Lcm(levels, steps),
 }
 OWN = tuple(_OWN)
+# By the names of calls.
 _NAMED: dict[str, Callable[[Levels, int, float], Scheduler]] = {
     "ddim": Ddim,
-    "dpm": lambda levels, steps, eta: DpmSolver(levels, steps),
+    "dpm++": lambda levels, steps, eta: DpmSolver(levels, steps),
+    "unipc": lambda levels, steps, eta: UniPc(levels, steps),
+    "euler": lambda levels, steps, eta: Euler(levels, steps),
 }
+_ONE_MORE = ("dpm++", "unipc")  # leave one of the levels out that they count
 
 
 # What samplers are exported with; others would compute something else here.
@@ -81,20 +84,18 @@ def sampler(levels: Levels, name: str | None, steps: int, eta: float) -> Callabl
 
     Args:
         levels: the model's.
-        name: one of :data:`SCHEDULERS`; ``None``: the model's own.
+        name: one of :data:`sdk.rules.drawing.SCHEDULERS`; ``None``: the model's own.
         steps: of the sampler.
         eta: share of fresh noise in each step, of DDIM.
 
     Raises:
         InputError: another name, or more steps than there are levels.
     """
-    if name is not None and text(name, "scheduler") not in SCHEDULERS:
-        raise InputError(f"there is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
-    kind = own_sampler(levels) if name is None else name
-    most = len(levels.alphas) - 1 - (kind == "dpm")  # they start one level further on, and this one leaves one out
+    kind = own_sampler(levels) if name is None else check_scheduler_name(name)
+    most = len(levels.alphas) - 1 - (kind in _ONE_MORE)  # they start one level further on
     if kind == "LCMScheduler":
         most = trained_steps(levels)
     if steps > most:
         raise InputError(f"num_inference_steps may be at most {most} with this model, got {steps}")
-    make = _OWN[kind] if name is None else _NAMED[name]
+    make = _OWN[kind] if name is None else _NAMED[kind]
     return lambda: make(levels, steps, eta)

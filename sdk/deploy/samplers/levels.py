@@ -74,7 +74,11 @@ class Levels:
 
     def split(self, index: int, prediction: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the clean sample and the noise that a prediction at timestep ``index`` stands for."""
-        signal, noise = np.float32(self.alphas[index] ** 0.5), np.float32((1 - self.alphas[index]) ** 0.5)
+        return self.split_at(self.alphas[index], prediction, sample)
+
+    def split_at(self, alpha: float, prediction: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same for a cumulative product."""
+        signal, noise = np.float32(alpha**0.5), np.float32((1 - alpha) ** 0.5)
         if self.prediction == "v_prediction":
             return signal * sample - noise * prediction, signal * prediction + noise * sample
         if self.prediction == "sample":
