@@ -129,8 +129,8 @@ def test_levels_that_the_runtimes_do_not_know_are_not_exported(tiny_model, tmp_p
     from sdk.errors import InputError
 
     personalizer = Personalizer.from_pretrained(tiny_model, device="cpu")
-    personalizer.pipe.scheduler.register_to_config(rescale_betas_zero_snr=True)
-    with pytest.raises(InputError, match="can be exported"):
+    personalizer.pipe.scheduler.register_to_config(beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(InputError, match="beta_schedule is .linear. or .scaled_linear.; this model.s has .squaredcos"):
         personalizer.export_onnx(tmp_path / "onnx")
 
 
