@@ -21,11 +21,8 @@ ONCE = {"num_inference_steps": 1, "seed": 1}
 
 
 @pytest.fixture(scope="module")
-def sides(tiny_model, tmp_path_factory):
-    torch_side = Personalizer.from_pretrained(tiny_model, device="cpu")
-    folder = tmp_path_factory.mktemp("onnx") / "plain"
-    torch_side.export_onnx(folder)
-    return torch_side, OnnxPersonalizer.from_pretrained(folder)
+def sides(tiny_model, shared_export):
+    return Personalizer.from_pretrained(tiny_model, device="cpu"), OnnxPersonalizer.from_pretrained(shared_export)
 
 
 WRONG = [

@@ -14,7 +14,7 @@ from sdk import FitConfig, Personalizer
 from sdk.commands.main import main
 from sdk.errors import InputError, OutputError
 from sdk.families import configurations
-from sdk.fit import fit_memory
+from sdk.fit import fit_memory, learned_numbers
 from sdk.fit.need.choose import need_of, within_memory
 from sdk.memory.budget import LIBRARIES
 from sdk.memory.passes import decoding_peak, rough_step
@@ -50,11 +50,12 @@ def test_less_at_once_takes_less(loaded):
 
 
 def test_what_is_learned_counts():
-    numbers = {"dtype": torch.float16, "rows": 1, "checkpointing": True, "beside": 0}
-    low, full = (fit_memory(configurations.SDXL["unet"], "sdxl", kv_rank=rank, **numbers) for rank in (32, 0))
-    assert 200e6 < low.trained < 300e6  # 14.5 million numbers
-    assert full.trained > 6e9  # 341 million
-    whole = fit_memory(configurations.SD1["unet"], "sd1", whole=True, **numbers)
+    unet = configurations.SDXL["unet"]
+    assert 14e6 < learned_numbers(unet, 32) < 15e6
+    assert 340e6 < learned_numbers(unet, 0) < 342e6
+    whole = fit_memory(
+        configurations.SD1["unet"], "sd1", dtype=torch.float16, rows=1, checkpointing=True, beside=0, whole=True
+    )
     assert whole.trained > 15e9
 
 
@@ -127,7 +128,7 @@ def test_too_little_is_one_line(loaded, picture, monkeypatch):
 def test_pictures_are_drawn_as_memory_has_room(loaded, monkeypatch):
     """Fewer at once, and decoded in tiles; each picture as it would be."""
     base = loaded("sd1")
-    usual = {"num_images": 3, "seed": 1, "num_inference_steps": 1, "height": 256, "width": 256}
+    usual = {"num_images": 2, "seed": 1, "num_inference_steps": 1, "height": 128, "width": 128}
     plain = base.generate("a cat", **usual).images
     assert pictures_at_once(base, (256, 256), guided=True) == 16
     assert base.coding((256, 256)).tile is None
@@ -136,12 +137,13 @@ def test_pictures_are_drawn_as_memory_has_room(loaded, monkeypatch):
     monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.03)
     assert pictures_at_once(base, (256, 256), guided=True) == 1
     assert pictures_at_once(base, (256, 256), guided=False) == 2
-    monkeypatch.setattr(base, "coding", lambda *_: Coding(tile=128))
-    few = base.generate("a cat", **usual).images
-    assert all(image.size == (256, 256) for image in few)
-    apart = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(plain, few, strict=True)]
+    monkeypatch.setattr(base, "coding", lambda *_: Coding(tile=64))
+    drawn = base.generate("a cat", **usual)
+    apart = [
+        np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(plain, drawn.images, strict=True)
+    ]
     assert 0 < max(apart) < 4  # tiles are normalised by themselves
-    assert "decoded in tiles of 128 pixels" in base.generate("a cat", **usual).notes[0]
+    assert "decoded in tiles of 64 pixels" in drawn.notes[0]
     assert not base.pipe.vae.use_tiling
 
 

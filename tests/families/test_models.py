@@ -22,6 +22,8 @@ DRAWN = {"num_inference_steps": 2, "seed": 3}
 PROMPT = "a <new1> cat and a <new2> dog"
 # Every kind of UNet once; the others differ by their scheduler alone.
 UNETS = ("sd1", "sd2", "sdxl", "inpainting", "lcm")
+# And two schedulers that change how they are trained or sampled; the matrix of the slow tier has all of them.
+KINDS = (*UNETS, "turbo", "zero-snr")
 FAMILIES = {
     "sd1": "sd1",
     "sd2": "sd2",
@@ -68,7 +70,7 @@ def test_it_is_recognised(loaded, name):
     assert loaded(name).base.family == FAMILIES[name]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_pack_goes_round_and_draws(loaded, fitted, name):
     """Fit, write, read, draw: other pictures than the plain model's, and the same from disk."""
     pack, folder = fitted(name)
@@ -101,7 +103,7 @@ def test_it_is_resumed_to_the_bit(loaded, fitted, picture, tmp_path, name):
     assert again.content_hash() == pack.content_hash()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_pictures_are_changed_and_painted_over(loaded, fitted, picture, name):
     pack, _ = fitted(name)
     base = loaded(name)

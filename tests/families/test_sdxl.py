@@ -174,7 +174,8 @@ def test_maps_are_pooled_before_the_loss(base):
     assert torch.equal(_pooled(pooled, 16), pooled)
 
 
-@pytest.mark.parametrize("shared", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
 def test_the_onnx_export_draws_the_same(base, pack, tmp_path, shared):
     """Merged, and with a small adapter of low rank beside a base that was exported once."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
