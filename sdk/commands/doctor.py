@@ -15,7 +15,7 @@ EXAMPLE = "personalizer doctor --model path/to/stable-diffusion-v1-5"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
 _OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
 _ROWS = (1, 2, 4, 8)
-METHOD = "disendiff"
+_METHOD = "disendiff"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,17 +57,17 @@ def _tell_of_model(arguments: argparse.Namespace) -> None:
     from ..fit.need.pace import seconds_of_a_row
 
     base = load_personalizer(arguments, arguments.model)
-    config = base.default_config().for_method(METHOD)
+    config = base.default_config().for_method(_METHOD)
     say(f"model: {base.family.title}, {base.resolution} pixels, {str(base.pipe.unet.dtype).removeprefix('torch.')}")
     free = (base.held + base.memory_left()) / 1e9 if isinstance(base.memory, str) else base.memory
     say(f"memory: {free:.1f} GB for it and a fit")
     say("a fit of K and V needs about (GB):")
     say("  rows_at_once            " + "".join(f"{rows:>7}" for rows in _ROWS))
     for checkpointing in (False, True):
-        needs = [need_of(base, config, METHOD, rows, checkpointing).total for rows in _ROWS]
+        needs = [need_of(base, config, _METHOD, rows, checkpointing).total for rows in _ROWS]
         name = "gradient_checkpointing" if checkpointing else ""
         say(f"  {name:<24}" + "".join(f"{need / 1e9:>7.1f}" for need in needs))
-    chosen = within_memory(base, config, METHOD)
+    chosen = within_memory(base, config, _METHOD)
     rows = chosen.rows_at_once or chosen.batch_size
     again = ", gradient_checkpointing = true" if chosen.gradient_checkpointing else ""
     say(f"a fit takes by itself: rows_at_once = {rows}{again}")

@@ -44,9 +44,12 @@ def _eight_bits() -> Any:
     log.setLevel(logging.ERROR)  # it tells of kernels that it would fetch, and does without
     try:
         from bitsandbytes.optim import AdamW8bit
-    except Exception as error:  # of a library that loads compiled ones for the machine
+    except (ImportError, OSError, RuntimeError) as error:  # it is there, but not its compiled library for this machine
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"optimizer 'adamw8bit' does not work here: bitsandbytes fails ({said[:200]})") from error
+        raise InputError(
+            f"optimizer 'adamw8bit' does not work here, because bitsandbytes does not load ({said[:200]}); install one "
+            "that fits this torch, or take optimizer='adamw'"
+        ) from error
     finally:
         log.setLevel(before)
     return AdamW8bit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,11 +16,12 @@ from ..families.layers import cross_attention_layers
 from .live import CountedAttention, Live
 
 _TOKENS = 77  # of a prompt; CLIP's
+_REMEMBERED = 64  # models and sizes
 _MANY = 1000  # numbers to a cell and channel of every level, of a row: far more than any UNet keeps
 
 
 def on_meta(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Return a model of diffusers' without numbers, its attention counted as fused.
+    """Return a model of diffusers' without numbers.
 
     Args:
         kind: its class.
@@ -73,26 +76,43 @@ def step_peak(unet: Any, rows: int, size: tuple[int, int], dtype: torch.dtype, *
     return max(live.peak - own, 0)
 
 
-@torch.no_grad()
 def drawing_peak(config: Mapping[str, Any], rows: int, size: tuple[int, int], dtype: torch.dtype) -> int:
-    """Return what a pass without gradients takes; see :func:`step_peak`."""
-    unet = on_meta(UNet2DConditionModel, config, dtype).eval()
+    """Return what a pass of a UNet without gradients takes; counted once, as every drawing asks for it.
+
+    Args:
+        config: of the UNet.
+        rows: that go through it together.
+        size: of the latents, height and width.
+        dtype: of the computation.
+    """
+    return _drawing_peak(json.dumps(dict(config), default=str), rows, size, dtype)
+
+
+@lru_cache(_REMEMBERED)
+@torch.no_grad()
+def _drawing_peak(config: str, rows: int, size: tuple[int, int], dtype: torch.dtype) -> int:
+    unet = on_meta(UNet2DConditionModel, json.loads(config), dtype).eval()
     _count_attention(unet, {})
     with Live([*unet.parameters(), *unet.buffers()]) as live:
         unet(*_inputs(unet, rows, size, dtype, grad=False), return_dict=False, **_further(unet, rows, dtype))
     return live.peak
 
 
-@torch.no_grad()
 def decoding_peak(config: Mapping[str, Any], size: tuple[int, int], dtype: torch.dtype) -> int:
-    """Return what it takes to decode latents of one picture.
+    """Return what it takes to decode latents of one picture; counted once likewise.
 
     Args:
         config: of the autoencoder.
         size: of the latents, height and width.
         dtype: of the computation.
     """
-    vae = on_meta(AutoencoderKL, config, dtype).eval()
+    return _decoding_peak(json.dumps(dict(config), default=str), size, dtype)
+
+
+@lru_cache(_REMEMBERED)
+@torch.no_grad()
+def _decoding_peak(config: str, size: tuple[int, int], dtype: torch.dtype) -> int:
+    vae = on_meta(AutoencoderKL, json.loads(config), dtype).eval()
     _count_attention(vae, {})
     latents = torch.empty(1, vae.config.latent_channels, *size, dtype=dtype, device="meta")
     with Live([*vae.parameters(), *vae.buffers()]) as live:

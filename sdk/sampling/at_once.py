@@ -27,10 +27,10 @@ def pictures_at_once(base: BaseModel, size: tuple[int, int], *, guided: bool) ->
     cells, left = (size[0] // factor, size[1] // factor), base.memory_left()
     if rough_step(unet.config, most * rows, cells, unet.dtype) <= left:
         return most
-    one, two = (drawing_peak(unet.config, count * rows, cells, unet.dtype) for count in (1, 2))
+    one = drawing_peak(unet.config, rows, cells, unet.dtype)  # so many take so many times as much
     if one > left and not isinstance(base.memory, str):
         raise InputError(
             f"a picture of {size[1]} x {size[0]} needs {gigabytes(base.memory * 1e9 + one - left)} GB, more than "
             f"memory={base.memory:g}; draw a smaller one, or give more"
         )
-    return max(min(most, 1 + (left - one) // max(two - one, 1)), 1)
+    return max(min(most, left // one), 1)

@@ -150,13 +150,8 @@ def test_pictures_are_drawn_as_memory_has_room(loaded, monkeypatch):
 @pytest.mark.parametrize("size", [(576, 576), (704, 832), (1152, 896)])
 def test_tiles_lie_edge_to_edge(size):
     """Of an autoencoder with a factor of eight, whatever the size."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        norm_num_groups=2,
-        sample_size=512,
-    ).eval()
+    small = {"block_out_channels": [4] * 4, "norm_num_groups": 2}
+    vae = AutoencoderKL.from_config(configurations.SD1["vae"] | small).eval()
     latents = torch.zeros(1, 4, size[0] // 8, size[1] // 8)
     assert coding_for(vae, size, False, 1 << 34).tile is None
     for left in (1 << 24, 1 << 22, 1):
@@ -168,7 +163,7 @@ def test_tiles_lie_edge_to_edge(size):
 
 
 def test_what_is_decoded_together_is_counted():
-    vae = AutoencoderKL(**{key: value for key, value in configurations.SD1["vae"].items() if key[0] != "_"})
+    vae = AutoencoderKL.from_config(configurations.SD1["vae"])
     need = 1.5 * decoding_peak(vae.config, (64, 64), torch.float32)
     assert coding_for(vae, (512, 512), False, int(3.5 * need)).at_once == 3
 
@@ -185,6 +180,18 @@ def test_what_a_user_asks_for_otherwise_is_refused_by_name(model_folder, picture
     for change in ({"gradient_checkpointing": True}, {"rows_at_once": 1}):
         with pytest.raises(OutputError, match=next(iter(change))):
             base.fit(picture, ["cat"], config=config.with_changes(**change), output_dir=tmp_path / "p", resume=True)
+
+
+def test_a_size_is_counted_once(loaded, monkeypatch):
+    """Every drawing asks, and counting takes a second at full size."""
+    base = loaded("sd1")
+    monkeypatch.setattr(base, "_memory", (base.held + LIBRARIES["cpu"]) / GB + 0.5)
+    size = (1000 // 8 * 8, 1000 // 8 * 8)
+    first = (pictures_at_once(base, size, guided=True), base.coding(size))
+    monkeypatch.setattr("sdk.memory.passes.on_meta", None)
+    assert (pictures_at_once(base, size, guided=True), base.coding(size)) == first
+    with pytest.raises(TypeError):
+        pictures_at_once(base, (992, 992), guided=True)
 
 
 def test_precision_counts(loaded):

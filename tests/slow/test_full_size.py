@@ -109,7 +109,7 @@ def random_model(name: str, folder: Path):
                 components[part] = kind(CLIPTextConfig(**config))
             else:
                 kind = getattr(diffusers, config["_class_name"])
-                components[part] = kind.from_config({key: value for key, value in config.items() if key[0] != "_"})
+                components[part] = kind.from_config(config)
     finally:
         torch.set_default_dtype(before)
     family = load_family(name.removesuffix("-base"))

@@ -44,11 +44,11 @@ class Levels:
             betas = np.linspace(start**0.5, end**0.5, count, dtype=np.float32) ** 2
         else:
             betas = np.linspace(start, end, count, dtype=np.float32)
-        if about.values.get("rescale_betas_zero_snr") is True:
+        rescaled = about.values.get("rescale_betas_zero_snr") is True
+        if rescaled:
             betas = _to_noise_alone(betas)
         self.alphas = np.cumprod(1 - betas, dtype=np.float32).astype(np.float64)
-        ends_in_noise = about.values.get("rescale_betas_zero_snr") is True and self.alphas[-1] == 0
-        if not (self.alphas[-1] > 0 or ends_in_noise) or not self.alphas[0] < 1:
+        if not (self.alphas[-1] > 0 or (rescaled and self.alphas[-1] == 0)) or not self.alphas[0] < 1:
             raise damaged("beta_start and beta_end leave no noise, or nothing but noise")
         self.prediction = about.choice("prediction_type", ("epsilon", "v_prediction", "sample"))
         self.offset = about.whole("steps_offset", 0, 1) if "steps_offset" in about else 0

@@ -9,14 +9,13 @@ from typing import Any
 
 from ...config import FitConfig
 from ...errors import InputError
-from ...families.layers import cross_attention_layers
 from ...memory.budget import gigabytes
 from ...memory.passes import rough_step
 from ...methods import method_class
 from ...model.base_model import BaseModel
 from ...model.precision import computing_dtype, forward_dtype
 from ...sampling.at_once import pictures_at_once
-from .memory import FitMemory, fit_memory
+from .memory import FitMemory, fit_memory, learned_of
 
 log = logging.getLogger("sdk")
 _MOST_STATE = 20  # bytes to a learned number: itself, its gradient, two moments, and once more in half precision or not
@@ -80,15 +79,17 @@ def within_memory(
     counts = [most]
     while counts[-1] > 1:
         counts.append(counts[-1] // 2)
+
+    def beside(rows: int, checkpointing: bool) -> int:
+        need = need_of(base, config, method, rows, checkpointing)
+        return need.step + need.trained
+
     least = 0
-    for checkpointing in (False, True):
-        if config.gradient_checkpointing and not checkpointing:
-            continue
-        for rows in counts:
-            need = need_of(base, config, method, rows, checkpointing)
-            least = need.step + need.trained
-            if least <= left:
-                return _chosen(config, rows, checkpointing)
+    for checkpointing in (True,) if config.gradient_checkpointing else (False, True):
+        least = beside(1, checkpointing)
+        if least <= left:  # else more rows need not be counted, which takes seconds
+            fitting = next((rows for rows in counts[:-1] if beside(rows, checkpointing) <= left), 1)
+            return _chosen(config, fitting, checkpointing)
     if not isinstance(base.memory, str):
         raise InputError(
             f"a fit needs {gigabytes(base.memory * 1e9 + least - left)} GB at least, more than memory={base.memory:g}; "
@@ -111,11 +112,8 @@ def _as_begun(config: FitConfig, before: Mapping[str, Any]) -> FitConfig:
 
 def _state_most(unet: Any, method: str) -> int:
     """The most that what is learned, its gradients and its optimiser's state can take, bytes."""
-    if method_class(method).whole_unet:
-        learned = list(unet.parameters())
-    else:
-        learned = [m.weight for layer in cross_attention_layers(unet).values() for m in (layer.to_k, layer.to_v)]
-    return _MOST_STATE * sum(weight.numel() for weight in learned)
+    whole = method_class(method).whole_unet
+    return _MOST_STATE * (sum(weight.numel() for weight in unet.parameters()) if whole else learned_of(unet, 0))
 
 
 def _chosen(config: FitConfig, rows: int, checkpointing: bool) -> FitConfig:

@@ -74,7 +74,7 @@ def fit_memory(
         model.enable_gradient_checkpointing()
     one = load_family(family)
     weights = sum(p.numel() for p in model.parameters())
-    trained = weights if whole else _learned(model, (one.kv_rank or 0) if kv_rank is None else kv_rank)
+    trained = weights if whole else learned_of(model, (one.kv_rank or 0) if kv_rank is None else kv_rank)
     size = torch.empty(0, dtype=dtype).element_size()
     side = one.latent_side(model.config)
     step = step_peak(model, rows, (side, side), dtype, learns=not whole) + text_kept(encoders, rows)
@@ -84,11 +84,11 @@ def fit_memory(
 
 def learned_numbers(unet: Mapping[str, Any], kv_rank: int) -> int:
     """Return how many numbers of K and V are learned of a UNet with this configuration; ``kv_rank`` 0: all."""
-    with torch.device("meta"):
-        return _learned(UNet2DConditionModel.from_config(dict(unet)), kv_rank)
+    return learned_of(on_meta(UNet2DConditionModel, unet, torch.float32), kv_rank)
 
 
-def _learned(model: Any, kv_rank: int) -> int:
+def learned_of(model: Any, kv_rank: int) -> int:
+    """Return the same of a UNet that is there."""
     layers = cross_attention_layers(model).values()
     shapes = [module.weight.shape for layer in layers for module in (layer.to_k, layer.to_v)]
     return sum(kv_rank * sum(shape) if kv_rank else shape.numel() for shape in shapes)
