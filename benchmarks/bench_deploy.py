@@ -34,7 +34,9 @@ def painters(tmp_path_factory):
     personalizer.export_onnx(folder / "merged", concepts=pack)
     personalizer.export_onnx(folder / "base", shared=True)
     adapter = pack.export_adapter(folder / "pets.onnx_adapter")
-    merged, shared = (OnnxPersonalizer.from_pretrained(folder / name) for name in ("merged", "base"))
+    merged, shared = (
+        OnnxPersonalizer.from_pretrained(folder / name, engine="onnxruntime") for name in ("merged", "base")
+    )
     shared.add_pack("pets", adapter)
     plain = StableDiffusionPipeline.from_pretrained(BUNDLED_FOLDER, safety_checker=None)
     plain.set_progress_bar_config(disable=True)

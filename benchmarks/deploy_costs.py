@@ -18,7 +18,7 @@ import sys, time
 begin = time.perf_counter()
 from sdk.deploy import OnnxPersonalizer
 imported = time.perf_counter()
-o = OnnxPersonalizer.from_pretrained(sys.argv[1])
+o = OnnxPersonalizer.from_pretrained(sys.argv[1], engine="onnxruntime")
 loaded = time.perf_counter()
 assert "torch" not in sys.modules
 print(imported - begin, loaded - imported)
@@ -56,7 +56,7 @@ def main() -> None:
                 [sys.executable, "-c", COLD, folder / "base"], capture_output=True, text=True, check=True
             )
             starts.append([float(x) for x in done.stdout.split()])
-        deployed = OnnxPersonalizer.from_pretrained(folder / "base")
+        deployed = OnnxPersonalizer.from_pretrained(folder / "base", engine="onnxruntime")
         swaps = []
         for _ in range(20):
             begin = time.perf_counter()
@@ -68,7 +68,9 @@ def main() -> None:
         for index in range(arguments.packs):
             deployed.add_pack(f"pack {index}", adapter)
         grown = resident() - before
-        times = side_by_side(personalizer, pack, OnnxPersonalizer.from_pretrained(folder / "merged"), deployed)
+        times = side_by_side(
+            personalizer, pack, OnnxPersonalizer.from_pretrained(folder / "merged", engine="onnxruntime"), deployed
+        )
         print("| four pictures, 20 steps | seconds |\n|---|---|")
         for name, seconds in times.items():
             print(f"| {name} | {seconds:.2f} |")

@@ -13,7 +13,7 @@ from .common import add_model_arguments, load_personalizer, say, speak_briefly
 
 EXAMPLE = "personalizer doctor --model path/to/stable-diffusion-v1-5"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
-_OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "tensorboard")
+_OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "tensorboard")
 _ROWS = (1, 2, 4, 8)
 _METHOD = "disendiff"
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import __version__
-    from ..data.prior_cache import cache_folder
+    from ..disk.caching import cache_folder
     from ..kernels import available_backends, fastest_backend
     from ..model.base_model import best_device
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
             say(f"  {package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             say(f"  {package}: not installed{'' if package in _REQUIRED else ' (optional)'}")
-    say(f"cache of prior pictures: {cache_folder()}")
+    say(f"cache: {cache_folder()}")
     if arguments.model:
         _tell_of_model(arguments)
 

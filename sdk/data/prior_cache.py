@@ -13,11 +13,11 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..disk.caching import cache_folder
 from ..disk.files import write_bytes
 from ..disk.reading import read_bytes
 from ..errors import InputError, MissingFileError, OutputError
@@ -25,12 +25,6 @@ from ..images.image_io import png
 
 log = logging.getLogger("sdk")
 _LARGEST = 1 << 26  # bytes of a file that is read
-
-
-def cache_folder() -> Path:
-    """Return where generated priors are kept: ``$PERSONALIZER_CACHE`` or ``~/.cache/personalizer``."""
-    given = os.environ.get("PERSONALIZER_CACHE")
-    return Path(os.path.expanduser(given or os.path.join("~", ".cache", "personalizer")))
 
 
 class PriorCache:

@@ -90,7 +90,8 @@ class Drawing:
             taken = sampler.taken(index, sample)
             both = np.concatenate([taken, taken]) if minus else taken
             fed = both if self.behind is None else _told(both, self.behind)
-            answer = unet.run({"sample": fed, "timestep": np.asarray(sampler.timesteps[index])}).astype(np.float32)
+            (answer,) = unet.run({"sample": fed, "timestep": np.asarray(sampler.timesteps[index])}, ["out_sample"])
+            answer = answer.astype(np.float32)
             if answer.shape != both.shape:
                 raise BaseModelError(
                     f"the UNet answers {list(answer.shape)} to {list(both.shape)}; export the model again"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from ..concepts import Concept
-from ..disk.checked import shown
 from ..disk.reading import TABLE_LIMIT, read_text
-from ..errors import BaseModelError, InputError
+from ..errors import BaseModelError
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from .adapters import ROWS, Adapter
+from .engines import choose_engine
+from .engines.graph import Engine, Graph
 from .onnx_folder import Folder, check_folder, tokenizer_of
 from .samplers.levels import Levels
 from .tokenizer import PromptTokenizer
@@ -27,84 +26,6 @@ _LONGEST_PROMPT = 4096  # tokens
 _MOST_CHANNELS = 64
 _MOST_WIDTH = 1 << 16
 _MOST_LEVELS = 12  # of a UNet, each half as wide as the one before
-_NAMES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(int64)": "int64"}
-
-
-class Graph:
-    """One ONNX graph. Arrays that stay the same over many runs are bound once, and stay on the device."""
-
-    def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; it warns of inputs with defaults, which are meant
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
-        except Exception as error:  # ONNX Runtime has a dozen kinds of its own
-            raise BaseModelError(f"{path} is damaged or wants another ONNX Runtime; export the model again") from error
-        self.path = path
-        self.device = "cuda" if self.session.get_providers()[0].startswith(("CUDA", "Tensorrt")) else "cpu"
-        self.inputs = {i.name: i for i in self.session.get_inputs()}
-        self.optional = {i.name: i for i in self.session.get_overridable_initializers()}
-        self.outputs = [o.name for o in self.session.get_outputs()]
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs by name; arrays are cast to the graph's types."""
-        cast = {name: np.asarray(value, self.type_of(name)) for name, value in feeds.items()}
-        with self.computing():
-            return dict(zip(self.outputs, self.session.run(None, cast), strict=True))
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Turn what ONNX Runtime raises while it computes into a :class:`BaseModelError`."""
-        try:
-            yield
-        except Exception as error:  # it has a dozen kinds of its own
-            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BaseModelError(f"{self.path} cannot be computed ({said}); export the model again") from error
-
-    def bound(self, fixed: Mapping[str, np.ndarray]) -> BoundGraph:
-        """Return the graph with some inputs given for good."""
-        return BoundGraph(self, fixed)
-
-    def type_of(self, name: str) -> np.dtype:
-        """The numpy type of an input."""
-        declared = (self.inputs.get(name) or self.optional[name]).type
-        return np.dtype(_NAMES.get(declared, "float32"))
-
-    def check(self, part: str, inputs: Sequence[str], optional: Sequence[str], outputs: Sequence[str]) -> None:
-        """Check that the graph takes and gives what its part of the folder should.
-
-        Raises:
-            BaseModelError: it does not.
-        """
-        declared = {name: i.type for name, i in {**self.optional, **self.inputs}.items()}
-        right = set(inputs) == set(self.inputs) and set(optional) <= set(self.optional)
-        right = right and set(outputs) <= set(self.outputs) and set(declared.values()) <= set(_NAMES)
-        if not right:
-            raise BaseModelError(f"{part}/model.onnx takes or gives something else; export the model again")
-
-
-class BoundGraph:
-    """A graph whose fixed inputs were copied to its device once."""
-
-    def __init__(self, graph: Graph, fixed: Mapping[str, np.ndarray]) -> None:
-        self.graph = graph
-        self.values = {name: self._value(name, array) for name, array in fixed.items()}
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute the first output."""
-        binding = self.graph.session.io_binding()
-        for name, value in self.values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, self._value(name, array))
-        binding.bind_output(self.graph.outputs[0], "cpu")
-        with self.graph.computing():
-            self.graph.session.run_with_iobinding(binding)
-            return binding.copy_outputs_to_cpu()[0]
-
-    def _value(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
-        cast = np.asarray(array, self.graph.type_of(name), order="C")
-        return onnxruntime.OrtValue.ortvalue_from_numpy(cast, self.graph.device, 0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +33,7 @@ class ExportedModel:
     """What an exported folder holds.
 
     Attributes:
+        engine: what computes it.
         graphs: by part; ``kv_projection`` in shared folders only.
         folder: its manifest.
         tokenizers: of each text encoder.
@@ -123,6 +45,7 @@ class ExportedModel:
         size_multiple: sides of pictures must be multiples of this many pixels.
     """
 
+    engine: Engine
     graphs: dict[str, Graph]
     folder: Folder
     tokenizers: list[PromptTokenizer]
@@ -135,7 +58,12 @@ class ExportedModel:
 
     def __repr__(self) -> str:
         names = "".join(f" {c.phrase}," for c in self.concepts).rstrip(",")
-        return printable(f"ExportedModel({self.folder.kind}{names}, {self.folder.dtype}, of {self.base.name})")
+        return printable(f"ExportedModel({self.folder.kind}{names}, {self.computed}, of {self.base.name})")
+
+    @property
+    def computed(self) -> str:
+        """By what and in what type: ``"openvino bf16"``, ``"onnxruntime float32"``."""
+        return f"{self.engine.name} {self.engine.precision or self.folder.dtype}"
 
     @property
     def tokenizer(self) -> PromptTokenizer:
@@ -208,16 +136,16 @@ class ExportedModel:
                 )
 
     @classmethod
-    def load(cls, folder: str | Path, providers: Sequence[str] | None = None) -> ExportedModel:
-        """Open a folder that ``export_onnx`` wrote.
-
-        Raises:
-            MissingFileError: no such folder, or a part is missing.
-            BaseModelError: a folder of another version, or a damaged part.
-            InputError: a provider that this ONNX Runtime does not have.
-        """
+    def load(
+        cls,
+        folder: str | Path,
+        providers: Sequence[str] | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
+    ) -> ExportedModel:
+        """Open a folder that ``export_onnx`` wrote; see :meth:`sdk.deploy.OnnxPersonalizer.from_pretrained`."""
         opened = check_folder(folder)
-        chosen = _known(providers)
+        chosen = choose_engine(engine, precision, providers, opened.has_int8)
         unet = opened.read_table("unet/config.json")
         vae = opened.read_table("vae_decoder/config.json")
         cell = 2 ** max(len(vae.entries("block_out_channels", _MOST_LEVELS)) - 1, 0)
@@ -232,9 +160,9 @@ class ExportedModel:
         width = 0 if told is None else unet.whole("time_cond_proj_dim", 4, _MOST_WIDTH)
         levels = Levels(opened.read_table("scheduler/scheduler_config.json").values)
         tokenizers = [_tokenizer(opened, encoder) for encoder in opened.encoders]
-        graphs = {part: Graph(opened.root / part / "model.onnx", chosen) for part in opened.parts}
+        graphs = {part: chosen.open(opened.root, part) for part in opened.parts}
         _check_graphs(graphs, opened, channels, taken, width)
-        return cls(graphs, opened, tokenizers, levels, channels, paints_over, width, cell, multiple)
+        return cls(chosen, graphs, opened, tokenizers, levels, channels, paints_over, width, cell, multiple)
 
 
 def _fits(shape: Sequence[int], declared: Sequence[Any]) -> bool:
@@ -242,19 +170,6 @@ def _fits(shape: Sequence[int], declared: Sequence[Any]) -> bool:
     return len(shape) == len(declared) and all(
         not isinstance(d, int) or d == s for s, d in zip(shape, declared, strict=True)
     )
-
-
-def _known(providers: Sequence[str] | None) -> list[str]:
-    """The providers that were asked for, all of which this ONNX Runtime has."""
-    if providers is None:
-        return ["CPUExecutionProvider"]
-    there = onnxruntime.get_available_providers()
-    chosen = [providers] if isinstance(providers, str) else list(providers)
-    missing = [name for name in chosen if name not in there]
-    if missing or not chosen:
-        asked = ", ".join(name if isinstance(name, str) else shown(name) for name in missing) or "no provider"
-        raise InputError(f"this ONNX Runtime has no {asked}; it has {', '.join(there)}")
-    return chosen
 
 
 def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int, taken: int, width: int) -> None:

@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 MANIFEST = "personalizer_onnx.json"
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 SHARED_PARTS = (*PARTS, "kv_projection")
+INT8_UNET = "unet_int8/openvino_model.xml"  # and its weights, in a .bin beside it
 KINDS = ("merged", "shared")
 _CONFIGURATIONS = (
     "unet/config.json",
@@ -103,6 +104,11 @@ class Folder:
     def widths(self) -> tuple[int, ...]:
         """Of each encoder's embeddings."""
         return self.base.widths or (self.base.context,)
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether it holds a quantised UNet."""
+        return INT8_UNET in self._files
 
     @property
     def count(self) -> int:

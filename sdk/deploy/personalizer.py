@@ -55,20 +55,33 @@ class OnnxPersonalizer:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, providers: Sequence[str] | None = None) -> OnnxPersonalizer:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        providers: Sequence[str] | None = None,
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
+    ) -> OnnxPersonalizer:
         """Open a folder that ``export_onnx`` wrote.
 
         Args:
             folder: merged or shared.
             providers: ONNX Runtime's, in order of preference, such as ``["CUDAExecutionProvider"]``; default the CPU.
+            engine: ``"onnxruntime"``, ``"openvino"``, the faster one on CPUs, or ``"auto"``: OpenVINO where it is
+                installed and no ``providers`` are asked for.
+            precision: in which OpenVINO computes the UNet: ``"fp32"``, ``"bf16"``, ``"int8"`` (of folders that were
+                exported with it), or ``"auto"``: the first of int8, bf16 and fp32 that folder and processor have.
+                ONNX Runtime computes what was exported.
 
         Raises:
             MissingFileError: no such folder, or a part is missing.
             BaseModelError: a folder of another version, or a damaged part.
-            InputError: a provider that this ONNX Runtime does not have.
+            InputError: an engine, a provider or a precision that is not there.
         """
         chosen = None if providers is None else [text(p, "providers") for p in listed(providers, "providers", "names")]
-        return cls(ExportedModel.load(as_path(folder, "folder"), chosen))
+        asked = text(engine, "engine"), text(precision, "precision")
+        return cls(ExportedModel.load(as_path(folder, "folder"), chosen, *asked))
 
     def add_pack(self, name: str, path: str | Path) -> None:
         """Add a pack, or replace the one of this name; nothing is rebuilt.

@@ -67,7 +67,7 @@ def shared(shared_export, packs, tmp_path_factory):
 @pytest.fixture
 def runtime(shared):
     """The shared export with both packs."""
-    loaded = OnnxPersonalizer.from_pretrained(shared)
+    loaded = OnnxPersonalizer.from_pretrained(shared, engine="onnxruntime")
     for index, name in enumerate(("first", "second")):
         loaded.add_pack(name, shared.parent / f"{index}.onnx_adapter")
     return loaded
@@ -87,7 +87,7 @@ def least(ours, theirs) -> float:
 def test_merged_draws_what_torch_draws(torch_side, packs, merged, eta):
     asked = {"num_images": 2, "negative_prompt": "a car", "eta": eta, **STEPS}
     want = torch_side.generate(PROMPT, concepts=packs[0], **asked).images
-    got = OnnxPersonalizer.from_pretrained(merged).generate(PROMPT, **asked).images
+    got = OnnxPersonalizer.from_pretrained(merged, engine="onnxruntime").generate(PROMPT, **asked).images
     assert least(got, want) > 45
     assert psnr(want[0], want[1]) < 30  # else every picture would do
 
@@ -108,7 +108,7 @@ def test_a_batch_of_packs_and_the_base(runtime):
 
 
 def test_a_removed_pack_leaves_the_base_as_it_was(shared):
-    loaded = OnnxPersonalizer.from_pretrained(shared)
+    loaded = OnnxPersonalizer.from_pretrained(shared, engine="onnxruntime")
     before = loaded.generate("a cat", **STEPS).images[0]
     loaded.add_pack("first", shared.parent / "0.onnx_adapter")
     loaded.generate(PROMPT, packs="first", **STEPS)
@@ -252,7 +252,7 @@ def test_a_pack_of_another_base_is_refused(runtime, packs, tmp_path):
 
 def test_damaged_folders(shared, merged, tmp_path):
     with pytest.raises(MissingFileError, match="give the folder"):
-        OnnxPersonalizer.from_pretrained(tmp_path)
+        OnnxPersonalizer.from_pretrained(tmp_path, engine="onnxruntime")
     for change, error, message in (
         (lambda f: (f / "unet" / "model.onnx").unlink(), MissingFileError, "export the model again"),
         (lambda f: (f / "unet" / "model.onnx").write_bytes(b"\x00\x01"), BaseModelError, "damaged"),
@@ -266,10 +266,12 @@ def test_damaged_folders(shared, merged, tmp_path):
         shutil.copytree(merged, copy)
         change(copy)
         with pytest.raises(error, match=message):
-            OnnxPersonalizer.from_pretrained(copy)
+            OnnxPersonalizer.from_pretrained(copy, engine="onnxruntime")
         shutil.rmtree(copy)
     with pytest.raises(InputError, match="merged in"):
-        OnnxPersonalizer.from_pretrained(merged).add_pack("first", shared.parent / "0.onnx_adapter")
+        OnnxPersonalizer.from_pretrained(merged, engine="onnxruntime").add_pack(
+            "first", shared.parent / "0.onnx_adapter"
+        )
     with pytest.raises(InputError, match="no NoSuchProvider"):
         OnnxPersonalizer.from_pretrained(merged, providers=["NoSuchProvider"])
 
@@ -314,4 +316,10 @@ def _drifting(forward):
 def test_float16(torch_side, packs, tmp_path):
     torch_side.export_onnx(tmp_path / "half", concepts=packs[0], dtype=torch.float16)
     want = torch_side.generate(PROMPT, concepts=packs[0], **STEPS).images
-    assert least(OnnxPersonalizer.from_pretrained(tmp_path / "half").generate(PROMPT, **STEPS).images, want) > 25
+    assert (
+        least(
+            OnnxPersonalizer.from_pretrained(tmp_path / "half", engine="onnxruntime").generate(PROMPT, **STEPS).images,
+            want,
+        )
+        > 25
+    )

@@ -245,9 +245,9 @@ def onnx(case: Case) -> None:
 
 
 def deploy(case: Case) -> None:
-    merged = OnnxPersonalizer.from_pretrained(case.work / "onnx")
+    merged = OnnxPersonalizer.from_pretrained(case.work / "onnx", engine="onnxruntime")
     same(merged.generate(PROMPT, **DRAWN).images[0], case.drawn)
-    shared = OnnxPersonalizer.from_pretrained(case.work / "shared" / "base")
+    shared = OnnxPersonalizer.from_pretrained(case.work / "shared" / "base", engine="onnxruntime")
     (adapter,) = (case.work / "shared").glob("*.onnx_adapter")
     shared.add_pack("pets", adapter)
     same(shared.generate(PROMPT, concepts="pets", **DRAWN).images[0], case.drawn)

@@ -65,7 +65,7 @@ def small(tmp_path_factory):
     base = Personalizer(tiny.sd1(scheduler, in_channels=9, time_cond_proj_dim=16, **few))
     folder = tmp_path_factory.mktemp("onnx") / "small"
     base.export_onnx(folder)
-    return base, OnnxPersonalizer.from_pretrained(folder)
+    return base, OnnxPersonalizer.from_pretrained(folder, engine="onnxruntime")
 
 
 def test_what_is_told_beside_latents(small, picture):
@@ -83,7 +83,7 @@ def test_it_draws_what_torch_draws(loaded, picture, tmp_path, name, shared):
 
     errors = loaded(name).export_onnx(tmp_path / "onnx", shared=shared)
     assert max(errors.values()) < 1e-4
-    compared(loaded(name), OnnxPersonalizer.from_pretrained(tmp_path / "onnx"), picture)
+    compared(loaded(name), OnnxPersonalizer.from_pretrained(tmp_path / "onnx", engine="onnxruntime"), picture)
     assert CLASSES.get(name, "ORTStableDiffusion") in (tmp_path / "onnx" / "model_index.json").read_text()
 
 

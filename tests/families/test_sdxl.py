@@ -186,7 +186,7 @@ def test_the_onnx_export_draws_the_same(base, pack, tmp_path, shared):
     assert max(errors.values()) < 1e-4
     assert {"text_encoder", "text_encoder_2"} <= errors.keys()
     assert main(["verify", str(tmp_path / "onnx")]) == 0
-    deployed = OnnxPersonalizer.from_pretrained(tmp_path / "onnx")
+    deployed = OnnxPersonalizer.from_pretrained(tmp_path / "onnx", engine="onnxruntime")
     named = {}
     if shared:
         adapter = pack.export_adapter(tmp_path / "pets.onnx_adapter")

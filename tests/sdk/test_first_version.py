@@ -32,7 +32,7 @@ def test_an_adapter_and_an_onnx_folder_draw_the_same_pictures():
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from sdk.deploy import OnnxPersonalizer
 
-    deployed = OnnxPersonalizer.from_pretrained(DATA / "onnx")
+    deployed = OnnxPersonalizer.from_pretrained(DATA / "onnx", engine="onnxruntime")
     deployed.add_pack("mine", DATA / "pack.onnx_adapter")
     same(deployed.generate(PROMPT, packs="mine", **DRAWING).images[0], "onnx.png")
     same(deployed.generate("a cat", **DRAWING).images[0], "onnx-plain.png")

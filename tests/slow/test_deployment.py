@@ -24,8 +24,9 @@ for name in ("torch", "diffusers", "transformers"):
 from sdk.deploy import OnnxPersonalizer
 merged, base, adapter, out = sys.argv[1:5]
 asked = dict(seed=0, num_inference_steps=10)
-OnnxPersonalizer.from_pretrained(merged).generate(sys.argv[5], **asked).images[0].save(out + "/merged.png")
-shared = OnnxPersonalizer.from_pretrained(base)
+alone = OnnxPersonalizer.from_pretrained(merged, engine="onnxruntime")
+alone.generate(sys.argv[5], **asked).images[0].save(out + "/merged.png")
+shared = OnnxPersonalizer.from_pretrained(base, engine="onnxruntime")
 shared.add_pack("mine", adapter)
 shared.generate(sys.argv[5], packs="mine", **asked).images[0].save(out + "/shared.png")
 """
