@@ -219,16 +219,18 @@ class Personalizer(Drawer):
         concepts: ConceptPack | None = None,
         shared: bool = False,
         dtype: torch.dtype | None = None,
+        int8: bool = False,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> dict[str, float]:
-        """Write the model for ONNX Runtime, every part compared with PyTorch.
+        """Write the model for ONNX Runtime and OpenVINO, every part compared with PyTorch.
 
         Args:
             folder: where to write, in the layout of ONNX pipelines.
             concepts: a pack to merge in; default none.
             shared: write the base once, for packs that :meth:`ConceptPack.export_adapter` writes.
             dtype: ``torch.float32`` (default) or ``torch.float16``.
+            int8: write the UNet quantised, too, for OpenVINO; refused where its pictures would be worse.
             progress: see :meth:`fit`; a step is a part.
             cancel: likewise.
 
@@ -244,6 +246,7 @@ class Personalizer(Drawer):
             optional(concepts, ConceptPack, "concepts"),
             shared=flag(shared, "shared"),
             dtype=usable_dtype(dtype, torch.device("cpu")),
+            int8=flag(int8, "int8"),
             progress=to_be_called(progress, "progress"),
             cancel=cancelling(cancel),
         )

@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 
-PHASES = ("priors", "masks", "words", "fit", "validate", "sheets", "draw", "score", "export", "merge")
+PHASES = ("priors", "masks", "words", "fit", "validate", "sheets", "draw", "score", "export", "quantize", "merge")
 """What long work consists of: prior pictures, masks, the search for initial words, training steps, validation,
-pictures to look at, drawing, scoring, the parts of an export, the layers of a merge."""
+pictures to look at, drawing, scoring, the parts of an export, the steps of quantising one, the layers of a merge."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def private_view(module: M) -> M:
     called in the view's place. Who changes it holds its lock as long as the change lasts, so that calls take turns.
     """
     with lock_of(module):
-        if any(map(_redirected, module.modules())):
+        if redirected(module):
             return module
         return _copied(module, {})
 
@@ -66,7 +66,7 @@ def private_views(*modules: Any) -> list[Any]:
 @contextmanager
 def in_turn(module: nn.Module) -> Iterator[None]:
     """Let calls of a module take turns if its calls are redirected; of any other they run side by side."""
-    if any(map(_redirected, module.modules())):
+    if redirected(module):
         with lock_of(module):
             yield
     else:
@@ -86,6 +86,11 @@ def float32_view(module: M) -> M:
             if buffer is not None and buffer.is_floating_point():
                 each._buffers[name] = buffer.float()
     return view
+
+
+def redirected(module: nn.Module) -> bool:
+    """Whether calls of a module, or of one in it, are redirected: offloaded by accelerate, compiled."""
+    return any(map(_redirected, module.modules()))
 
 
 def _redirected(module: nn.Module) -> bool:

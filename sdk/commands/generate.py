@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from ..rules.drawing import SCHEDULERS
+from ..rules.speed import SPEEDS
 from ..runtime import Cancelled, progress
 from .common import add_model_arguments, load_personalizer, say
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of the sampler; default: the base model's, else 50")
     parser.add_argument("--scheduler", choices=SCHEDULERS, help="default ddim, or a distilled model's own")
+    parser.add_argument("--speed", choices=SPEEDS, default="exact", help="balanced: 20 steps; fast: cheaper ones, too")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
     parser.add_argument("--guidance-rescale", type=float, help="0 to 1; default 0.7 for zero-SNR models, else 0")
     parser.add_argument("--clip-skip", type=int, help="layers of the text encoders left out; default: as the pack")
@@ -48,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
                     concepts=pack,
                     num_inference_steps=arguments.steps,
                     scheduler=arguments.scheduler,
+                    speed=arguments.speed,
                     guidance_scale=arguments.guidance,
                     guidance_rescale=arguments.guidance_rescale,
                     clip_skip=arguments.clip_skip,

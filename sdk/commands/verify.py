@@ -84,7 +84,8 @@ def _adapter(path: Path) -> None:
 def _folder(path: Path) -> None:
     folder = check_folder(path, all_hashes=True)
     say(f"files: {folder.count}, all whole")
-    say(f"kind: {folder.kind}, {folder.dtype}, of the base model {folder.base.name}")
+    int8 = ", its UNet in int8 too" if folder.has_int8 else ""
+    say(f"kind: {folder.kind}, {folder.dtype}{int8}, of the base model {folder.base.name}")
     _rights(folder.statement)
     tools = "sdk.deploy.OnnxPersonalizer"
     if folder.kind == "merged":

@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image
 
 from ..concepts import Concept
-from ..errors import BaseModelError, NotFiniteError
+from ..errors import NotFiniteError
 from ..finite import is_finite
 from ..rules.drawing import skipped_steps
+from ..rules.speed import EXACT, Speed
 from ..runtime import Phase
 from .adapters import ROWS, Adapter
+from .denoise import Denoiser
 from .model import ExportedModel
 from .pixels import from_pixels, to_pixels
 from .samplers.levels import Scheduler
@@ -49,6 +51,7 @@ class Drawing:
         shape: of a picture's latents, ``(C, h, w)``.
         phase: of the whole call.
         start: where drawing starts from a picture.
+        speed: what steps leave out.
         behind: what an inpainting UNet is told beside the latents, ``[1, 1 + C, h, w]``; ``None``: it takes none.
     """
 
@@ -59,6 +62,7 @@ class Drawing:
     shape: tuple[int, int, int]
     phase: Phase
     start: Start | None
+    speed: Speed = EXACT
     behind: np.ndarray | None = None
 
     def batch(self, minus: Sequence[Wanted], wanted: Sequence[Wanted], noises: Sequence[Noise]) -> list[Image.Image]:
@@ -73,7 +77,8 @@ class Drawing:
             NotFiniteError: text states, latents or pixels hold NaN or infinite values.
             Cancelled: the phase's ``cancel`` was set.
         """
-        unet = self.model.graphs["unet"].bound(self._conditioning([*minus, *wanted]))
+        given = self._conditioning([*minus, *wanted])
+        denoiser = Denoiser(self.model, given, bool(minus), self.speed, self.behind)
         sampler, start = self.sampler(), self.start
 
         def fresh() -> np.ndarray:
@@ -87,17 +92,9 @@ class Drawing:
             if start.strength < 1:
                 sample = sampler.noised(skipped, start.clean, sample / sampler.scale)
         for index in range(skipped, len(sampler.timesteps)):
-            taken = sampler.taken(index, sample)
-            both = np.concatenate([taken, taken]) if minus else taken
-            fed = both if self.behind is None else _told(both, self.behind)
-            (answer,) = unet.run({"sample": fed, "timestep": np.asarray(sampler.timesteps[index])}, ["out_sample"])
-            answer = answer.astype(np.float32)
-            if answer.shape != both.shape:
-                raise BaseModelError(
-                    f"the UNet answers {list(answer.shape)} to {list(both.shape)}; export the model again"
-                )
-            if minus:
-                without, with_it = np.split(answer, 2)
+            without, answer = denoiser.predict(sampler.taken(index, sample), sampler.timesteps[index])
+            if without is not None:
+                with_it = answer
                 answer = without + np.float32(self.guidance) * (with_it - without)
                 if self.rescale > 0:
                     answer = _rescaled(answer, with_it, np.float32(self.rescale))
@@ -158,10 +155,6 @@ class Drawing:
             states, pooled = np.zeros_like(states), np.zeros_like(pooled)
         size = [side * model.cell for side in self.shape[1:]]
         return states, {"text_embeds": pooled, "time_ids": np.asarray([[*size, 0, 0, *size]], pooled.dtype)}
-
-
-def _told(sample: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    return np.concatenate([sample, np.repeat(behind, len(sample), 0)], 1)
 
 
 def _guidance(width: int, scale: float) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..printable import printable
 from .adapters import ROWS, Adapter
 from .engines import choose_engine
 from .engines.graph import Engine, Graph
-from .onnx_folder import Folder, check_folder, tokenizer_of
+from .onnx_folder import SHALLOW, Folder, check_folder, tokenizer_of
 from .samplers.levels import Levels
 from .tokenizer import PromptTokenizer
 
@@ -183,7 +183,10 @@ def _check_graphs(graphs: Mapping[str, Graph], folder: Folder, channels: int, ta
         graphs[encoder].check(encoder, ["input_ids"], [ROWS] if shared else [], gives)
     further = [*(["text_embeds", "time_ids"] if several else []), *(["timestep_cond"] if width else [])]
     takes = ["sample", "timestep", *(projected if shared else states), *further]
-    graphs["unet"].check("unet", takes, [], ["out_sample"])
+    graphs["unet"].check("unet", takes, [], ["out_sample", *(["deep_features"] if folder.has_shallow else [])])
+    if folder.has_shallow:
+        own = [name for name in graphs[SHALLOW].inputs if name in takes]
+        graphs[SHALLOW].check(SHALLOW, ["deep_features", *own], [], ["out_sample"])
     graphs["vae_decoder"].check("vae_decoder", ["latent_sample"], [], ["sample"])
     graphs["vae_encoder"].check("vae_encoder", ["sample"], [], ["latent_parameters"])
     if shared:

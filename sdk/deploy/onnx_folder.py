@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 MANIFEST = "personalizer_onnx.json"
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 SHARED_PARTS = (*PARTS, "kv_projection")
+SHALLOW = "unet_shallow"  # finishes deep features of an earlier step; not in folders of earlier versions
 INT8_UNET = "unet_int8/openvino_model.xml"  # and its weights, in a .bin beside it
 KINDS = ("merged", "shared")
 _CONFIGURATIONS = (
@@ -92,7 +93,17 @@ class Folder:
     @property
     def parts(self) -> tuple[str, ...]:
         """Its graphs."""
+        return (*self._needed, SHALLOW) if self.has_shallow else self._needed
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        """The graphs that every folder of this kind holds."""
         return (*self.encoders[1:], *(SHARED_PARTS if self.kind == "shared" else PARTS))
+
+    @property
+    def has_shallow(self) -> bool:
+        """Whether deep features can be used again."""
+        return f"{SHALLOW}/model.onnx" in self._files
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -163,7 +174,7 @@ class Folder:
                 (tokenizer_of(encoder), "tokenizer_config.json"),
             )
         ]
-        for name in (*(f"{part}/model.onnx" for part in self.parts), *_CONFIGURATIONS, *further):
+        for name in (*(f"{part}/model.onnx" for part in self._needed), *_CONFIGURATIONS, *further):
             if name not in listed:
                 raise self.fail(f"files lack {name}")
         return listed

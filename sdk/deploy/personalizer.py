@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from ..rules.drawing import (
     sign,
     skipped_steps,
 )
+from ..rules.speed import check_speed
 from ..runtime import Phase, Progress, check_cancelled
 from .adapters import Adapter, read_adapter
 from .drawing import Drawing, Start, concepts_of, condition, encoded
 from .model import ExportedModel
+from .onnx_folder import SHALLOW
 from .pixels import mask_cells
 from .prompts import check_minus, check_prompt, readable
 from .samplers.choose import sampler
@@ -123,6 +126,7 @@ class OnnxPersonalizer:
         guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str | None = None,
+        speed: str = "exact",
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -143,6 +147,7 @@ class OnnxPersonalizer:
             eta: of DDIM, in [0, 1]; ``None``: 1.
             scheduler: ``"ddim"``, as the paper samples, ``"dpm++"`` (DPM-Solver++ 2M), ``"unipc"`` or ``"euler"``;
                 ``None``: the model's own, which is DDIM unless it is distilled.
+            speed: ``"exact"``, ``"balanced"`` or ``"fast"``, see :meth:`sdk.Personalizer.generate`.
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: in pixels, a multiple of the model's ``size_multiple`` up to 4096; default the model's.
             width: likewise.
@@ -164,6 +169,7 @@ class OnnxPersonalizer:
             guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             size=(height, width),
             progress=progress,
             cancel=cancel,
@@ -184,6 +190,7 @@ class OnnxPersonalizer:
         guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str | None = None,
+        speed: str = "exact",
         negative_prompt: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -205,6 +212,7 @@ class OnnxPersonalizer:
             guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             start=Start(clean, share),
             progress=progress,
             cancel=cancel,
@@ -225,6 +233,7 @@ class OnnxPersonalizer:
         guidance_rescale: float | None = None,
         eta: float | None = None,
         scheduler: str | None = None,
+        speed: str = "exact",
         negative_prompt: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -247,6 +256,7 @@ class OnnxPersonalizer:
             guidance_rescale=guidance_rescale,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             start=Start(encoded(self.model, picture), 1.0, cells),
             given=(picture, hole),
             progress=progress,
@@ -267,6 +277,7 @@ class OnnxPersonalizer:
         guidance_rescale: float | None,
         eta: float | None,
         scheduler: str | None,
+        speed: str,
         progress: Progress | None,
         cancel: threading.Event | None,
         size: tuple[int | None, int | None] = (None, None),
@@ -276,13 +287,15 @@ class OnnxPersonalizer:
         """Check everything, then draw a batch at a time."""
         model = self.model
         prompts = [readable(model.tokenizer, p) for p in texts(prompt, "prompt", MOST_PICTURES)]
+        pace, notes = check_speed(speed, model.steps)
+        usual = model.steps if pace.steps is None else pace.steps
         numbers = check_numbers(
             prompts,
             model.resolution,
             model.size_multiple,
             num_images=num_images,
             seed=seed,
-            num_inference_steps=model.steps if num_inference_steps is None else num_inference_steps,
+            num_inference_steps=usual if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             eta=eta,
@@ -295,10 +308,16 @@ class OnnxPersonalizer:
         avoided = one_text_each(negative_prompt, len(prompts), "negative prompt", "")
         negatives = [readable(model.tokenizer, negative) for negative in avoided]
         scale = float(model.about["guidance_scale"]) if numbers.guidance is None else numbers.guidance
-        sampling = sampler(model.levels, scheduler, numbers.steps, 1.0 if numbers.eta is None else numbers.eta)
+        eta = 1.0 if numbers.eta is None else numbers.eta
+        sampling = sampler(model.levels, pace.scheduler if scheduler is None else scheduler, numbers.steps, eta)
         kind = type(sampling())
         guided = scale > 1 and not model.guidance_width
-        notes = []
+        pace = pace.of(numbers.steps)
+        if pace.every > 1 and not model.folder.has_shallow:
+            pace = replace(pace, every=1)
+            notes.append(
+                f"speed={speed!r} is slower with this folder, which holds no {SHALLOW}; export the model again"
+            )
         for each, negative, pack in zip(prompts, negatives, chosen, strict=True):
             concepts = concepts_of(model, pack)
             notes += check_prompt(model.tokenizer, each, concepts)
@@ -324,7 +343,7 @@ class OnnxPersonalizer:
         shape = (model.channels, numbers.height // model.cell, numbers.width // model.cell)
         rescale = model.rescale if numbers.rescale is None else numbers.rescale
         behind = condition(model, (numbers.height, numbers.width), given) if model.paints_over else None
-        drawing = Drawing(model, sampling, scale, rescale, shape, phase, start, behind)
+        drawing = Drawing(model, sampling, scale, rescale, shape, phase, start, pace, behind)
         images: list[Image.Image] = []
         for part in parts:
             minus = [(chosen[i], negatives[i]) for i, _ in part] if guided else []
@@ -347,6 +366,7 @@ class OnnxPersonalizer:
                 statement=stated,
                 edited=start is not None,
                 strength=None if start is None or start.hole is not None else start.strength,
+                speed=pace,
             )
         return Generation(images, notes)
 

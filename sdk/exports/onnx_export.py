@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..deploy.clip_tokenizer import is_clips
-from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHARED_PARTS
+from ..deploy.onnx_folder import FORMAT_VERSION, MANIFEST, PARTS, SHALLOW, SHARED_PARTS
 from ..deploy.samplers.choose import check_known
 from ..disk.files import as_path, sha256_file
 from ..disk.folders import new_folder
@@ -38,8 +38,10 @@ from ..runtime import Phase, Progress
 from ..unet.attention import attention_processors
 from ..unet.inpainting import paints_over
 from ..unet.matrices import whole
+from ..unet.shallow import keeping_deep, shallow_prefix
 from ..unet.weights import replaced_weights
 from . import onnx_graphs as graphs
+from .int8 import need_packages, quantize_folder
 
 log = logging.getLogger(__name__)
 # Largest difference from PyTorch, relative to the largest value; float16 rounds to 1e-3.
@@ -53,15 +55,22 @@ def export_model(
     *,
     shared: bool = False,
     dtype: torch.dtype | None = None,
+    int8: bool = False,
+    drawn: ConceptPack | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> dict[str, float]:
-    """Write an ONNX folder; see :meth:`sdk.Personalizer.export_onnx`.
+    """Write an ONNX folder; see :meth:`sdk.Personalizer.export_onnx`, whose arguments it takes.
+
+    Args:
+        drawn: of a shared export, a pack whose prompts are drawn to quantise; default general prompts alone.
 
     Returns:
         The largest difference from PyTorch, relative to the largest value, by part.
     """
     _need_packages()
+    if int8:
+        need_packages()
     if shared and pack is not None:
         raise InputError("a shared export holds no pack; write the pack by pack.export_adapter(file)")
     if shared and any(".lora_" in name for name, _ in base.pipe.unet.named_parameters()):
@@ -82,9 +91,17 @@ def export_model(
     if taken and not (destination / MANIFEST).is_file():
         raise OutputError(f"{destination} holds other files; give an empty or a new folder for the export")
     with new_folder(destination, manifest=MANIFEST) as work:
-        count = len(SHARED_PARTS if shared else PARTS) + len(base.text_parts) - 1
+        count = len(SHARED_PARTS if shared else PARTS) + len(base.text_parts) - 1 + reuses(base)
         phase = Phase("export", count, progress, cancel)
-        return _Exporter(base, pack, work, dtype, phase).run(shared)
+        errors = _Exporter(base, pack, work, dtype, phase).run(shared)
+        if int8:
+            quantize_folder(work, drawn if shared else pack, shared, progress, cancel)
+        return errors
+
+
+def reuses(base: BaseModel) -> bool:
+    """Whether drawing can use deep features of a step in the next: not of models that take few steps, each far."""
+    return not base.distilled
 
 
 class _Exporter:
@@ -104,6 +121,7 @@ class _Exporter:
         self.parts = [replace(part, encoder=copied) for part, copied in zip(own, encoders, strict=True)]
         self.conditioner = TextConditioner(base.family, self.parts, pack.tokens if pack is not None else ())
         self.layers = list(cross_attention_layers(self.unet))
+        self.reuses = reuses(base)
         self.errors: dict[str, float] = {}
 
     def run(self, shared: bool) -> dict[str, float]:
@@ -169,29 +187,47 @@ class _Exporter:
         with ExitStack() as stack:
             stack.enter_context(attention_processors(self.unet, graphs.plain_attention(self.unet)))
             if shared:
-                graph: nn.Module = graphs.SharedUNetGraph(self.unet)
+                kind: Any = graphs.SharedUNetGraph
                 given = {
                     name: torch.randn(2, length, self.unet.get_submodule(name.rpartition(".")[0]).to_k.out_features)
                     for name in graphs.projected_names(self.layers)
                 }
                 third: Any = {name: value.to(self.dtype) for name, value in given.items()}
-                names = ["sample", "timestep", *third]
-                free: Any = {name: graphs.free(0, 1) for name in third}
+                text, free = third, {name: graphs.free(0, 1) for name in third}
             else:
                 stack.enter_context(replaced_weights(self.unet, self._learned()))
-                graph = graphs.UNetGraph(self.unet)
+                kind = graphs.UNetGraph
                 third = torch.randn(2, length, self._context()).to(self.dtype)
-                names, free = ["sample", "timestep", "encoder_hidden_states"], graphs.free(0, 1)
+                text, free = {"encoder_hidden_states": third}, graphs.free(0, 1)
+            # Afterwards: what a pack learned of the layer that keeps is found by its name.
+            kept = stack.enter_context(keeping_deep(self.unet)) if self.reuses else None
+            graph = kind(self.unet, kept)
             arguments: tuple[Any, ...] = (sample, timestep, third)
             shapes: tuple[Any, ...] = (graphs.free(0, 2, 3), None, free)
             if further:
-                arguments, names = (*arguments, further), [*names, *further]
+                arguments = (*arguments, further)
                 shapes = (*shapes, {name: graphs.free(0) for name in further})
-            graphs.write_graph(graph, arguments, names, ["out_sample"], shapes, self.work / "unet")
-            fed = {"sample": sample, "timestep": timestep}
-            fed |= third if isinstance(third, dict) else {"encoder_hidden_states": third}
-            fed |= further
+            outputs = ["out_sample", "deep_features"] if self.reuses else ["out_sample"]
+            fed = {"sample": sample, "timestep": timestep, **text, **further}
+            graphs.write_graph(graph, arguments, list(fed), outputs, shapes, self.work / "unet")
             self._check("unet", graph, arguments, fed)
+            if kept is not None and kept.deep is not None:
+                self._shallow(sample, timestep, kept.deep.clone(), text, further)
+
+    def _shallow(
+        self, sample: Tensor, timestep: Tensor, deep: Tensor, text: dict[str, Tensor], further: dict[str, Tensor]
+    ) -> None:
+        """What finishes deep features of an earlier step; it takes what its own attention needs of the text."""
+        prefix = shallow_prefix(self.unet)
+        attended = any(layer.startswith(prefix) for layer in self.layers)
+        own = {n: v for n, v in text.items() if n.startswith(prefix) or (attended and n == "encoder_hidden_states")}
+        given = own | further
+        free = {n: graphs.free(0, 1) for n in own} | {n: graphs.free(0) for n in further}
+        fed = {"sample": sample, "timestep": timestep, "deep_features": deep, **given}
+        shapes = (graphs.free(0, 2, 3), None, graphs.free(0, 2, 3), free)
+        graph, arguments = graphs.ShallowUNetGraph(self.unet), (sample, timestep, deep, given)
+        graphs.write_graph(graph, arguments, list(fed), ["out_sample"], shapes, self.work / SHALLOW)
+        self._check(SHALLOW, graph, arguments, fed)
 
     def _further(self) -> dict[str, Tensor]:
         """Examples of what the UNet takes beside latents, timesteps and text states, by name."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..concepts import MAX_CONCEPTS
-from ..families.layers import cross_attention_layers
 from ..unet.attention import AttentionProcessor, CachedKeyValueProcessor, attention_processors
+from ..unet.shallow import Kept, shallow
 
 OPSET = 20
 _EXTERNAL_ABOVE = 1 << 31  # bytes; protobuf holds no more in one file
@@ -94,25 +94,32 @@ class UNetGraph(nn.Module):
 
     What some take beside is in a dictionary: ``text_embeds`` and ``time_ids`` of families that have them,
     ``timestep_cond`` where the guidance scale is a condition.
+
+    Args:
+        unet: the module.
+        kept: its deep features, see :func:`sdk.unet.shallow.keeping_deep`, which are ``deep_features`` then.
     """
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Any, kept: Kept | None = None) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.kept = unet, kept
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, further: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, **_conditions(further), return_dict=False)[0]
+    ) -> tuple[Tensor, ...]:
+        found = self.unet(sample, timestep, encoder_hidden_states, **_conditions(further), return_dict=False)[0]
+        return _beside(found, self.kept)
 
 
 class SharedUNetGraph(nn.Module):
-    """The UNet with keys and values given, per layer ``[b, T, hidden]``, instead of text states."""
+    """The UNet with keys and values given, per layer ``[b, T, hidden]``, instead of text states.
 
-    def __init__(self, unet: Any) -> None:
+    The arguments are those of :class:`UNetGraph`.
+    """
+
+    def __init__(self, unet: Any, kept: Kept | None = None) -> None:
         super().__init__()
-        self.unet = unet
-        self.layers = list(cross_attention_layers(unet))
+        self.unet, self.kept = unet, kept
 
     def forward(
         self,
@@ -120,15 +127,46 @@ class SharedUNetGraph(nn.Module):
         timestep: Tensor,
         projected: dict[str, Tensor],
         further: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        processors = {
-            layer: CachedKeyValueProcessor(projected[f"{layer}.key"], projected[f"{layer}.value"])
-            for layer in self.layers
-        }
-        width = self.unet.config.cross_attention_dim
-        unused = sample.new_zeros(sample.shape[0], 1, width)  # a UNet wants text states, though no layer reads them
-        with attention_processors(self.unet, processors):
-            return self.unet(sample, timestep, unused, **_conditions(further), return_dict=False)[0]
+    ) -> tuple[Tensor, ...]:
+        with attention_processors(self.unet, _cached(projected)):
+            states = _no_states(self.unet, sample)
+            found = self.unet(sample, timestep, states, **_conditions(further), return_dict=False)[0]
+        return _beside(found, self.kept)
+
+
+class ShallowUNetGraph(nn.Module):
+    """First and last layers of the UNet, with ``deep_features`` of an earlier step: :mod:`sdk.unet.shallow`.
+
+    Of keys and values, or text states, it takes what the attention in it needs, if there is one.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, deep_features: Tensor, given: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        projected = {name: value for name, value in given.items() if ".attn2." in name}
+        further = {name: value for name, value in given.items() if "." not in name}
+        states = further.pop("encoder_hidden_states", None)
+        states = _no_states(self.unet, sample) if states is None else states
+        with attention_processors(self.unet, _cached(projected)):
+            return (shallow(self.unet, sample, timestep, deep_features, states, **_conditions(further)),)
+
+
+def _cached(projected: Mapping[str, Tensor]) -> dict[str, CachedKeyValueProcessor]:
+    layers = {name.rpartition(".")[0] for name in projected}
+    return {each: CachedKeyValueProcessor(projected[f"{each}.key"], projected[f"{each}.value"]) for each in layers}
+
+
+def _no_states(unet: Any, sample: Tensor) -> Tensor:
+    """Text states, which a UNet wants, though no layer reads them."""
+    return sample.new_zeros(sample.shape[0], 1, unet.config.cross_attention_dim)
+
+
+def _beside(found: Tensor, kept: Kept | None) -> tuple[Tensor, ...]:
+    return (found,) if kept is None or kept.deep is None else (found, kept.deep)
 
 
 def _conditions(further: dict[str, Tensor] | None) -> dict[str, Any]:
@@ -217,7 +255,7 @@ def write_graph(
             model.graph.input.remove(declared)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    size = sum(p.numel() * p.element_size() for p in graph.parameters())
+    size = sum(len(weight.raw_data) for weight in model.graph.initializer)
     if size > _EXTERNAL_ABOVE:
         onnx.save_model(model, path, save_as_external_data=True, location=DATA_FILE, all_tensors_to_one_file=True)
     else:

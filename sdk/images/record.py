@@ -25,7 +25,7 @@ KEY, LINE, XMP = "personalizer", "parameters", "XML:com.adobe.xmp"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _LARGEST = 1 << 28  # bytes of a file
 _LONGEST = 1 << 16  # characters of an entry that is read
-_LATER = ("guidance_rescale", "clip_skip")  # what records of the first versions do not have
+_LATER = ("guidance_rescale", "clip_skip", "speed")  # what records of the first versions do not have
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class PictureRecord:
         version: of this package.
         guidance_rescale: how far the guided prediction got back the contrast of the plain one.
         clip_skip: last layers of the text encoders that were left out.
+        speed: at which level of speed; empty: exact.
     """
 
     prompt: str
@@ -67,6 +68,7 @@ class PictureRecord:
     version: str = ""
     guidance_rescale: float = 0.0
     clip_skip: int = 0
+    speed: str = ""
 
     def line(self) -> str:
         """Return what interfaces show: the prompt, what to avoid, then names and values."""
@@ -74,6 +76,7 @@ class PictureRecord:
         values |= {
             "CFG rescale": self.guidance_rescale or None,
             "Clip skip": self.clip_skip + 1 if self.clip_skip else None,
+            "Speed": self.speed or None,
         }
         values |= {"Model": self.base} | ({"Pack": self.pack[:16]} if self.pack else {})
         told = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)

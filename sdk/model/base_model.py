@@ -173,13 +173,14 @@ class BaseModel:
         own = self._loaded_scheduler
         return copy.deepcopy(own) if self.distilled else sampling_scheduler(own)
 
-    def drawing_scheduler(self, asked: Any = None) -> Any:
+    def drawing_scheduler(self, asked: Any = None, usual: str | None = None) -> Any:
         """Return what a call draws with, its own: :meth:`sampling_scheduler`, or a copy of one that a user set since.
 
         That is, of ``pipe.scheduler`` if it is another object than the model was loaded with.
 
         Args:
             asked: what the call asks for instead, a name or one of diffusers' schedulers.
+            usual: name of what stands for the model's own.
 
         Raises:
             InputError: something else.
@@ -189,7 +190,9 @@ class BaseModel:
         if asked is not None:
             return named_scheduler(check_scheduler_name(asked), self._loaded_scheduler)
         chosen = self.pipe.scheduler
-        return self.sampling_scheduler() if chosen is self._loaded_scheduler else copy.deepcopy(chosen)
+        if chosen is not self._loaded_scheduler:
+            return copy.deepcopy(chosen)
+        return self.sampling_scheduler() if usual is None else named_scheduler(usual, self._loaded_scheduler)
 
     def check_base(self, pack: Any) -> None:
         """Raise :class:`BaseModelError` if a pack belongs to another base model, or its weights do not fit this one."""

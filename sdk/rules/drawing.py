@@ -17,6 +17,7 @@ from ..images.record import PictureRecord, png_bytes, remember
 from ..rights import Statement
 from ..version import __version__
 from .arguments import number, several, shown, text, whole
+from .speed import EXACT, Speed
 
 MOST_PICTURES, MOST_PIXELS = 10_000, 4096  # of a call; of a side
 
@@ -277,6 +278,7 @@ def sign(
     strength: float | None = None,
     edited: bool,
     clip_skip: int = 0,
+    speed: Speed = EXACT,
 ) -> None:
     """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
     record = PictureRecord(
@@ -296,5 +298,6 @@ def sign(
         version=__version__,
         guidance_rescale=rescale,
         clip_skip=clip_skip,
+        speed="" if speed is EXACT else speed.name,
     )
     remember(image, record)

@@ -43,6 +43,7 @@ class Drawer(Engine):
         clip_skip: int | None = None,
         eta: float | None = None,
         scheduler: Any = None,
+        speed: str = "exact",
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -69,6 +70,9 @@ class Drawer(Engine):
             scheduler: ``"ddim"``, as the paper samples, ``"dpm++"`` (DPM-Solver++ 2M), ``"unipc"`` or ``"euler"``, on
                 the model's own noise levels; or one of diffusers' schedulers. ``None``: one that was set as
                 ``pipe.scheduler``, else the model's own, which is DDIM unless it is distilled.
+            speed: ``"exact"``; ``"balanced"``: DPM-Solver++ in 20 steps; ``"fast"``: the same, with two of three steps
+                computed from the deep features of the one before, and without guidance at the last, low noise levels.
+                ``scheduler`` and ``num_inference_steps`` overrule it; distilled models draw as they do.
             negative_prompt: what to steer away from; one for all, or one per prompt.
             height: of the pictures in pixels, a multiple of :attr:`size_multiple` up to 4096; default the model's.
             width: likewise.
@@ -93,6 +97,7 @@ class Drawer(Engine):
             clip_skip=clip_skip,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             negative_prompt=negative_prompt,
             height=height,
             width=width,
@@ -117,6 +122,7 @@ class Drawer(Engine):
         clip_skip: int | None = None,
         eta: float | None = None,
         scheduler: Any = None,
+        speed: str = "exact",
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -146,6 +152,7 @@ class Drawer(Engine):
             clip_skip=clip_skip,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             negative_prompt=negative_prompt,
             generator=generator,
             progress=progress,
@@ -168,6 +175,7 @@ class Drawer(Engine):
         clip_skip: int | None = None,
         eta: float | None = None,
         scheduler: Any = None,
+        speed: str = "exact",
         negative_prompt: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         progress: Progress | None = None,
@@ -200,6 +208,7 @@ class Drawer(Engine):
             clip_skip=clip_skip,
             eta=eta,
             scheduler=scheduler,
+            speed=speed,
             negative_prompt=negative_prompt,
             generator=generator,
             progress=progress,

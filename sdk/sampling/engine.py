@@ -16,8 +16,10 @@ from ..rights import Statement
 from ..rules.arguments import cancelling, texts, to_be_called, whole
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..rules.prompts import readable_part
+from ..rules.speed import check_speed
 from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
+from ..views import redirected
 from .at_once import pictures_at_once
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
@@ -44,6 +46,7 @@ class Engine(BaseModel):
         clip_skip: int | None = None,
         eta: float | None = None,
         scheduler: Any = None,
+        speed: str = "exact",
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -70,13 +73,15 @@ class Engine(BaseModel):
         longest = int(self.text_parts[0].tokenizer.model_max_length)
         prompts = [readable_part(each, longest) for each in texts(prompts, "prompt", MOST_PICTURES)]
         chosen = packs_for(prompts, packs)
+        pace, notes = check_speed(speed, self.sampling.steps)
+        usual = self.sampling.steps if pace.steps is None else pace.steps
         numbers = check_numbers(
             prompts,
             self.resolution,
             self.size_multiple,
             num_images=num_images,
             seed=seed,
-            num_inference_steps=self.sampling.steps if num_inference_steps is None else num_inference_steps,
+            num_inference_steps=usual if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             eta=eta,
@@ -91,9 +96,13 @@ class Engine(BaseModel):
         cancelling(cancel)
         for name, function in (("progress", progress), ("callback_on_step_end", callback_on_step_end)):
             to_be_called(function, name)
-        sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0), scheduler)
+        pace = pace.of(numbers.steps)
+        if pace.shortens and redirected(self.pipe.unet):
+            pace = pace.unshortened()
+            notes.append(f"speed={speed!r} takes fewer steps alone, because the UNet is offloaded or compiled")
+        sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0), scheduler, pace)
         check_scheduler(sampler.scheduler, from_picture=start is not None)
-        notes = self._checked(sampler, prompts, negatives if guided else [""] * len(prompts), chosen)
+        notes += self._checked(sampler, prompts, negatives if guided else [""] * len(prompts), chosen)
         notes += call_notes(
             type(sampler.scheduler).__name__,
             guided=guided,
@@ -135,6 +144,7 @@ class Engine(BaseModel):
                 edited=start is not None,
                 strength=None if start is None or start.hole is not None else start.strength,
                 clip_skip=sampler.conditioner(request.pack).clip_skip,
+                speed=pace,
             )
             return image
 

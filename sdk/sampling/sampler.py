@@ -28,10 +28,12 @@ from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..rules.drawing import prompt_note, skipped_steps
 from ..rules.prompts import check_negative, negative_note, word_notes
+from ..rules.speed import EXACT, Speed
 from ..runtime import Phase
 from ..unet.attention import CachedKeyValueProcessor, attention_processors, plain_processors
 from ..unet.inpainting import told
 from ..unet.matrices import LowRank, converted, projected
+from ..unet.shortcuts import shortened
 from ..unet.weights import replaced_weights
 from ..views import private_views, undisturbed
 from .callbacks import checked_answer
@@ -53,19 +55,20 @@ class Sampler:
         base: the base model; nothing in it is changed.
         clip_skip: last layers of the text encoders that are left out; ``None``: as the packs were fitted.
         scheduler: what the call asks for, see :meth:`sdk.model.BaseModel.drawing_scheduler`.
+        speed: of the call.
 
     Attributes:
         scheduler: see :meth:`sdk.model.BaseModel.drawing_scheduler`.
         layers: the cross-attentions by name.
     """
 
-    def __init__(self, base: BaseModel, clip_skip: int | None = None, scheduler: Any = None):
-        self.clip_skip = clip_skip
+    def __init__(self, base: BaseModel, clip_skip: int | None = None, scheduler: Any = None, speed: Speed = EXACT):
+        self.clip_skip, self.speed = clip_skip, speed
         self.base, self.pipe, self.family = base, base.pipe, base.family
         own = base.text_parts
         self.unet, *encoders = private_views(base.pipe.unet, *(part.encoder for part in own))
         self.text_parts = [replace(part, encoder=view) for part, view in zip(own, encoders, strict=True)]
-        self.scheduler = base.drawing_scheduler(scheduler)
+        self.scheduler = base.drawing_scheduler(scheduler, speed.scheduler)
         self.layers = cross_attention_layers(self.unet)
         self._conditioners: dict[tuple[tuple[str, ...], int], TextConditioner] = {}
 
@@ -79,13 +82,17 @@ class Sampler:
             raise InputError(
                 f"{kind} cannot take {num_inference_steps} steps; give fewer num_inference_steps"
             ) from error
-        levels = int(scheduler.config.get("num_train_timesteps", 1000))
-        if float(scheduler.timesteps[0]) >= levels:  # multistep solvers leave out one that they count
-            most = levels - 2
+        if float(scheduler.timesteps[0]) >= self._levels:  # multistep solvers leave out one that they count
+            most = self._levels - 2
             raise InputError(
                 f"num_inference_steps may be at most {most} with this scheduler, got {num_inference_steps}"
             )
         return len(scheduler.timesteps)
+
+    @property
+    def _levels(self) -> int:
+        """Of noise, in all."""
+        return int(self.scheduler.config.get("num_train_timesteps", 1000))
 
     def draw(self, requests: Sequence[Request], **arguments: Any) -> list[Image.Image]:
         """Draw one picture per request, in one batch; see :meth:`_draw`, whose arguments it takes."""
@@ -162,6 +169,7 @@ class Sampler:
         with (
             attention_processors(self.unet, plain_processors(self.unet) | processors),
             replaced_weights(self.unet, self._learned_weights(requests)),
+            shortened(self.unet, self.speed, guided, self._levels) as pipe.unet,
             told(self.unet, behind),
         ):
             drawn = pipe(

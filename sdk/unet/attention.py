@@ -128,14 +128,20 @@ class CachedKeyValueProcessor:
     Args:
         key: ``[B, T, hidden]``, one row for each row of the batch that will be attended.
         value: ``[B, T, hidden]``.
+
+    Attributes:
+        skipped: how many of the first rows are not in the batch.
     """
+
+    skipped = 0
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
         self.key, self.value = key, value
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on ``hidden_states`` ``[B, N, C]``; the text states passed along are ignored."""
-        own = (attn.to_q(hidden_states), self.key, self.value)
+        key, value = (x[self.skipped :] if self.skipped else x for x in (self.key, self.value))
+        own = (attn.to_q(hidden_states), key, value)
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in own)
         out = attend(query, key, value, attn.scale).transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))

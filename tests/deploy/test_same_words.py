@@ -48,6 +48,8 @@ WRONG = [
     ({"scheduler": "heun"}, "there is no scheduler 'heun' (str); choose one of ddim, dpm++, unipc, euler"),
     ({"scheduler": 5}, "scheduler must be a text, got 5 (int)"),
     ({"scheduler": "dpm++", "num_inference_steps": 999}, "num_inference_steps may be at most 998"),
+    ({"speed": "slow"}, "speed must be one of exact, balanced, fast, got 'slow' (str)"),
+    ({"speed": 5}, "speed must be a text, got 5 (int)"),
     ({"height": 33}, "height must be a positive multiple of 8, got 33"),
     ({"width": 32.0}, "width must be a whole number, got 32.0 (float)"),
     ({"height": 10**6}, "height may be at most 4096 pixels, got 1000000"),

@@ -112,7 +112,8 @@ def test_no_adapter(tmp_path):
 
 def test_reprs_are_short():
     assert repr(read_adapter(FIRST / "pack.onnx_adapter")) == "Adapter(<new1> cat, <new2> dog; 8 weights on model)"
-    assert repr(ExportedModel.load(FIRST / "onnx")) == "ExportedModel(shared, float32, of model)"
+    model = ExportedModel.load(FIRST / "onnx", engine="onnxruntime")
+    assert repr(model) == "ExportedModel(shared, onnxruntime float32, of model)"
 
 
 def test_an_adapter_whose_arrays_have_no_place_in_the_model(shared_personalizer, tmp_path):
