@@ -102,12 +102,14 @@ pk_status pk_attention_forward(const pk_attention *shape, pk_array query, pk_arr
   if (done == PK_OK && columns != nullptr)
     pk::run(runner, s.batch, [&](int64_t first, int64_t last) {
       const float share = 1.0f / static_cast<float>(s.heads);
-      for (int64_t row = first; row < last; ++row)
-        for (int64_t i = 0; i < head_columns; ++i) {
-          float sum = 0;
-          for (int64_t head = 0; head < s.heads; ++head) sum += columns[(row * s.heads + head) * head_columns + i];
-          maps[row * head_columns + i] = sum * share;
-        }
+      for (int64_t row = first; row < last; ++row) {
+        const float *from = columns + row * s.heads * head_columns;
+        float *map = maps + row * head_columns;
+        std::memcpy(map, from, static_cast<size_t>(head_columns) * sizeof *map);
+        for (int64_t head = 1; head < s.heads; ++head)
+          for (int64_t i = 0; i < head_columns; ++i) map[i] += from[head * head_columns + i];
+        for (int64_t i = 0; i < head_columns; ++i) map[i] *= share;
+      }
     });
   delete[] columns;
   return done;
