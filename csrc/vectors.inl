@@ -100,8 +100,8 @@ inline Vector exponential(Vector x) {
   const Vector low = Vector{} - 88.0f;  // rounds to 2^-127, whose bits as computed below are those of zero
   x = low > x ? low : x;                // in this order: NaN stays
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  Vector turns = x * 1.44269504f + shifter;
-  turns = turns - shifter;
+  const Vector shifted = x * 1.44269504f + shifter;
+  const Vector turns = shifted - shifter;
   Vector rest = x - turns * 0.693359375f;
   rest = rest + turns * 2.12194440e-4f;
   Vector sum = rest * 1.38888889e-3f + 8.33333333e-3f;
@@ -110,7 +110,8 @@ inline Vector exponential(Vector x) {
   sum = sum * rest + 0.5f;
   sum = sum * rest + 1.0f;
   sum = sum * rest + 1.0f;
-  const Integers power = (__builtin_convertvector(turns, Integers) + 127) << 23;
+  // The last bits of `shifted` are that integer, those of the shifter being zero: no conversion is needed.
+  const Words power = ((Words)shifted << 23) + (127u << 23);
   return sum * (Vector)power;  // the same bits
 }
 
@@ -119,12 +120,16 @@ inline Vector exponential(Vector x) {
 // As in torch, a row has no probabilities (all are NaN) if a logit times the factor is NaN or +infinity or if all are
 // -infinity; a single -infinity gives exactly zero. The maximum may miss a NaN: the sum does not.
 void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
-  const int64_t line = padded(keys);
+  const int64_t line = padded(keys), last = line - LANES;
+  // Which lanes of a row's last vector are keys. The others are masked in registers: numbers stored one by one could
+  // not be loaded as a vector before they have reached the cache, and every row would wait for that.
+  Integers inside;
+  for (int i = 0; i < LANES; ++i) inside[i] = last + i < keys ? -1 : 0;
   for (int64_t r = 0; r < rows; ++r) {
     float *row = logits + r * line;
-    for (int64_t t = keys; t < line; ++t) row[t] = NOTHING;
-    Vector highest = load(row);
-    for (int64_t t = LANES; t < line; t += LANES) {
+    const Vector end = inside ? load(row + last) : Vector{} + NOTHING;
+    Vector highest = end;
+    for (int64_t t = 0; t < last; t += LANES) {
       const Vector next = load(row + t);
       highest = next > highest ? next : highest;
     }
@@ -132,16 +137,16 @@ void softmax(float *logits, int64_t rows, int64_t keys, float factor) {
     const float scaled = top * factor;
     // What overflows only with the factor is infinite here as well. Rare: a jump, not a step before all the rest.
     if (__builtin_expect(scaled - scaled != 0, 0)) top = scaled;
-    Vector sums = {};
-    for (int64_t t = 0; t < line; t += LANES) {
+    const Vector end_value = exponential((end - top) * factor);
+    Vector sums = end_value;
+    for (int64_t t = 0; t < last; t += LANES) {
       const Vector value = exponential((load(row + t) - top) * factor);
       store(row + t, value);
       sums += value;
     }
-    const float total = sum_of(sums);
-    const float inverse = 1.0f / total;
-    for (int64_t t = 0; t < line; t += LANES) store(row + t, load(row + t) * inverse);
-    for (int64_t t = keys; t < line; ++t) row[t] = 0;
+    const float inverse = 1.0f / sum_of(sums);
+    for (int64_t t = 0; t < last; t += LANES) store(row + t, load(row + t) * inverse);
+    store(row + last, inside ? end_value * inverse : Vector{});
   }
 }
 
