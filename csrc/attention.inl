@@ -85,10 +85,7 @@ void unpack(const T *from, int64_t stride, float *to, int64_t rows, int64_t widt
 }
 
 void unpack_transposed(const float *from, int64_t stride, float *to, int64_t rows, int64_t width) {
-  const int64_t line = padded(rows);
-  transpose_words(from, stride, to, line, rows, width);
-  for (int64_t i = 0; i < width; ++i)
-    for (int64_t r = rows; r < line; ++r) to[i * line + r] = 0;
+  transpose_words(from, stride, to, rows, width);
 }
 
 void unpack_transposed(const uint16_t *from, int64_t stride, float *to, int64_t rows, int64_t width) {

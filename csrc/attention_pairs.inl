@@ -9,9 +9,12 @@
 //     void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
 //                     int64_t rows, int64_t columns, int64_t depth, bool accumulate) const;
 //     // The same with a as left_turned wrote it. With LEFT_BY_PAIRS defined that is in words of two rows, which spares
-//     // a transposition; otherwise transposed.
+//     // a transposition; otherwise transposed, its rows `depth` apart.
 //     void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
 //                 int64_t columns, int64_t depth, bool accumulate) const;
+//
+// HARDWARE_ROUNDING is defined if AVX-512's instructions that round to bfloat16 are there. (Compilers have a macro of
+// their own for these, but not all of them define it where a pragma asks for the instructions.)
 //
 // The steps are those of attention.inl; only the layouts differ. Like stock attention in bfloat16, probabilities and
 // their gradients are rounded to bfloat16 before they are multiplied.
@@ -21,105 +24,8 @@ namespace NAME {
 namespace {
 
 #include "vectors.inl"
-
-constexpr int64_t UNIT = 16;  // rows and columns of a tile
-static_assert(LANES == UNIT, "lines of probabilities are padded alike by both");
-
-inline int64_t tiles(int64_t count) { return (count + UNIT - 1) / UNIT * UNIT; }
-inline int64_t deep(int64_t count) { return (count + DEPTH - 1) / DEPTH * DEPTH; }
-
-// Room for a line of bfloat16 values: whole vectors and whole depths.
-inline int64_t roomy(int64_t count) { return DEPTH > UNIT ? deep(count) : tiles(count); }
-
-// Rows as the left side: [tiles(rows), deep(width)], zero outside; as they lie where nothing is to be padded.
-struct Left {
-  const uint16_t *at;
-  int64_t row;
-};
-Left left_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t line = deep(width), all = tiles(rows);
-  if (rows == all && width == line) return {from, stride};
-  for (int64_t r = 0; r < all; ++r) {
-    const int64_t filled = r < rows ? width : 0;
-    if (filled > 0) __builtin_memcpy(to + r * line, from + r * stride, filled * sizeof(uint16_t));
-    for (int64_t i = filled; i < line; ++i) to[r * line + i] = 0;
-  }
-  return {to, line};
-}
-
-// A float32 block [rows, tiles(width)] as the left side, rounded: [tiles(rows), roomy(width)].
-void left_block(const float *from, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t from_line = tiles(width), line = roomy(width), all = tiles(rows);
-  for (int64_t r = 0; r < all; ++r) {
-    const int64_t filled = r < rows ? from_line : 0;
-    for (int64_t i = 0; i < filled; i += LANES) store_rounded(to + r * line + i, load(from + r * from_line + i));
-    for (int64_t i = filled; i < line; ++i) to[r * line + i] = 0;
-  }
-}
-
-// The same transposed, the depth being the rows, in the layout that Products takes for it.
-#if defined(LEFT_BY_PAIRS)
-// Words of two rows each: [BLOCK / 2, tiles(width)].
-void left_turned(const float *from, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t line = tiles(width);
-  for (int64_t r = 0; r < BLOCK; r += 2)
-    for (int64_t i = 0; i < line; i += LANES) {
-      const Words first = r < rows ? rounded(load(from + r * line + i)) : Words{};
-      const Words second = r + 1 < rows ? rounded(load(from + (r + 1) * line + i)) : Words{};
-      *reinterpret_cast<LooseWords *>(to + r * line + 2 * i) = first | (second << 16);
-    }
-}
-#else
-// [tiles(width), BLOCK].
-void left_turned(const float *from, uint16_t *to, int64_t rows, int64_t width) {
-  const int64_t line = tiles(width);
-  for (int64_t i = 0; i < line; ++i)
-    for (int64_t r = 0; r < BLOCK; ++r) to[i * BLOCK + r] = r < rows ? rounded(from[r * line + i]) : 0;
-}
-#endif
-
-// Rows as the right side with the width as depth: pairs [deep(width) / 2, tiles(rows), 2].
-void right_transposed(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width) {
-  typedef uint32_t Pair __attribute__((aligned(2), may_alias));
-  const int64_t line = tiles(rows), pairs = width / 2, depth = deep(width) / 2;
-  Pair *words = reinterpret_cast<Pair *>(to);
-  if (stride % 2 == 0) {
-    transpose_words(reinterpret_cast<const Pair *>(from), stride / 2, words, line, rows, pairs);
-  } else {
-    for (int64_t i = 0; i < pairs; ++i)
-      for (int64_t r = 0; r < rows; ++r) words[i * line + r] = *reinterpret_cast<const Pair *>(from + r * stride + 2 * i);
-  }
-  for (int64_t i = pairs; i < depth; ++i)  // an odd width leaves half a pair
-    for (int64_t r = 0; r < rows; ++r) words[i * line + r] = 2 * i < width ? from[r * stride + 2 * i] : 0;
-  for (int64_t i = 0; i < depth; ++i)
-    for (int64_t r = rows; r < line; ++r) words[i * line + r] = 0;
-}
-
-// Rows as the right side with the rows as depth: pairs [depth / 2, tiles(width), 2]; depth >= rows.
-void right_rows(const uint16_t *from, int64_t stride, uint16_t *to, int64_t rows, int64_t width, int64_t depth) {
-  const int64_t line = tiles(width), whole = width / LANES * LANES;
-  for (int64_t r = 0; r < depth; r += 2) {
-    const uint16_t *first = r < rows ? from + r * stride : nullptr;
-    const uint16_t *second = r + 1 < rows ? first + stride : nullptr;
-    uint16_t *at = to + r * line;
-    for (int64_t i = 0; i < whole; i += LANES) {
-      const Words low = first ? load_halves(first + i) : Words{}, high = second ? load_halves(second + i) : Words{};
-      *reinterpret_cast<LooseWords *>(at + 2 * i) = low | (high << 16);
-    }
-    for (int64_t i = whole; i < line; ++i) {
-      at[2 * i] = first && i < width ? first[i] : 0;
-      at[2 * i + 1] = second && i < width ? second[i] : 0;
-    }
-  }
-}
-
-void pack(const float *from, int64_t line, uint16_t *to, int64_t stride, int64_t rows, int64_t width) {
-  const int64_t whole = width / LANES * LANES;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < whole; i += LANES) store_rounded(to + r * stride + i, load(from + r * line + i));
-    for (int64_t i = whole; i < width; ++i) to[r * stride + i] = rounded(from[r * line + i]);
-  }
-}
+// The layouts build on the vectors.
+#include "pairs_layouts.inl"
 
 // Hands out pieces of the scratch memory, each starting on a cache line; counts alone when there is none.
 struct Pieces {
@@ -150,7 +56,8 @@ struct ForwardMemory {
 };
 
 struct BackwardMemory {
-  uint16_t *key_columns, *value_columns, *key, *query, *query_pairs, *grad_out, *grad_pairs, *rows, *turned;
+  uint16_t *key_columns, *value_columns, *key, *query, *query_pairs, *grad_out, *grad_pairs, *rows;
+  uint16_t *turned_weights, *turned_grads;
   float *weights, *grads, *grad_query, *grad_key, *grad_value;
   int64_t bytes;
   BackwardMemory(const pk_attention &s, char *memory) {
@@ -163,7 +70,8 @@ struct BackwardMemory {
     grad_out = pieces.take<uint16_t>(BLOCK * deep(s.width));
     grad_pairs = pieces.take<uint16_t>(BLOCK * tiles(s.width));
     rows = pieces.take<uint16_t>(BLOCK * roomy(s.keys));
-    turned = pieces.take<uint16_t>(tiles(s.keys) * BLOCK);
+    turned_weights = pieces.take<uint16_t>(tiles(s.keys) * BLOCK);
+    turned_grads = pieces.take<uint16_t>(tiles(s.keys) * BLOCK);
     weights = pieces.take<float>(BLOCK * tiles(s.keys));
     grads = pieces.take<float>(BLOCK * tiles(s.keys));
     grad_query = pieces.take<float>(BLOCK * tiles(s.width));
@@ -205,26 +113,27 @@ void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scra
   right_rows(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key, s.keys, s.width, deep(s.keys));
   for (int64_t first = 0; first < s.queries; first += BLOCK) {
     const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
+    const int64_t depth = turned_depth(count);
     const bool again = first > 0;
     const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
     const uint16_t *grad_from = rows_of<uint16_t>(work.grad_out, row, head) + first * work.grad_out.row_stride;
     const Left query = left_rows(from, work.query.row_stride, m.query, count, s.width);
-    right_rows(from, work.query.row_stride, m.query_pairs, count, s.width, BLOCK);
+    right_rows(from, work.query.row_stride, m.query_pairs, count, s.width, depth);
     const Left grad_out = left_rows(grad_from, work.grad_out.row_stride, m.grad_out, count, s.width);
-    right_rows(grad_from, work.grad_out.row_stride, m.grad_pairs, count, s.width, BLOCK);
+    right_rows(grad_from, work.grad_out.row_stride, m.grad_pairs, count, s.width, depth);
     multiply(query.at, query.row, m.key_columns, keys, m.weights, keys, rows, keys, deep(s.width), false);
     softmax(m.weights, count, s.keys, s.scale);
     multiply(grad_out.at, grad_out.row, m.value_columns, keys, m.grads, keys, rows, keys, deep(s.width), false);
     add_column_gradients(s, row, work.grad_maps, m.grads, first, count);
-    left_turned(m.weights, m.turned, count, s.keys);
-    multiply.turned(m.turned, m.grad_pairs, width, m.grad_value, width, keys, width, BLOCK, again);
+    left_turned(m.weights, m.turned_weights, count, s.keys);
     softmax_backward(m.weights, m.grads, count, s.keys, s.scale);
     left_block(m.grads, m.rows, count, s.keys);
+    left_turned(m.grads, m.turned_grads, count, s.keys);
     multiply(m.rows, roomy(s.keys), m.key, width, m.grad_query, width, rows, width, deep(s.keys), false);
-    left_turned(m.grads, m.turned, count, s.keys);
-    multiply.turned(m.turned, m.query_pairs, width, m.grad_key, width, keys, width, BLOCK, again);
     uint16_t *to = rows_of<uint16_t>(work.grad_query, row, head) + first * work.grad_query.row_stride;
     pack(m.grad_query, width, to, work.grad_query.row_stride, count, s.width);
+    multiply.turned(m.turned_weights, m.grad_pairs, width, m.grad_value, width, keys, width, depth, again);
+    multiply.turned(m.turned_grads, m.query_pairs, width, m.grad_key, width, keys, width, depth, again);
   }
   pack(m.grad_key, width, rows_of<uint16_t>(work.grad_key, row, head), work.grad_key.row_stride, s.keys, s.width);
   pack(m.grad_value, width, rows_of<uint16_t>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width);

@@ -1,6 +1,6 @@
-// Advanced Matrix Extensions: tiles of 16 rows by 32 bfloat16 values.
+// Advanced Matrix Extensions: tiles of 16 rows by 32 bfloat16 values. What lies between products is AVX-512.
 #if defined(PK_X86)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-bf16")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,amx-tile,amx-bf16")
 #include <immintrin.h>
 
 #include "kernels.hpp"
@@ -8,6 +8,7 @@
 #define NAME amx
 #define LANES 16
 #define DEPTH 32
+#define HARDWARE_ROUNDING
 
 namespace pk {
 namespace NAME {

@@ -9,6 +9,7 @@
 #define LANES 16
 #define DEPTH 2
 #define LEFT_BY_PAIRS
+#define HARDWARE_ROUNDING
 
 namespace pk {
 namespace NAME {

@@ -47,8 +47,9 @@ struct Found {
     __builtin_cpu_init();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx512 && has_amx_bf16()) add(amx_kernels);
-    if (avx512 && has_avx512_bf16()) add(avx512_bf16_kernels);
+    const bool pairs = avx512 && has_avx512_bf16();
+    if (pairs && has_amx_bf16()) add(amx_kernels);
+    if (pairs) add(avx512_bf16_kernels);
     if (avx512) add(avx512_kernels);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2_kernels);
 #endif

@@ -23,8 +23,9 @@ struct Products {
 
   void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
                   int64_t rows, int64_t columns, int64_t depth, bool accumulate) const {
-    for (int64_t v = 0; v < columns; v += 32)
-      for (int64_t r = 0; r < rows; r += 32) {
+    // Rows outside: the left side may lie far apart in a tensor, while the right side is packed and stays near.
+    for (int64_t r = 0; r < rows; r += 32)
+      for (int64_t v = 0; v < columns; v += 32) {
         const bool tall = r + 32 <= rows, wide = v + 32 <= columns;
         const uint16_t *left = a + r * a_row, *right = b + 2 * v;
         float *to = c + r * c_row + v;

@@ -6,11 +6,9 @@
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 // The same, at any address.
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t LooseWords __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
-typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 constexpr int64_t BLOCK = 128;  // queries at a time, a multiple of every other unit
 constexpr float NOTHING = -__builtin_inff();  // the logit of padding
@@ -18,6 +16,8 @@ constexpr float NOTHING = -__builtin_inff();  // the logit of padding
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 inline Vector load(const float *at) { return *reinterpret_cast<const Loose *>(at); }
 inline void store(float *at, Vector value) { *reinterpret_cast<Loose *>(at) = value; }
+inline Words load_words(const void *at) { return *static_cast<const LooseWords *>(at); }
+inline void store_words(void *at, Words value) { *static_cast<LooseWords *>(at) = value; }
 inline float read(const float *at) { return *at; }
 inline float read(const uint16_t *at) {
   union {
@@ -25,19 +25,6 @@ inline float read(const uint16_t *at) {
     float number;
   } word = {static_cast<uint32_t>(*at) << 16};
   return word.number;
-}
-// To bfloat16, the nearest, ties to even: in the low half of each word.
-inline Words rounded(Vector value) {
-  const Words bits = (Words)value;
-  const Words nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Words nothing = (Words)(value != value);
-  return (nothing & ((bits >> 16) | 0x40)) | (~nothing & nearest);
-}
-inline void store_rounded(uint16_t *at, Vector value) {
-  *reinterpret_cast<LooseHalves *>(at) = __builtin_convertvector(rounded(value), Halves);
-}
-inline Words load_halves(const uint16_t *at) {
-  return __builtin_convertvector((Halves) * reinterpret_cast<const LooseHalves *>(at), Words);
 }
 
 // The vector with lane i holding what lane i ^ HALF held.
@@ -63,18 +50,45 @@ inline float highest_of(Vector value) {
   }
 }
 
-// The transpose of rows of words, [rows, width] to [width, line], by squares that stay in the nearest cache: rows of
-// one head lie far apart, and walking down a column would miss it every time.
+// A square of LANES x LANES words, transposed in registers: rows HALF apart exchange every other run of HALF lanes,
+// first halves, then quarters, and so on down to single lanes.
+template <int HALF = LANES / 2>
+inline void transpose_square(Words *rows) {
+  if constexpr (HALF > 0) {
+    Words upper, lower;  // which lanes the new rows take; LANES and more are those of the second row
+    for (int i = 0; i < LANES; ++i) {
+      upper[i] = i & HALF ? LANES + i - HALF : i;
+      lower[i] = i & HALF ? LANES + i : i + HALF;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; ++r)
+      if ((r & HALF) == 0) {
+        const Words first = rows[r], second = rows[r + HALF];
+        rows[r] = __builtin_shuffle(first, second, upper);
+        rows[r + HALF] = __builtin_shuffle(first, second, lower);
+      }
+    transpose_square<HALF / 2>(rows);
+  }
+}
+
+// The transpose of rows of words, [rows, width] to [width, padded(rows)], zero in the padding.
 template <typename T>
-inline void transpose_words(const T *from, int64_t stride, T *to, int64_t line, int64_t rows, int64_t width) {
-  constexpr int64_t SQUARE = 16;
-  T square[SQUARE][SQUARE];
-  for (int64_t r = 0; r < rows; r += SQUARE)
-    for (int64_t i = 0; i < width; i += SQUARE) {
-      const int64_t tall = rows - r < SQUARE ? rows - r : SQUARE, wide = width - i < SQUARE ? width - i : SQUARE;
-      for (int64_t k = 0; k < tall; ++k) __builtin_memcpy(square[k], from + (r + k) * stride + i, wide * sizeof(T));
-      for (int64_t j = 0; j < wide; ++j)
-        for (int64_t k = 0; k < tall; ++k) to[(i + j) * line + r + k] = square[k][j];
+inline void transpose_words(const T *from, int64_t stride, T *to, int64_t rows, int64_t width) {
+  static_assert(sizeof(T) == sizeof(uint32_t));
+  const int64_t line = padded(rows);
+  for (int64_t r = 0; r < rows; r += LANES)
+    for (int64_t i = 0; i < width; i += LANES) {
+      const int64_t tall = rows - r < LANES ? rows - r : LANES, wide = width - i < LANES ? width - i : LANES;
+      Words square[LANES];
+      if (wide == LANES) {
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; ++k) square[k] = k < tall ? load_words(from + (r + k) * stride + i) : Words{};
+      } else {
+        __builtin_memset(square, 0, sizeof square);
+        for (int64_t k = 0; k < tall; ++k) __builtin_memcpy(square + k, from + (r + k) * stride + i, wide * sizeof(T));
+      }
+      transpose_square(square);
+      for (int64_t j = 0; j < wide; ++j) store_words(to + (i + j) * line + r, square[j]);
     }
 }
 
