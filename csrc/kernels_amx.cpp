@@ -27,7 +27,8 @@ namespace {
 
 struct Tiles {
   Tiles() {
-    struct alignas(64) {
+    // Constant: the compiler is told of the first bytes of it alone, and might leave out writing the others.
+    alignas(64) static constexpr struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
@@ -43,6 +44,7 @@ struct Tiles {
   }
   template <int T>
   void load(const void *from, int64_t row_bytes) const {
+    asm volatile("" ::: "memory");  // the compiler is not told that tiles are read from memory: all must be there now
 #define CALL(N) _tile_loadd(N, from, row_bytes)
     FOR_TILE(CALL);
 #undef CALL
