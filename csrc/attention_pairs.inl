@@ -7,11 +7,12 @@
 //     // c[rows, columns] (+)= a b. a: bfloat16 [rows, a_row >= depth]; b: pairs [depth / 2, b_row >= columns, 2].
 //     // rows and columns are multiples of 16, depth of DEPTH.
 //     void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
-//                     int64_t rows, int64_t columns, int64_t depth, bool accumulate) const;
+//                     int64_t rows, int64_t columns, int64_t depth, bool accumulate);
 //     // The same with a as left_turned wrote it. With LEFT_BY_PAIRS defined that is in words of two rows, which spares
 //     // a transposition; otherwise transposed, its rows `depth` apart.
 //     void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
-//                 int64_t columns, int64_t depth, bool accumulate) const;
+//                 int64_t columns, int64_t depth, bool accumulate);
+//     Ahead ahead;  // of ahead.inl: what products ask the memory for while they compute
 //
 // HARDWARE_ROUNDING is defined if AVX-512's instructions that round to bfloat16 are there. (Compilers have a macro of
 // their own for these, but not all of them define it where a pragma asks for the instructions.)
@@ -81,25 +82,31 @@ struct BackwardMemory {
   }
 };
 
+inline int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+
 void forward_pairs(const Forward &work, int64_t row, int64_t head, float *scratch) {
   const pk_attention &s = *work.shape;
   const ForwardMemory m(s, reinterpret_cast<char *>(scratch));
   const int64_t keys = tiles(s.keys), width = tiles(s.width);
-  const Products multiply;
+  Products multiply;
   right_transposed(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key, s.keys, s.width);
   right_rows(rows_of<uint16_t>(work.value, row, head), work.value.row_stride, m.value, s.keys, s.width, deep(s.keys));
   float *columns = work.columns + (row * s.heads + head) * s.tracked * s.queries;
+  const uint16_t *queries = rows_of<uint16_t>(work.query, row, head);
+  uint16_t *outs = rows_of<uint16_t>(work.out, row, head);
   for (int64_t first = 0; first < s.queries; first += BLOCK) {
-    const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
-    const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
+    const int64_t last = least(first + BLOCK, s.queries), next = least(last + BLOCK, s.queries);
+    const int64_t count = last - first, rows = tiles(count);
+    const uint16_t *from = queries + first * work.query.row_stride;
     const Left query = left_rows(from, work.query.row_stride, m.query, count, s.width);
+    multiply.ahead.want(outs, work.out.row_stride, first, last, s.width);
     multiply(query.at, query.row, m.key, keys, m.scores, keys, rows, keys, deep(s.width), false);
     softmax(m.scores, count, s.keys, s.scale);
     take_columns(s, row, m.scores, columns, first, count);
     left_block(m.scores, m.weights, count, s.keys);
+    multiply.ahead.want(queries, work.query.row_stride, last, next, s.width);
     multiply(m.weights, roomy(s.keys), m.value, width, m.result, width, rows, width, deep(s.keys), false);
-    uint16_t *to = rows_of<uint16_t>(work.out, row, head) + first * work.out.row_stride;
-    pack(m.result, width, to, work.out.row_stride, count, s.width);
+    pack(m.result, width, outs + first * work.out.row_stride, work.out.row_stride, count, s.width);
   }
 }
 
@@ -107,20 +114,25 @@ void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scra
   const pk_attention &s = *work.shape;
   const BackwardMemory m(s, reinterpret_cast<char *>(scratch));
   const int64_t keys = tiles(s.keys), width = tiles(s.width);
-  const Products multiply;
+  Products multiply;
   right_transposed(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key_columns, s.keys, s.width);
   right_transposed(rows_of<uint16_t>(work.value, row, head), work.value.row_stride, m.value_columns, s.keys, s.width);
   right_rows(rows_of<uint16_t>(work.key, row, head), work.key.row_stride, m.key, s.keys, s.width, deep(s.keys));
+  const uint16_t *queries = rows_of<uint16_t>(work.query, row, head);
+  const uint16_t *grad_outs = rows_of<uint16_t>(work.grad_out, row, head);
+  uint16_t *grad_queries = rows_of<uint16_t>(work.grad_query, row, head);
   for (int64_t first = 0; first < s.queries; first += BLOCK) {
-    const int64_t count = s.queries - first < BLOCK ? s.queries - first : BLOCK, rows = tiles(count);
+    const int64_t last = least(first + BLOCK, s.queries), next = least(last + BLOCK, s.queries);
+    const int64_t count = last - first, rows = tiles(count);
     const int64_t depth = turned_depth(count);
     const bool again = first > 0;
-    const uint16_t *from = rows_of<uint16_t>(work.query, row, head) + first * work.query.row_stride;
-    const uint16_t *grad_from = rows_of<uint16_t>(work.grad_out, row, head) + first * work.grad_out.row_stride;
+    const uint16_t *from = queries + first * work.query.row_stride;
+    const uint16_t *grad_from = grad_outs + first * work.grad_out.row_stride;
     const Left query = left_rows(from, work.query.row_stride, m.query, count, s.width);
     right_rows(from, work.query.row_stride, m.query_pairs, count, s.width, depth);
     const Left grad_out = left_rows(grad_from, work.grad_out.row_stride, m.grad_out, count, s.width);
     right_rows(grad_from, work.grad_out.row_stride, m.grad_pairs, count, s.width, depth);
+    multiply.ahead.want(grad_queries, work.grad_query.row_stride, first, last, s.width);
     multiply(query.at, query.row, m.key_columns, keys, m.weights, keys, rows, keys, deep(s.width), false);
     softmax(m.weights, count, s.keys, s.scale);
     multiply(grad_out.at, grad_out.row, m.value_columns, keys, m.grads, keys, rows, keys, deep(s.width), false);
@@ -129,9 +141,11 @@ void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scra
     softmax_backward(m.weights, m.grads, count, s.keys, s.scale);
     left_block(m.grads, m.rows, count, s.keys);
     left_turned(m.grads, m.turned_grads, count, s.keys);
+    multiply.ahead.want(queries, work.query.row_stride, last, next, s.width);
     multiply(m.rows, roomy(s.keys), m.key, width, m.grad_query, width, rows, width, deep(s.keys), false);
-    uint16_t *to = rows_of<uint16_t>(work.grad_query, row, head) + first * work.grad_query.row_stride;
+    uint16_t *to = grad_queries + first * work.grad_query.row_stride;
     pack(m.grad_query, width, to, work.grad_query.row_stride, count, s.width);
+    multiply.ahead.want(grad_outs, work.grad_out.row_stride, last, next, s.width);
     multiply.turned(m.turned_weights, m.grad_pairs, width, m.grad_value, width, keys, width, depth, again);
     multiply.turned(m.turned_grads, m.query_pairs, width, m.grad_key, width, keys, width, depth, again);
   }

@@ -18,7 +18,11 @@ namespace {
 typedef int32_t Pair __attribute__((aligned(2), may_alias));
 constexpr int ROWS = 5, COLUMNS = 5;  // 25 sums, 5 of the right side and 1 of the left: 31 of 32 registers
 
+#include "ahead.inl"
+
 struct Products {
+  Ahead ahead;
+
   // c[R, 16 C] (+)= a b, the pair of row r and step k of a at word a[r * a_row + k * a_step].
   template <int R, int C>
   static inline void block(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
@@ -47,11 +51,13 @@ struct Products {
   }
 
   template <int C>
-  static inline void panel(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
-                           int64_t c_row, int64_t rows, int64_t depth, bool accumulate) {
+  inline void panel(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
+                    int64_t c_row, int64_t rows, int64_t depth, bool accumulate) {
     int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS)
+    for (; r + ROWS <= rows; r += ROWS) {
+      ahead.ask();
       block<ROWS, C>(a + r * a_row, a_row, a_step, b, b_row, c + r * c_row, c_row, depth, accumulate);
+    }
     a += r * a_row, c += r * c_row;
     switch (rows - r) {
       case 4: return block<4, C>(a, a_row, a_step, b, b_row, c, c_row, depth, accumulate);
@@ -61,8 +67,8 @@ struct Products {
     }
   }
 
-  static void product(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
-                      int64_t c_row, int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
+  void product(const Pair *a, int64_t a_row, int64_t a_step, const uint16_t *b, int64_t b_row, float *c,
+               int64_t c_row, int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
     int64_t at = 0;
     for (; at + 16 * COLUMNS <= columns; at += 16 * COLUMNS)
       panel<COLUMNS>(a, a_row, a_step, b + 2 * at, b_row, c + at, c_row, rows, depth, accumulate);
@@ -73,7 +79,7 @@ struct Products {
   }
 
   void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
-                  int64_t rows, int64_t columns, int64_t depth, bool accumulate) const {
+                  int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
     // Rows an odd number of values apart: every other one starts inside a word, so one row at a time.
     if (a_row % 2 == 0)
       product(words(a), a_row / 2, 1, b, b_row, c, c_row, rows, columns, depth, accumulate);
@@ -83,7 +89,7 @@ struct Products {
   }
 
   void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
-              int64_t columns, int64_t depth, bool accumulate) const {
+              int64_t columns, int64_t depth, bool accumulate) {
     product(words(a), 1, rows, b, b_row, c, c_row, rows, columns, depth, accumulate);
   }
 

@@ -1,8 +1,11 @@
 // Products out of 16x16 tiles, two by two, over a Tiles type with AMX's operations (load, dot, store of numbered tiles).
 // Tiles 0 to 3 hold sums, 4 and 5 the left side, 6 and 7 the right side.
 
+#include "ahead.inl"
+
 struct Products {
   Tiles unit;
+  Ahead ahead;
 
   template <int R, int C>
   inline void block(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
@@ -22,10 +25,11 @@ struct Products {
   }
 
   void operator()(const uint16_t *a, int64_t a_row, const uint16_t *b, int64_t b_row, float *c, int64_t c_row,
-                  int64_t rows, int64_t columns, int64_t depth, bool accumulate) const {
+                  int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
     // Rows outside: the left side may lie far apart in a tensor, while the right side is packed and stays near.
     for (int64_t r = 0; r < rows; r += 32)
       for (int64_t v = 0; v < columns; v += 32) {
+        ahead.ask();
         const bool tall = r + 32 <= rows, wide = v + 32 <= columns;
         const uint16_t *left = a + r * a_row, *right = b + 2 * v;
         float *to = c + r * c_row + v;
@@ -41,7 +45,7 @@ struct Products {
   }
 
   void turned(const uint16_t *a, const uint16_t *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
-              int64_t columns, int64_t depth, bool accumulate) const {
+              int64_t columns, int64_t depth, bool accumulate) {
     (*this)(a, depth, b, b_row, c, c_row, rows, columns, depth, accumulate);
   }
 
