@@ -4,6 +4,9 @@ Prints a Markdown table and appends to a CSV file: forward, loss and backward of
 256 queries, 77 keys, width 160, 4 tracked tokens).
 
 Usage: python -m benchmarks.kernels_cpu [--rounds 15] [--threads 2] [--csv benchmarks/results/kernels_cpu.csv]
+       ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m benchmarks.kernels_cpu --instructions avx512_bf16
+
+The second measures a processor with AMX, torch's products and ours, as if it had none.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.providers import SIZES, make_inputs, ours, providers, same_gradients
-from sdk.bindings.arrays import instruction_set
+from sdk.bindings.arrays import instruction_set, use_instruction_set
 
 SIZE = "SD1.5 16x16 B=8"
 FIELDS = ("processor", "instructions", "threads", "torch", "dtype", "provider", "median_ms", "low_ms", "high_ms")
@@ -70,8 +73,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--instructions", help="ours run on these: amx, avx512_bf16, avx512, ...; default the best")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    use_instruction_set(arguments.instructions)
     print(f"{processor()}, {instruction_set()}, {arguments.threads} threads, torch {torch.__version__}\n")
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
