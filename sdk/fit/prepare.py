@@ -101,6 +101,7 @@ def prepare(
     priors = priors_for(engine, asked.concepts, config, progress, cancel)
     check_cancelled(cancel)
     method: Method = method_class(asked.method)(engine, asked.concepts, config, asked.seed)
+    method.hold_ready()
     if config.prior not in ("generate", "none"):
         _note_unused(engine, config)
         _note_captions(method.conditioner, [each.caption for each in priors])

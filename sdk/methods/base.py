@@ -202,6 +202,15 @@ class Method(ABC):
         """Use the trained weights in the UNet; around forward *and* backward, which may recompute activations."""
         return self.denoiser.installed()
 
+    def hold_ready(self, *, sort: bool = True) -> int:
+        """Let frozen weights be converted once and not in every step; return the bytes of the copies.
+
+        Args:
+            sort: see :func:`sdk.unet.frozen.hold_ready`.
+        """
+        low = self.denoiser.dtype
+        return self.denoiser.hold_ready(sort=sort) + (self.conditioner.hold_ready(low) if low != torch.float32 else 0)
+
     def key_value(self) -> dict[str, tuple[Matrix, Matrix]]:
         """Return the pack's K and V weights by layer: the trained ones.
 

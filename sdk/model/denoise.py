@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..families import TextStates
 from ..families.layers import cross_attention_layers
 from ..unet.attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
+from ..unet.frozen import hold_ready
 from ..unet.inpainting import told
 from ..unet.matrices import LowRank, Matrix
 from ..unet.weights import replaced_weights
@@ -57,6 +58,7 @@ class Denoiser:
         self.family, self.sizes = base.family, base.sizes()
         self.scheduler, self.device = base.training_scheduler(), base.device
         self._behind = base.condition((base.resolution, base.resolution))
+        self._shared = self.unet is base.pipe.unet  # redirected calls: there is no view of it
         self._guidance = guidance_condition(self.unet, base.sampling.guidance_scale, base.device)
         self.dtype = computing_dtype(self.unet.dtype, dtype)
         self.weights = weights
@@ -90,6 +92,19 @@ class Denoiser:
         parts = ("weight", "down", "up")
         handled = {f"{layer}.to_{which}.{part}" for layer in self.layers for which in "kv" for part in parts}
         return {name: weight for name, weight in self.weights.items() if name not in handled}
+
+    def hold_ready(self, *, sort: bool = True) -> int:
+        """Convert the frozen weights once instead of in every pass, where that is worth it; return the bytes it takes.
+
+        See :func:`sdk.unet.frozen.hold_ready`. A UNet whose calls are redirected stays as it is: it is the user's own.
+
+        Args:
+            sort: see there.
+        """
+        lower = self.dtype != torch.float32
+        if self._shared or not lower or (self.device.type != "cpu" and self.unet.dtype == self.dtype):
+            return 0
+        return hold_ready(self.unet, self.dtype, list(self.weights), sort=sort)
 
     @contextmanager
     def installed(self, others: Mapping[str, AttentionProcessor] = MappingProxyType({})) -> Iterator[None]:

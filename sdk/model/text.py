@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..families import Family, TextPart, TextStates
 from ..families.states import side_by_side
+from ..unet.frozen import hold_ready
 from ..views import lock_of, private_view
 from ..vocabulary import Vocabulary, vocabulary_of
 
@@ -37,6 +38,7 @@ class _Reader:
 
     def __init__(self, part: TextPart, tokens: Sequence[str]):
         self.encoder = private_view(part.encoder)
+        self.shared = self.encoder is part.encoder  # redirected calls: there is no view of it
         with lock_of(self.encoder):
             table = self.encoder.get_input_embeddings()
             self.table_size, self.width = table.num_embeddings, table.embedding_dim
@@ -90,6 +92,17 @@ class TextConditioner:
         self.vocabulary: Vocabulary = self._readers[0].vocabulary
         self.table_size = self._readers[0].table_size
         self.widths = [reader.width for reader in self._readers]
+
+    def hold_ready(self, dtype: torch.dtype) -> int:
+        """Convert the encoders' weights once instead of under every autocast; return the bytes it takes.
+
+        See :func:`sdk.unet.frozen.hold_ready`.
+
+        Args:
+            dtype: of the computation, lower than float32.
+        """
+        own = [reader.encoder for reader in self._readers if not reader.shared and reader.encoder.dtype != dtype]
+        return sum(hold_ready(encoder, dtype) for encoder in own)
 
     def tokenizer(self, index: int = 0) -> Any:
         """Return a copy of a tokenizer with the added tokens, for files."""

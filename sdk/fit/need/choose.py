@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ...config import FitConfig
 from ...errors import InputError
 from ...memory.budget import gigabytes
@@ -15,6 +17,7 @@ from ...methods import method_class
 from ...model.base_model import BaseModel
 from ...model.precision import computing_dtype, forward_dtype
 from ...sampling.at_once import pictures_at_once
+from ...unet.frozen import ready_bytes
 from .memory import FitMemory, fit_memory, learned_of
 
 log = logging.getLogger("sdk")
@@ -45,7 +48,18 @@ def need_of(base: BaseModel, config: FitConfig, method: str, rows: int, checkpoi
         optimizer=config.optimizer,
         device=base.device.type,
     )
-    return replace(need, frozen=base.held)
+    return replace(need, frozen=base.held + _held_ready(base, config, method))
+
+
+def _held_ready(base: BaseModel, config: FitConfig, method: str) -> int:
+    """Bytes of frozen weights that a fit holds once more, in the type of the computation."""
+    unet = base.pipe.unet
+    dtype = computing_dtype(unet.dtype, forward_dtype(config.precision, base.device))
+    if dtype == torch.float32 or (base.device.type != "cpu" and unet.dtype == dtype):
+        return 0
+    readers = [part.encoder for part in base.text_parts if part.encoder.dtype != dtype]
+    whole = 0 if method_class(method).whole_unet else ready_bytes(unet, dtype, sort=base.device.type == "cpu")
+    return whole + sum(ready_bytes(encoder, dtype) for encoder in readers)
 
 
 def within_memory(
@@ -72,7 +86,8 @@ def within_memory(
     left = base.memory_left()
     side = base.latent_shape[1]
     unet = base.pipe.unet
-    if rough_step(unet.config, most, (side, side), unet.dtype) + _state_most(unet, method) <= left:
+    ready = _held_ready(base, config, method)
+    if rough_step(unet.config, most, (side, side), unet.dtype) + _state_most(unet, method) + ready <= left:
         return config
     if config.prior == "generate" or config.validate_every:
         pictures_at_once(base, (base.resolution, base.resolution), guided=True)  # refuses what has no room for one
@@ -82,7 +97,7 @@ def within_memory(
 
     def beside(rows: int, checkpointing: bool) -> int:
         need = need_of(base, config, method, rows, checkpointing)
-        return need.step + need.trained
+        return need.step + need.trained + need.frozen - base.held
 
     least = 0
     for checkpointing in (True,) if config.gradient_checkpointing else (False, True):

@@ -24,6 +24,7 @@ def seconds_of_a_row(engine: Engine, method: str = "disendiff") -> float:
     concepts = resolve_concepts(["cat", "dog"])
     config = recommended_config(engine, method=method).for_method(method)
     learner = method_class(method)(engine, concepts, config)
+    learner.hold_ready()
     channels, side = engine.latent_shape
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(1, channels, side, side, generator=generator) for _ in range(2))

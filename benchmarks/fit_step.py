@@ -1,0 +1,106 @@
+"""A training step at the size of SD 1.5 on a CPU, in bfloat16: frozen weights held ready, and converted in every pass.
+
+Random weights; both ways in one process, in turns, medians. Without --side the latents are those of 512 pixels.
+
+Usage: python -m benchmarks.fit_step [--rows 1] [--rounds 5] [--side 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from sdk import Concept, FitConfig, Personalizer, quiet
+from sdk.data import Batch
+from sdk.families import CONFIGURATIONS
+from sdk.methods import method_class
+from sdk.runtime import keep_memory
+
+CAPTION = "photo of a <new1> cat and <new2> dog"
+
+
+def random_model() -> Personalizer:
+    """SD 1.5's UNet and text encoder with random weights; the bundled model's tokenizer, for want of CLIP's words."""
+    torch.manual_seed(0)
+    parts = CONFIGURATIONS["sd1"]
+    tokenizer = Personalizer.from_pretrained("bundled", device="cpu").pipe.tokenizer
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    read = CLIPTextConfig(**parts["text_encoder"] | {"vocab_size": len(tokenizer)} | ends)
+    unet = UNet2DConditionModel.from_config(parts["unet"])
+    for weight in unet.parameters():
+        if weight.ndim > 1:  # as large as what comes in, or activations vanish
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    levels = {name: parts["scheduler"][name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    pipe = StableDiffusionPipeline(
+        unet=unet,
+        vae=AutoencoderKL(**blocks, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=512),
+        text_encoder=CLIPTextModel(read),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(**levels, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return Personalizer(pipe)
+
+
+def seconds(learner, batch: Batch) -> tuple[float, float]:
+    """A step forwards and backwards, and its loss."""
+    begin = time.perf_counter()
+    with learner.installed():
+        losses = learner.losses(batch)
+        losses["loss"].backward()
+    taken = time.perf_counter() - begin
+    for weight in learner.parameters().values():
+        weight.grad = None
+    return taken, losses["loss"].item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", type=int, default=64)
+    arguments = parser.parse_args()
+    quiet()
+    keep_memory()
+    personalizer = random_model()
+    config = FitConfig.preset("best", "disendiff", precision="bf16").for_method("disendiff")
+    concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
+    ways = {name: method_class("disendiff")(personalizer, concepts, config) for name in ("converted", "ready")}
+    begin = time.perf_counter()
+    held = ways["ready"].hold_ready()
+    print(f"held ready in {time.perf_counter() - begin:.1f} s: {held / 1e9:.2f} GB", flush=True)
+    generator = torch.Generator().manual_seed(0)
+    shape = (arguments.rows, 4, arguments.side, arguments.side)
+    latents, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+    batch = Batch(
+        latents=latents,
+        noise=noise,
+        timesteps=torch.randint(0, 1000, shape[:1], generator=generator),
+        captions=[CAPTION] * arguments.rows,
+        masks=torch.ones(arguments.rows, 1, *shape[2:]),
+        named=[(0, 1)] * arguments.rows,
+    )
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    losses = {}
+    for turn in range(1 + arguments.rounds):
+        for name, learner in ways.items():
+            taken, losses[name] = seconds(learner, batch)
+            if turn:  # the first one is slower
+                found[name].append(taken)
+    print("| frozen weights | seconds a step | loss |\n|---|---:|---:|")
+    for name, each in found.items():
+        print(f"| {name} | {statistics.median(each):.2f} | {losses[name]:.4f} |")
+    ratios = sorted(a / b for a, b in zip(*found.values(), strict=True))
+    print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
