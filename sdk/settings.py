@@ -10,6 +10,8 @@ from .masks.options import MaskOptions
 from .plain import check_types, setting
 
 OPTIMIZERS = ("adamw", "adamw8bit")
+ACCELERATIONS = ("auto", "eager", "compile", "graph")
+ATTENTIONS = ("sdpa", "xformers")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
@@ -116,6 +118,17 @@ class FitSettings:
     backend: str | None = setting(
         None, "attention backend of the layers whose maps are recorded, see `personalizer doctor`; None: the fastest"
     )
+    attention: str = setting(
+        "sdpa",
+        "of the layers whose maps are not recorded: 'sdpa', PyTorch's own, or 'xformers', which must be installed and "
+        "computes on CUDA",
+    )
+    accelerate: str = setting(
+        "auto",
+        "how steps are computed: 'eager', as Python asks for them; 'compile', the UNet's repeated blocks by "
+        "torch.compile, which takes minutes once; 'graph', recorded once as a CUDA graph and played again; 'auto': "
+        "eager",
+    )
     rows_at_once: int = setting(
         0,
         "rows that go through the UNet together; fewer take less memory, and the step is the same; 0: all that memory "
@@ -161,6 +174,10 @@ class FitSettings:
                 raise InputError(f"{name} must be at most {most:g}, got {getattr(self, name):g}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.attention not in ATTENTIONS:
+            raise InputError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}")
+        if self.accelerate not in ACCELERATIONS:
+            raise InputError(f"accelerate must be one of {', '.join(ACCELERATIONS)}, got {self.accelerate!r}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):

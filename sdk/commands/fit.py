@@ -11,7 +11,7 @@ from ..config import FitConfig
 from ..disk.reading import read_toml
 from ..methods import METHODS, PRESETS, check_method
 from ..runtime import progress
-from ..settings import PRECISIONS
+from ..settings import ACCELERATIONS, ATTENTIONS, PRECISIONS
 from .common import add_model_arguments, load_personalizer, say
 
 EXAMPLE = "personalizer fit photo.jpg --concept cat --concept dog --output my-pets"
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISIONS, help="of the forward pass; default: the base model's, else fp32"
     )
     parser.add_argument("--backend", metavar="NAME", help="of the attention whose maps are recorded; see doctor")
+    parser.add_argument("--attention", choices=ATTENTIONS, help="of the layers whose maps are not recorded")
+    parser.add_argument("--accelerate", choices=ACCELERATIONS, help="how steps are computed; default: auto")
     parser.add_argument("--validate-every", type=int, metavar="N", help="draw and score a small sheet every N steps")
     parser.add_argument("--patience", type=int, metavar="K", help="stop after K validations without a better score")
     parser.add_argument("--licence", metavar="TEXT", help="under which the pack may be used; goes along everywhere")
@@ -93,7 +95,7 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if arguments.config:
         settings |= read_toml(arguments.config)
-    for name in ("steps", "precision", "backend", "validate_every", "patience"):
+    for name in ("steps", "precision", "backend", "attention", "accelerate", "validate_every", "patience"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     if arguments.class_images is not None:

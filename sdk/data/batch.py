@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_TENSORS = ("latents", "noise", "timesteps", "masks", "concept_masks", "sizes")
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; CUDA copies it while Python goes on."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Batch:
         first: place of the first row in the step, where the batch is a part of one.
         of_step: ``named`` of all rows of the step; empty: these are all.
         sizes: of each row ``[B, 6]``, see :meth:`sdk.families.Family.unet_arguments`.
+        inputs: what a method made of captions and names for steps that are recorded, one row each; else empty.
     """
 
     latents: Tensor
@@ -34,6 +45,7 @@ class Batch:
     named: list[tuple[int, ...]]
     concept_masks: Tensor | None = None
     sizes: Tensor | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
     first: int = 0
     of_step: Sequence[tuple[int, ...]] = ()
 
@@ -59,19 +71,37 @@ class Batch:
         for first in range(0, len(self.named), rows):
             own = slice(first, first + rows)
             tensors = {name: getattr(self, name)[own] for name in ("latents", "noise", "timesteps", "masks")}
-            further = {name: getattr(self, name) for name in ("concept_masks", "sizes")}
+            further: dict[str, Any] = {name: getattr(self, name) for name in ("concept_masks", "sizes")}
             further = {name: None if value is None else value[own] for name, value in further.items()}
+            further["inputs"] = {name: value[own] for name, value in self.inputs.items()}
             found.append(
                 replace(self, **tensors, **further, captions=self.captions[own], named=self.named[own], first=first)
             )
         return found
 
+    def with_inputs(self, inputs: Mapping[str, Tensor]) -> Batch:
+        """Return the batch with inputs of a method, moved to where its rows are."""
+        return replace(self, inputs={name: moved(value, self.latents.device) for name, value in inputs.items()})
+
+    def copied(self) -> Batch:
+        """Return a batch with tensors of its own."""
+        tensors: dict[str, Any] = {name: value.clone() for name, value in self._tensors().items()}
+        return replace(self, **tensors, inputs={name: value.clone() for name, value in self.inputs.items()})
+
+    def take(self, other: Batch) -> None:
+        """Copy the numbers of another batch of the same shapes; captions and names stay what they are."""
+        for name, value in self._tensors().items():
+            value.copy_(getattr(other, name), non_blocking=True)
+        for name, value in self.inputs.items():
+            value.copy_(other.inputs[name], non_blocking=True)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
+
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on a device."""
-        moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "timesteps", "masks")}
-        return replace(
-            self, **moved, concept_masks=None if self.concept_masks is None else self.concept_masks.to(device)
-        )
+        """Return the batch with its tensors on a device; CUDA copies them while Python goes on."""
+        tensors: dict[str, Any] = {name: moved(value, device) for name, value in self._tensors().items()}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)

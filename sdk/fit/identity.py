@@ -20,7 +20,8 @@ from ..sampling.engine import Engine
 from .whole import whole_identity
 
 TILE = "pictures encoded in tiles of"
-_LATER = ("clip_skip", "kv_rank", "optimizer", "rows_at_once")  # settings that fits of earlier versions do not name
+# Settings that fits of earlier versions do not name.
+_LATER = ("accelerate", "attention", "clip_skip", "kv_rank", "optimizer", "rows_at_once")
 _CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
 
 

@@ -24,8 +24,12 @@ from .kept.metrics import MetricsLog
 from .optimizers import build_optimizer
 from .reporting import Report, StepReport
 from .request import FitRequest
+from .step.accelerate import compiled_blocks, do_steps, tensor_cores
+from .step.losses import PendingLosses, StepLosses
+from .step.upcoming import UpcomingRows
 
 log = logging.getLogger(__name__)
+LATE = {"cuda": 1}  # steps that are begun before the losses of one are read, where steps are only asked for
 
 
 def run(
@@ -61,21 +65,28 @@ def run(
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written first.
         NotFiniteError: a loss or a weight that is not finite; the last checkpoint stays as it is.
     """
-    optimizer = build_optimizer(settings.optimizer, method.parameter_groups(), settings.weight_decay)
+    recorded = settings.accelerate == "graph"
+    optimizer = build_optimizer(settings.optimizer, method.parameter_groups(), settings.weight_decay, recorded=recorded)
     checkpoints = Checkpoints(work, asked)
     best = Best(settings.patience)
     scaler = torch.amp.GradScaler(device.type, enabled=method.denoiser.dtype == torch.float16)
     first = checkpoints.load(method, optimizer, best, scaler)
     log_file = MetricsLog(work, asked, anew=first == 0)
     done = first
+    do_step = do_steps(settings, method, optimizer, scaler)
+    upcoming = UpcomingRows(method, rows, device)
+    unread = PendingLosses(LATE.get(device.type, 0))
 
     def save(step: int, pending: bool = False, ended: bool = False) -> None:
         _check_weights(method, step, work)
         checkpoints.save(step, method, optimizer, log_file.size, best, pending, ended, scaler)
 
+    def validates(step: int) -> bool:
+        return validate is not None and not (step % settings.validate_every and step != settings.steps)
+
     def enough(step: int) -> bool:
         """Validate, if it is time; whether there has been no better score for long enough."""
-        if validate is None or (step % settings.validate_every and step != settings.steps):
+        if validate is None or not validates(step):
             return False
         try:
             found = validate()
@@ -89,7 +100,20 @@ def run(
             log.info("stopped at step %d: no better score since step %d", step, best.step)
         return stop
 
-    with deferred_interrupt() as interrupted:
+    def note(each: StepLosses) -> None:
+        """Write down a step whose losses are read, if they are numbers."""
+        _check_losses(each.values, each.step, settings, work)
+        log_file.step(each.step, each.values, each.rate, each.seconds)
+
+    def tell(each: StepLosses) -> None:
+        phase.step(1, each.values)
+        report(StepReport(each.step, settings.steps, each.values, phase.seconds_left or 0.0))
+
+    with (
+        deferred_interrupt() as interrupted,
+        tensor_cores(device, method.denoiser.dtype),
+        compiled_blocks(method, settings.accelerate == "compile"),
+    ):
         phase = Phase("fit", settings.steps, progress, None, first)
         ended = done == settings.steps
         if checkpoints.pending:
@@ -98,21 +122,31 @@ def run(
             if interrupted.is_set() or (cancel is not None and cancel.is_set()):
                 break
             begin = time.monotonic()
-            values = train_step(method, rows, optimizer, scaler, done, device)
+            rate = max(method.rates(done))
+            sums = do_step(upcoming.take(done), done)
             done += 1
-            _check_losses(values, done, settings, work)
-            rates = [group["lr"] for group in optimizer.param_groups]
-            log_file.step(done, values, max(rates), time.monotonic() - begin)
+            upcoming.prepare(done)
+            read = unread.put(done, sums, rate, begin)
+            saves = settings.checkpoint_every and done % settings.checkpoint_every == 0
+            if saves or validates(done) or done == settings.steps:
+                read += unread.all()  # nothing is kept of a step that was not looked at
+            for each in read:
+                note(each)
             ended = enough(done) or done == settings.steps
-            if settings.checkpoint_every and done % settings.checkpoint_every == 0 and not ended:
+            if saves and not ended:
                 save(done)  # resumed from where it had enough, a fit would go on
             try:
-                phase.step(1, values)
-                report(StepReport(done, settings.steps, values, phase.seconds_left or 0.0))
+                for each in read:
+                    tell(each)
             except Exception:  # of whoever was told; the step is kept
                 if not ended:
+                    for each in unread.all():
+                        note(each)
                     save(done)
                 raise
+        late = unread.all()
+        for each in late:
+            note(each)
         if ended:
             with torch.no_grad():
                 for name, weight in best.weights.items():
@@ -121,42 +155,12 @@ def run(
                 save(settings.steps, ended=bool(best.weights))  # interrupted from here on, nothing is trained again
         elif done > first:
             save(done)
+        for each in late:
+            tell(each)
         if interrupted.is_set():
             raise KeyboardInterrupt
         if not ended:
             check_cancelled(cancel)
-
-
-def train_step(
-    method: Method,
-    rows: Rows,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    step: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """Draw the rows of a step, counted from 0, and update the weights; return the losses by name."""
-    method.before_step(step)
-    batch = rows[step].to(device)
-    for group, rate in zip(optimizer.param_groups, method.rates(step), strict=True):
-        group["lr"] = rate
-        for parameter in group["params"]:
-            parameter.requires_grad_(rate > 0)
-    optimizer.zero_grad(set_to_none=True)
-    learnable = False
-    sums: dict[str, torch.Tensor] = {}
-    with method.installed():
-        for part in batch.parts(method.settings.rows_at_once):
-            losses = method.losses(part)
-            if losses["loss"].requires_grad:  # not where tokens alone train and there are priors alone
-                scaler.scale(losses["loss"]).backward()
-                learnable = True
-            for name, value in losses.items():
-                sums[name] = value.detach() + sums[name] if name in sums else value.detach()
-    if learnable:
-        scaler.step(optimizer)
-        scaler.update()
-    return {name: float(value) for name, value in sums.items()}
 
 
 def _check_losses(values: dict[str, float], step: int, settings: FitSettings, work: Path | None) -> None:

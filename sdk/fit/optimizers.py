@@ -22,16 +22,27 @@ def check_optimizer(name: str) -> None:
         _eight_bits()
 
 
-def build_optimizer(name: str, groups: Iterable[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, groups: Iterable[dict[str, Any]], weight_decay: float, *, recorded: bool = False
+) -> torch.optim.Optimizer:
     """Return an optimiser.
 
     Args:
         name: one of :data:`sdk.settings.OPTIMIZERS`.
         groups: of parameters, with their learning rates.
         weight_decay: of AdamW.
+        recorded: whether steps are recorded: rates and counts then lie on the device, where a replay finds them.
     """
     if name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay)
+        groups = list(groups)
+        if recorded:
+            for group in groups:
+                group["lr"] = torch.zeros((), device=group["params"][0].device)
+            return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True, capturable=True)
+        on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
+        # In one kernel, which also knows by itself whether float16's gradients are to be left out. Elsewhere the plain
+        # one, whose bits checkpoints and figures have.
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=on_cuda or None)
     return _eight_bits()(groups, weight_decay=weight_decay)
 
 
@@ -69,9 +80,10 @@ def state_like(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str,
 
 def restore_state(optimizer: torch.optim.Optimizer, parameter: Tensor, kept: dict[str, Tensor]) -> None:
     """Give a parameter the state that :func:`kept_state` returned, from tensors on the CPU."""
-    counts = isinstance(optimizer, torch.optim.AdamW)  # in a tensor, which stays on the CPU
+    counts = isinstance(optimizer, torch.optim.AdamW)  # in a tensor, which stays on the CPU if Python does the counting
+    fused = bool(optimizer.param_groups[0].get("fused"))
     state: dict[str, Any] = {
-        name: (value if counts else int(value)) if name == _STEP else value.to(parameter.device)
+        name: (value if counts else int(value)) if name == _STEP and not fused else value.to(parameter.device)
         for name, value in kept.items()
     }
     if kept and not counts:

@@ -18,16 +18,18 @@ from ..errors import InputError
 from ..images.image_io import square
 from ..kernels import attention_backend
 from ..masks.user import read_masks
-from ..methods import check_family
+from ..methods import check_family, method_class
 from ..methods.token_init import initial_embeddings
 from ..model.latents import PLAIN, Coding
 from ..model.precision import computing_dtype, forward_dtype
 from ..model.text import TextConditioner
 from ..rules.prompts import word_notes
 from ..sampling.engine import Engine
+from ..unet.attention import check_attention
 from .identity import TILE, depends_on, identity_hash
 from .need.choose import within_memory
 from .optimizers import check_optimizer
+from .step.accelerate import check_accelerate
 
 log = logging.getLogger("sdk")
 _MUCH = 0.1  # share of a picture outside its centre square that is worth a word
@@ -97,7 +99,10 @@ def check_request(
     config = config.for_method(method)
     check_family(method, engine.family)
     check_optimizer(config.optimizer)
+    check_attention(config.attention, engine.device)
     config = within_memory(engine, config, method, before)
+    computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))
+    check_accelerate(config, method_class(method), engine.device, computing)
     conditioner = engine.conditioner([c.token for c in concepts], config.clip_skip)
     initial_embeddings(conditioner, concepts, config.initializers)
     for words in config.initializer_candidates:
@@ -112,7 +117,6 @@ def check_request(
         log.warning("patience has no effect without validate_every")
     _check_captions(conditioner, concepts, config)
     if config.backend is not None:
-        computing = computing_dtype(engine.pipe.unet.dtype, forward_dtype(config.precision, engine.device))
         longest = max(len(conditioner.pieces(c.noun)) for c in concepts)
         tracked = len(concepts) * (1 + longest) + 1  # what masks look at; a step tracks no more
         like = torch.empty(0, dtype=computing, device=engine.device)

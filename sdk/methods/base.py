@@ -84,6 +84,8 @@ class Method(ABC):
     """Ablations by name, for :func:`sdk.compare`."""
     unused: ClassVar[frozenset[str]] = frozenset()
     """Settings of :class:`sdk.settings.FitSettings` that mean nothing to this method, and are refused."""
+    fixed_shapes: ClassVar[bool] = False
+    """Whether a step asks for the same whatever its rows show, given :meth:`fixed_inputs`: it can be recorded."""
     whole_unet: ClassVar[bool] = False
     """Whether every weight of the UNet trains."""
 
@@ -112,6 +114,7 @@ class Method(ABC):
             all_layers=self.records_all_layers(),
             detach_start_token=settings.detach_start_token,
             backend=settings.backend,
+            attention=settings.attention,
         )
         self.probe = AttentionProbe(self.denoiser, self.conditioner, self.concepts)
         self.positions = self.probe.positions
@@ -236,6 +239,14 @@ class Method(ABC):
         with torch.no_grad():
             self.embeddings.copy_(torch.stack([self.conditioner.embedding_of(w) for w in words]))
 
+    def fixed_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the losses need of a batch's captions and names, as tensors with a row each, on the CPU.
+
+        With them in ``batch.inputs``, losses look at no caption and no name; a method with :attr:`fixed_shapes` adds
+        its own.
+        """
+        return {f"ids {index}": ids for index, ids in enumerate(self.conditioner.all_ids(batch.captions))}
+
     # What losses are made of.
 
     def predict(self, batch: Batch, tracked: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -253,6 +264,10 @@ class Method(ABC):
 
     def _encode(self, batch: Batch) -> TextStates:
         """Text states of a batch; captions of priors hold nothing that trains, so each is encoded once."""
+        if batch.inputs:  # all rows together, as each step does the same then
+            ids = [value for name, value in batch.inputs.items() if name.startswith("ids ")]
+            with self.denoiser.autocast():
+                return self.conditioner.encode_ids(ids, self.embeddings).to(torch.float32)
         states: list[TextStates | None] = [None] * len(batch.named)
         for row, named in enumerate(batch.named):
             if not named:

@@ -19,6 +19,7 @@ class CustomDiffusion(Method):
     """Nothing but the denoising loss."""
 
     # 500 steps for two concepts (Kumari et al., section 4 and its code).
+    fixed_shapes = True
     presets = {"reference": {"steps": 500, "swap_order": 0.0}}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

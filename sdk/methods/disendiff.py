@@ -68,6 +68,7 @@ class DisenDiff(Method):
     """The denoising loss, and calibration of the maps in rows that name every concept."""
 
     Options = DisenDiffOptions
+    fixed_shapes = True
     presets = {
         # The equations read literally: no min-max, a Gaussian of sigma 0.5, no smoothing, weight 1 beside a plain MSE.
         "paper": {
@@ -96,16 +97,26 @@ class DisenDiff(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss``, ``denoise`` and, if it counts, ``calibration``."""
-        complete = [len(named) == len(self.concepts) for named in batch.named]
         weight = self.options.calibration_weight
-        looked_for = [named if all_ else () for named, all_ in zip(batch.named, complete, strict=True)]
-        found = self.positions.find(batch.captions, looked_for)
-        prediction, target = self.predict(batch, found.flatten(1) if weight > 0 else None)
+        tracked = batch.inputs["tracked"] if batch.inputs else self._tracked(batch)
+        prediction, target = self.predict(batch, tracked if weight > 0 else None)
         denoise = masked_denoising_loss(prediction, target, batch.masks, self.settings.loss_scale, batch.rows)
         if weight == 0:
             return {"loss": denoise, "denoise": denoise}
         calibration = self._calibration(self._per_row(), batch)
         return {"loss": denoise + weight * calibration, "denoise": denoise, "calibration": calibration}
+
+    def fixed_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Also where concepts stand, and the weight of each row's calibration loss in the step."""
+        complete = torch.tensor([float(len(named) == len(self.concepts)) for named in batch.of_step])
+        parts = complete.split(self.options.micro_batch)
+        shares = torch.cat([part / part.sum().clamp(min=1) / len(parts) for part in parts])
+        return super().fixed_inputs(batch) | {"tracked": self._tracked(batch), "shares": shares}
+
+    def _tracked(self, batch: Batch) -> Tensor:
+        """Where the concepts stand in captions that name all of them, int64 ``[B, S * (1 + P)]``."""
+        looked_for = [named if len(named) == len(self.concepts) else () for named in batch.named]
+        return self.positions.find(batch.captions, looked_for).flatten(1)
 
     def _calibration(self, per_row: Tensor, batch: Batch) -> Tensor:
         """Mean over micro-batches of the mean over their rows that name all (none: 0), as in gradient accumulation.
@@ -114,6 +125,8 @@ class DisenDiff(Method):
             per_row: of the batch, which may be a part of a step: then its share of the mean.
             batch: whose rows these are.
         """
+        if batch.inputs:
+            return (per_row * batch.inputs["shares"]).sum()
         size, first = self.options.micro_batch, batch.first
         complete = torch.tensor([len(named) == len(self.concepts) for named in batch.of_step]).to(per_row)
         micro_batches = complete.split(size)
@@ -129,7 +142,7 @@ class DisenDiff(Method):
         """Calibration loss ``[B]`` of the recorded maps."""
         recorder, options, backend = self.denoiser.recorder, self.options.calibration, self.settings.backend
         largest = self.denoiser.family.loss_side
-        if (self.positions.pieces == 1).all() and not self.options.all_scales:
+        if self.positions.longest == 1 and not self.options.all_scales:
             # The kernels take the columns of one-token nouns as they are.
             columns = [_pooled(each, largest) for each in recorder.columns]
             side = square_side(columns)

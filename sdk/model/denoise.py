@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..families import TextStates
 from ..families.layers import cross_attention_layers
 from ..unet.attention import AttentionProcessor, MapRecorder, attention_processors, plain_processors
+from ..unet.compiled import many_kinds
 from ..unet.frozen import hold_ready
 from ..unet.inpainting import told
 from ..unet.matrices import LowRank, Matrix
@@ -36,10 +37,12 @@ class Denoiser:
         all_layers: record the maps of every cross-attention, not only of the family's.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
+        attention: of all others, see :func:`sdk.unet.attention.attend`.
 
     Attributes:
         recorder: holds the maps of the last call.
         unet: the view.
+        shared: whether it is the base model's own, whose calls are redirected.
         layers: its cross-attentions by name.
     """
 
@@ -53,12 +56,13 @@ class Denoiser:
         all_layers: bool = False,
         detach_start_token: bool = False,
         backend: str | None = None,
+        attention: str = "sdpa",
     ):
         self.unet = private_view(base.pipe.unet) if unet is None else unet
         self.family, self.sizes = base.family, base.sizes()
         self.scheduler, self.device = base.training_scheduler(), base.device
         self._behind = base.condition((base.resolution, base.resolution))
-        self._shared = self.unet is base.pipe.unet  # redirected calls: there is no view of it
+        self.shared = self.unet is base.pipe.unet  # redirected calls: there is no view of it
         self._guidance = guidance_condition(self.unet, base.sampling.guidance_scale, base.device)
         self.dtype = computing_dtype(self.unet.dtype, dtype)
         self.weights = weights
@@ -66,13 +70,14 @@ class Denoiser:
         self.layers = cross_attention_layers(self.unet)
         recorded: Sequence[str] = list(self.layers) if all_layers else self.family.map_layers(self.unet)
         with lock_of(self.unet):
-            plain = plain_processors(self.unet)
+            plain = plain_processors(self.unet, attention)
         self._processors = plain | {
             name: AttentionProcessor(
                 self.recorder if name in recorded else None,
                 key_value=self.key_value(name),
                 detach_start_token=detach_start_token,
                 backend=backend,
+                attention=attention,
             )
             for name in self.layers
         }
@@ -102,7 +107,7 @@ class Denoiser:
             sort: see there.
         """
         lower = self.dtype != torch.float32
-        if self._shared or not lower or (self.device.type != "cpu" and self.unet.dtype == self.dtype):
+        if self.shared or not lower or (self.device.type != "cpu" and self.unet.dtype == self.dtype):
             return 0
         return hold_ready(self.unet, self.dtype, list(self.weights), sort=sort)
 
@@ -114,6 +119,8 @@ class Denoiser:
             others: processors of further layers.
         """
         with ExitStack() as stack:
+            if self.shared:  # by its user compiled, perhaps
+                stack.enter_context(many_kinds())
             stack.enter_context(attention_processors(self.unet, self._processors))
             stack.enter_context(attention_processors(self.unet, others))
             stack.enter_context(replaced_weights(self.unet, self.beyond_key_value()))
@@ -123,7 +130,8 @@ class Denoiser:
     def autocast(self) -> torch.autocast:
         """The precision of the computation."""
         low = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype if low else torch.bfloat16, enabled=low)
+        known = low or torch.amp.is_autocast_available(self.device.type)
+        return torch.autocast(self.device.type if known else "cpu", self.dtype if low else torch.bfloat16, enabled=low)
 
     def level(self, of_thousand: int) -> int:
         """Return a noise level of 1000 as this model counts them."""

@@ -21,6 +21,7 @@ class ConceptPositions:
 
     Attributes:
         pieces: number of tokens of each noun, int64 ``[S]``.
+        longest: the most of them.
 
     Raises:
         InputError: a noun that the tokenizer makes nothing of.
@@ -33,6 +34,7 @@ class ConceptPositions:
             if not noun:
                 raise InputError(f"the model has no words for {concept.noun!r}; name its class otherwise")
         self.pieces = torch.tensor([len(noun) for noun in self._nouns])
+        self.longest = max((len(noun) for noun in self._nouns), default=0)
 
     def find(self, captions: Sequence[str], named: Sequence[tuple[int, ...]]) -> Tensor:
         """Return where concepts stand in captions.
@@ -45,7 +47,7 @@ class ConceptPositions:
             int64 ``[B, S, 1 + P]``: each concept's modifier and the pieces of its noun, padded with -1 to the longest
             noun's ``P``, and all -1 where it is not looked for.
         """
-        found = torch.full((len(captions), len(self.concepts), 1 + int(self.pieces.max())), -1)
+        found = torch.full((len(captions), len(self.concepts), 1 + self.longest), -1)
         for row, ids in enumerate(self.conditioner.tokenize(captions).tolist()):
             for slot in named[row]:
                 modifier_id = self.conditioner.table_size + slot
@@ -60,6 +62,8 @@ class ConceptPositions:
         Args:
             recorded: maps of all positions that :meth:`find` returned, flattened, ``[B, S * (1 + P), h, w]``.
         """
+        if self.pieces.device != recorded.device:  # once, as a step that is recorded may not fetch it
+            self.pieces = self.pieces.to(recorded.device)
         grouped = recorded.unflatten(1, (len(self.concepts), -1))
         modifiers = grouped[:, :, 0]
         classes = grouped[:, :, 1:].sum(2) / self.pieces.to(recorded)[None, :, None, None]

@@ -154,10 +154,17 @@ class TextConditioner:
             prompts: ``B`` of them.
             rows: embeddings ``[S, C]`` of the added tokens, needed if a prompt names any.
         """
+        return self.encode_ids(self.all_ids(prompts), rows)
+
+    def all_ids(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Return every encoder's ids of prompts, int64 ``[B, T]`` each."""
+        return [reader.vocabulary.ids(prompts) for reader in self._readers]
+
+    def encode_ids(self, all_ids: Sequence[Tensor], rows: Tensor | None = None) -> TextStates:
+        """Return the text states of prompts given as :meth:`all_ids`; see :meth:`encode`."""
         own = [None] * len(self._readers) if rows is None else rows.split(self.widths, -1)
         found = []
-        for index, (reader, part) in enumerate(zip(self._readers, own, strict=True)):
-            ids = reader.vocabulary.ids(prompts)
+        for index, (reader, part, ids) in enumerate(zip(self._readers, own, all_ids, strict=True)):
             with reader.extended(part):
                 states = self.family.read(
                     reader.encoder,

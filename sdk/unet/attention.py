@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..kernels import attention_with_columns, square_side, with_first_detached
 from ..views import lock_of
 from .matrices import Matrix, projected
@@ -65,6 +68,7 @@ class AttentionProcessor:
         key_value: what to use instead of the layer's own ``to_k`` and ``to_v``.
         detach_start_token: whether the first text position passes no gradient to K and V (Custom Diffusion).
         backend: attention backend of the recorded layers, see :func:`sdk.kernels.attention_with_maps`.
+        attention: where nothing is recorded, see :func:`attend`.
     """
 
     def __init__(
@@ -75,12 +79,14 @@ class AttentionProcessor:
         key_value: tuple[Matrix, Matrix] | None = None,
         detach_start_token: bool = False,
         backend: str | None = None,
+        attention: str = "sdpa",
     ) -> None:
         self.recorder = recorder
         self.listener = listener
         self.key_value = key_value
         self.detach_start_token = detach_start_token
         self.backend = backend
+        self.attention = attention
 
     def __call__(
         self,
@@ -117,7 +123,7 @@ class AttentionProcessor:
         else:
             if detach:
                 key, value = with_first_detached(key, value)
-            out = attend(query, key, value, attn.scale)
+            out = attend(query, key, value, attn.scale, self.attention)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -151,8 +157,33 @@ class CachedKeyValueProcessor:
 _EXPLICIT_LIMIT = 512 * 512
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Plain attention of ``[B, H, N, D]`` on ``[B, H, T, D]``, by whichever stock way is faster here."""
+def check_attention(name: str, device: torch.device) -> None:
+    """Raise :class:`InputError` for an attention that is not installed or does not compute on a device.
+
+    Args:
+        name: one of :data:`sdk.settings.ATTENTIONS`.
+        device: of the base model.
+    """
+    if name == "xformers" and find_spec("xformers") is None:
+        raise InputError("attention='xformers' needs xformers; run: pip install xformers, or choose 'sdpa'")
+    if name == "xformers" and device.type != "cuda":
+        raise InputError(f"attention='xformers' computes on CUDA, and the model is on {device.type}; choose 'sdpa'")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, attention: str = "sdpa") -> Tensor:
+    """Plain attention of ``[B, H, N, D]`` on ``[B, H, T, D]``.
+
+    Args:
+        query: see above.
+        key: likewise.
+        value: likewise.
+        scale: factor on the logits.
+        attention: ``"xformers"``, or by whichever stock way is faster here.
+    """
+    if attention == "xformers":
+        ops = import_module("xformers.ops")  # an extra; its layout is [B, N, H, D]
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+        return ops.memory_efficient_attention(query, key, value, scale=scale).transpose(1, 2)
     slow = query.device.type == "cpu" and query.dtype != torch.float32
     if slow and query.shape[2] * key.shape[2] <= _EXPLICIT_LIMIT:
         return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
@@ -183,16 +214,20 @@ def recording_processors(unet: nn.Module, recorder: MapRecorder, layers: list[st
     }
 
 
-def plain_processors(unet: nn.Module) -> dict[str, AttentionProcessor]:
+def plain_processors(unet: nn.Module, attention: str = "sdpa") -> dict[str, AttentionProcessor]:
     """Return processors that make self-attention faster without changing it: on a CPU, in place of diffusers' own.
 
     Processors that a user chose (xformers, sliced attention) stay.
+
+    Args:
+        unet: whose layers.
+        attention: see :func:`attend`; other than ``"sdpa"``, on every device.
     """
     return {
-        name: AttentionProcessor()
+        name: AttentionProcessor(attention=attention)
         for name, module in unet.named_modules()
         if isinstance(module, Attention)
         and not name.endswith("attn2")
-        and module.to_q.weight.device.type == "cpu"
+        and (attention != "sdpa" or module.to_q.weight.device.type == "cpu")
         and type(module.processor) is AttnProcessor2_0
     }

@@ -65,12 +65,12 @@ def test_the_last_good_checkpoint_stays(personalizer, picture, tmp_path, monkeyp
 
 def test_weights_that_are_not_finite_are_not_kept(personalizer, picture, tmp_path, monkeypatch):
     """The loss of the step before was still a number."""
-    from sdk.fit import loop
+    from sdk.fit.step import accelerate as loop
 
     real = loop.train_step
 
-    def step(method, rows, optimizer, scaler, index, device):
-        found = real(method, rows, optimizer, scaler, index, device)
+    def step(method, batch, optimizer, scaler, index):
+        found = real(method, batch, optimizer, scaler, index)
         if index == 1:
             with torch.no_grad():
                 method.embeddings[0, 0] = float("inf")

@@ -50,6 +50,8 @@ PRESETS = {
     ("break_a_scene", "reference"): BREAK_A_SCENE,
 }
 DEFAULTS = {
+    "accelerate": "auto",
+    "attention": "sdpa",
     "clip_skip": 0,
     "kv_rank": None,
     "optimizer": "adamw",

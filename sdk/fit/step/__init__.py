@@ -1,0 +1,1 @@
+"""One step of a fit on its device: rows made ready, losses read late, blocks compiled."""
