@@ -249,7 +249,7 @@ def test_a_loss_that_is_no_number_is_found_late_and_keeps_the_checkpoint(persona
         found = real(self, batch)
         return {**found, "denoise": found["denoise"] * float("nan")} if len(calls) == 3 else found
 
-    monkeypatch.setattr(loop, "LATE", {"cpu": 1})
+    monkeypatch.setattr(loop, "LATE", {"cpu": 3})
     monkeypatch.setattr(DisenDiff, "losses", losses)
     config = FitConfig(steps=8, batch_size=2, target_pool=2, prior="none", target_share=1.0, checkpoint_every=2)
     with pytest.raises(NotFiniteError, match=r"denoise is nan at step 3 .*last good checkpoint stays in"):
