@@ -25,7 +25,6 @@ import torch
 from benchmarks.kernels_cpu import processor
 from sdk.bindings.arrays import instruction_set
 from sdk.deploy import OnnxPersonalizer
-from sdk.deploy.onnx_folder import check_folder
 from sdk.runtime import quiet
 
 ENGINES = {
@@ -209,7 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     ways = arguments.ways.split(",")
-    if not check_folder(arguments.folder).has_int8:
+    if not (arguments.folder / "unet_int8").is_dir():
         ways = [name for name in ways if "int8" not in name]
     rows = (
         measure_pictures(arguments.folder, ways)
