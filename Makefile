@@ -50,8 +50,9 @@ lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy -p sdk -p bindings && cd kernels && ../$(BIN)/mypy -p fused
 
+# One table with goals; FOLDER is an export of a large model, for what is measured at full size.
 bench: install
-	$(BIN)/python -m benchmarks.kernels_cpu
+	$(BIN)/python -m benchmarks $(FOLDER)
 	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks
 
 # On a machine with a GPU: the kernels uninterpreted, then their timings.

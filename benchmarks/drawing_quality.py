@@ -59,7 +59,7 @@ def run_scene(personalizer: Personalizer, base: Path, folder: Path, index: int, 
     wanted = scorer.prompts(concepts, prompts)
     own = folder / f"scene-{index}"
     if not own.exists():
-        personalizer.fit(picture, concepts, output=own, seed=index)
+        personalizer.fit(picture, concepts, seed=index).save_pretrained(own)
     pack = ConceptPack.from_pretrained(own)
     adapter = pack.export_adapter(folder / f"scene-{index}.onnx_adapter")
     for engine, draw in drawers(personalizer, base, pack, adapter).items():
