@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -73,6 +74,58 @@ def seconds(learner, batch: Batch) -> tuple[float, float]:
     return taken, losses["loss"].item()
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a step.
+
+    Attributes:
+        seconds: of each round.
+        operations: that are asked of torch, views not counted.
+        loss: of the step.
+    """
+
+    seconds: list[float]
+    operations: int
+    loss: float
+
+
+def measure(rows: int, rounds: int, side: int) -> dict[str, Way]:
+    """Compute a step both ways in turns.
+
+    Args:
+        rows: of the step.
+        rounds: after a first one, which is slower.
+        side: of the latents.
+    """
+    personalizer = random_model()
+    config = FitConfig.preset("best", "disendiff", precision="bf16").for_method("disendiff")
+    concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
+    ways = {name: method_class("disendiff")(personalizer, concepts, config) for name in ("converted", "ready")}
+    ways["ready"].hold_ready()
+    generator = torch.Generator().manual_seed(0)
+    shape = (rows, 4, side, side)
+    latents, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+    batch = Batch(
+        latents=latents,
+        noise=noise,
+        timesteps=torch.randint(0, 1000, shape[:1], generator=generator),
+        captions=[CAPTION] * rows,
+        masks=torch.ones(rows, 1, *shape[2:]),
+        named=[(0, 1)] * rows,
+    )
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    losses, counts = {}, {}
+    for name, learner in ways.items():
+        with Counted() as counted:
+            seconds(learner, batch)
+        counts[name] = counted.count
+    for _ in range(rounds):
+        for name, learner in ways.items():
+            taken, losses[name] = seconds(learner, batch)
+            found[name].append(taken)
+    return {name: Way(found[name], counts[name], losses[name]) for name in ways}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1)
@@ -81,38 +134,12 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     keep_memory()
-    personalizer = random_model()
-    config = FitConfig.preset("best", "disendiff", precision="bf16").for_method("disendiff")
-    concepts = [Concept("cat", "<new1>"), Concept("dog", "<new2>")]
-    ways = {name: method_class("disendiff")(personalizer, concepts, config) for name in ("converted", "ready")}
-    begin = time.perf_counter()
-    held = ways["ready"].hold_ready()
-    print(f"held ready in {time.perf_counter() - begin:.1f} s: {held / 1e9:.2f} GB", flush=True)
-    generator = torch.Generator().manual_seed(0)
-    shape = (arguments.rows, 4, arguments.side, arguments.side)
-    latents, noise = (torch.randn(shape, generator=generator) for _ in range(2))
-    batch = Batch(
-        latents=latents,
-        noise=noise,
-        timesteps=torch.randint(0, 1000, shape[:1], generator=generator),
-        captions=[CAPTION] * arguments.rows,
-        masks=torch.ones(arguments.rows, 1, *shape[2:]),
-        named=[(0, 1)] * arguments.rows,
-    )
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    losses, counts = {}, {}
-    for name, learner in ways.items():  # this first one is slower anyway
-        with Counted() as counted:
-            seconds(learner, batch)
-        counts[name] = counted.count
-    for _ in range(arguments.rounds):
-        for name, learner in ways.items():
-            taken, losses[name] = seconds(learner, batch)
-            found[name].append(taken)
+    ways = measure(arguments.rows, arguments.rounds, arguments.side)
     print("| frozen weights | seconds a step | operations | loss |\n|---|---:|---:|---:|")
-    for name, each in found.items():
-        print(f"| {name} | {statistics.median(each):.2f} | {counts[name]} | {losses[name]:.4f} |")
-    ratios = sorted(a / b for a, b in zip(*found.values(), strict=True))
+    for name, way in ways.items():
+        print(f"| {name} | {statistics.median(way.seconds):.2f} | {way.operations} | {way.loss:.4f} |")
+    pairs = zip(*(way.seconds for way in ways.values()), strict=True)
+    ratios = sorted(a / b for a, b in pairs)
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), torch {torch.__version__}")
 
 
