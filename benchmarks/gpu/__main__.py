@@ -1,0 +1,95 @@
+"""Measure the package end to end on a GPU, beside its peers, in turns, in one process.
+
+Sections: F, steps of a fit; G, drawing; O, exported folders; M, many packs in a batch; memory, of each family. What
+cannot run (a package that is not installed, memory that is not enough) says so in the table, and the rest goes on.
+Results are appended to benchmarks/results/gpu.csv. ``--dry-run`` goes through everything on the CPU with tiny models
+and writes nothing, unless it is given a file.
+
+Usage: python -m benchmarks.gpu [--only F,G] [--rounds 3] [--model FOLDER] [--exports DIR] [--csv FILE] [--dry-run]
+       python -m benchmarks.gpu --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sdk import quiet
+
+from . import drawing, exported, fit, many, memory
+from .rows import Row, append, machine, read
+from .sizes import Sizes, dry, on_gpu
+from .table import SECTIONS, document, goals, results
+from .timing import FAILURES, reason_of, release
+
+RESULTS = Path("benchmarks/results/gpu.csv")
+MEASURES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+    "F": fit.measure,
+    "G": drawing.measure,
+    "O": exported.measure,
+    "M": many.measure,
+    "memory": memory.measure,
+}
+
+
+def measured(sections: Iterable[str], sizes: Sizes) -> Iterator[Row]:
+    """Yield the rows of sections; one that fails ends with a row that says why."""
+    for section in sections:
+        begin = time.perf_counter()
+        try:
+            yield from MEASURES[section](sizes)
+        except FAILURES as error:
+            yield Row(section, SECTIONS[section].partition(":")[0], None, note=reason_of(error))
+        release(sizes.device)
+        print(f"{section}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def main(given: list[str] | None = None) -> list[Row]:
+    """Measure, print tables and append to the results; return the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(MEASURES), help="sections, such as F,G; default all")
+    parser.add_argument("--rounds", type=int, default=3, help="in which ways take turns, after a first one")
+    parser.add_argument("--model", type=Path, help="a folder of Stable Diffusion 1.x; default random weights")
+    parser.add_argument("--exports", type=Path, help="holds or gets the exported folders; default a temporary one")
+    parser.add_argument("--compile-mode", default="reduce-overhead", help="of diffusers with torch.compile")
+    parser.add_argument("--csv", type=Path, help=f"append there; default {RESULTS}, and nowhere in a dry run")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what the documentation shows of the results")
+    arguments = parser.parse_args(given)
+    file = arguments.csv or RESULTS
+    if arguments.table:
+        print(document(read(file)))
+        return []
+    sections = arguments.only.split(",")
+    unknown = [name for name in sections if name not in MEASURES]
+    if unknown or arguments.rounds < 1:
+        parser.error(f"--only takes {', '.join(MEASURES)}; --rounds at least 1")
+    if not arguments.dry_run and not torch.cuda.is_available():
+        parser.error("no GPU here; --dry-run goes through everything on the CPU")
+    chosen = dry() if arguments.dry_run else on_gpu(arguments.rounds)
+    sizes = replace(chosen, model=arguments.model, exports=arguments.exports, compile_mode=arguments.compile_mode)
+    quiet()
+    about = machine(sizes.device)
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as compiled:  # what was compiled in an earlier run would make cold ones warm
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+        for row in measured(sections, sizes):
+            rows.append(row)
+            if not arguments.dry_run or arguments.csv:
+                append(file, about, [row])  # at once: a run that is cut off keeps what it had
+    print(f"\n{results(rows)}\n{goals(rows)}")
+    if arguments.dry_run:
+        print("\ndry run finished: figures above mean nothing")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
