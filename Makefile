@@ -55,11 +55,12 @@ bench: install
 	$(BIN)/python -m benchmarks $(FOLDER)
 	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks
 
-# On a machine with a GPU: the kernels uninterpreted, then their timings.
+# On a machine with a GPU: the kernels uninterpreted, their timings, then everything end to end. GPU passes options on.
 gpu: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[gpu]" --no-build-isolation
 	$(BIN)/python -m pytest tests/kernels
 	$(BIN)/python -m benchmarks.kernels_gpu
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 study: install
 	$(BIN)/python -m benchmarks.study

@@ -88,3 +88,19 @@ def quick():
     return FitConfig(
         steps=4, batch_size=4, target_pool=4, prior_count=2, prior_steps=2, learning_rate=1e-3, checkpoint_every=1
     )
+
+
+@pytest.fixture(scope="session")
+def shared_export(tiny_model, tmp_path_factory, worker_id):
+    """Return the folder of a shared export of the tiny model, made once for all processes; left as it is."""
+    from filelock import FileLock
+
+    from sdk import Personalizer
+
+    own = tmp_path_factory.getbasetemp()
+    root = own if worker_id == "master" else own.parent
+    folder = root / "shared-export"
+    with FileLock(root / "shared-export.lock"):
+        if not folder.exists():
+            Personalizer.from_pretrained(tiny_model, device="cpu").export_onnx(folder, shared=True)
+    return folder

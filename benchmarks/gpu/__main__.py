@@ -5,7 +5,7 @@ cannot run (a package that is not installed, memory that is not enough) says so 
 Results are appended to benchmarks/results/gpu.csv. ``--dry-run`` goes through everything on the CPU with tiny models
 and writes nothing, unless it is given a file.
 
-Usage: python -m benchmarks.gpu [--only F,G] [--rounds 3] [--model FOLDER] [--exports DIR] [--csv FILE] [--dry-run]
+Usage: python -m benchmarks.gpu [--only F,G] [--rounds 3] [--model FOLDER] [--exports DIR] [--dry-run]
        python -m benchmarks.gpu --table
 """
 
@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from sdk import quiet
 
 from . import drawing, exported, fit, many, memory
 from .rows import Row, append, machine, read
-from .sizes import Sizes, dry, on_gpu
+from .sizes import KINDS, Sizes, dry, on_gpu
 from .table import SECTIONS, document, goals, results
 from .timing import FAILURES, reason_of, release
 
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch's compiler keeps what it made
 RESULTS = Path("benchmarks/results/gpu.csv")
 MEASURES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "F": fit.measure,
@@ -51,6 +53,20 @@ def measured(sections: Iterable[str], sizes: Sizes) -> Iterator[Row]:
         print(f"{section}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
+@contextmanager
+def nothing_compiled_before() -> Iterator[None]:
+    """Let the compiler keep what it makes in an empty folder in a block: an earlier run would make cold times warm."""
+    before = os.environ.get(COMPILED)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[COMPILED] = folder
+        try:
+            yield
+        finally:
+            del os.environ[COMPILED]
+            if before is not None:
+                os.environ[COMPILED] = before
+
+
 def main(given: list[str] | None = None) -> list[Row]:
     """Measure, print tables and append to the results; return the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,6 +74,7 @@ def main(given: list[str] | None = None) -> list[Row]:
     parser.add_argument("--rounds", type=int, default=3, help="in which ways take turns, after a first one")
     parser.add_argument("--model", type=Path, help="a folder of Stable Diffusion 1.x; default random weights")
     parser.add_argument("--exports", type=Path, help="holds or gets the exported folders; default a temporary one")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of exported folders; default both")
     parser.add_argument("--compile-mode", default="reduce-overhead", help="of diffusers with torch.compile")
     parser.add_argument("--csv", type=Path, help=f"append there; default {RESULTS}, and nowhere in a dry run")
     parser.add_argument("--dry-run", action="store_true")
@@ -68,26 +85,30 @@ def main(given: list[str] | None = None) -> list[Row]:
         print(document(read(file)))
         return []
     sections = arguments.only.split(",")
-    unknown = [name for name in sections if name not in MEASURES]
-    if unknown or arguments.rounds < 1:
-        parser.error(f"--only takes {', '.join(MEASURES)}; --rounds at least 1")
+    kinds = tuple(arguments.kinds.split(","))
+    if not set(sections) <= MEASURES.keys() or not set(kinds) <= set(KINDS) or arguments.rounds < 1:
+        parser.error(f"--only takes {', '.join(MEASURES)}; --kinds {', '.join(KINDS)}; --rounds at least 1")
     if not arguments.dry_run and not torch.cuda.is_available():
         parser.error("no GPU here; --dry-run goes through everything on the CPU")
     chosen = dry() if arguments.dry_run else on_gpu(arguments.rounds)
-    sizes = replace(chosen, model=arguments.model, exports=arguments.exports, compile_mode=arguments.compile_mode)
+    sizes = replace(
+        chosen,
+        model=arguments.model,
+        exports=arguments.exports,
+        kinds=kinds,
+        compile_mode=arguments.compile_mode,
+    )
     quiet()
     about = machine(sizes.device)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     rows = []
-    with tempfile.TemporaryDirectory() as compiled:  # what was compiled in an earlier run would make cold ones warm
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    with nothing_compiled_before():
         for row in measured(sections, sizes):
             rows.append(row)
             if not arguments.dry_run or arguments.csv:
                 append(file, about, [row])  # at once: a run that is cut off keeps what it had
-    print(f"\n{results(rows)}\n{goals(rows)}")
-    if arguments.dry_run:
-        print("\ndry run finished: figures above mean nothing")
+    print("\n" + results(rows, judged=not arguments.dry_run))
+    print("dry run finished: figures above mean nothing" if arguments.dry_run else goals(rows))
     return rows
 
 

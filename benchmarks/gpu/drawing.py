@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ def _channels_last(unet: Any) -> Any:
 
 
 def _with_xformers(unet: Any) -> Any:
+    if find_spec("xformers") is None:
+        raise ImportError("xformers is not installed")
     unet.enable_xformers_memory_efficient_attention()
     return unet
 

@@ -18,8 +18,6 @@ from .rows import Row, compared
 from .sizes import Sizes
 from .timing import FAILURES, Call, in_turns, reason_of
 
-KINDS = ("merged", "shared")
-
 
 def measure(sizes: Sizes) -> Iterator[Row]:
     """Yield the rows of section O."""
@@ -27,7 +25,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
     quick = settings(sizes, None, steps=sizes.warm_from + 1, accelerate="eager")
     pack, _ = timed_fit(personalizer, quick, sizes.warm_from)
     with tempfile.TemporaryDirectory() as temporary:
-        for kind in KINDS:
+        for kind in sizes.kinds:
             folder = (sizes.exports or Path(temporary)) / kind
             try:
                 if not folder.exists():

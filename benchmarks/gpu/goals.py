@@ -74,9 +74,13 @@ GOALS = (
     Goal("G4", "M", "16 packs in one batch", ONE_PACK, 0.98),
     Goal("G5", "M", "16 packs in one batch", APART, 1.7),
     Goal("G7", "G", drawn(1, "fast"), "exact", 3.0),
-    *(Goal("M1", "memory", f"{family}, memory={budget}", BUDGET, 1.0) for family in ("sd1", "sd2", "sdxl")
-      for budget in (8, 12, 16, 24)),
-)  # fmt: skip
+    *(
+        Goal("M1", "memory", f"{family}, memory={budget}", BUDGET, 1.0)
+        for family in ("sd1", "sd2", "sdxl")
+        for budget in (8, 12, 16, 24)
+        if (family, budget) != ("sdxl", 8)  # the weights alone take 7 GB: it is refused
+    ),
+)
 
 
 def goal_of(row: Row) -> Goal | None:

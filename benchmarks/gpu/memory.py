@@ -76,7 +76,7 @@ def _within(personalizer: Personalizer, family: str, budget: float, sizes: Sizes
         yield Row("memory", what, None, "GB", BUDGET, budget, note=reason_of(error))
         return
     rows, again = _chosen(pack, sizes)
-    note = f"{rows} rows at once{', activations computed again' if again else ''}"
+    note = f"{rows} of {sizes.fit_rows} rows at once{', activations computed again' if again else ''}"
     yield Row("memory", what, peak, "GB", BUDGET, budget, note=note)
     yield Row("memory", what, peak, "GB", PREDICTED, predicted(personalizer, rows, again, sizes), note=note)
 
@@ -126,5 +126,6 @@ def drawn_step(personalizer: Personalizer, device: torch.device) -> float:
         wait(device)
         ends.append(time.perf_counter())
 
+    personalizer.unload_pack()
     personalizer.generate(PLAIN, seed=0, num_inference_steps=DRAWN_STEPS, progress=note)
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends[1:]))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+KINDS = ("merged", "shared")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -30,6 +32,7 @@ class Sizes:
         compile_mode: of ``torch.compile`` for the peers that draw.
         model: a folder of Stable Diffusion 1.x to measure; ``None``: random weights.
         exports: a folder that holds or gets the exported folders ``merged`` and ``shared``; ``None``: a temporary one.
+        kinds: of exported folders that are measured.
     """
 
     device: torch.device
@@ -49,6 +52,7 @@ class Sizes:
     compile_mode: str = "reduce-overhead"
     model: Path | None = None
     exports: Path | None = None
+    kinds: tuple[str, ...] = KINDS
 
 
 def on_gpu(rounds: int) -> Sizes:

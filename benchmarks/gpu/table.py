@@ -20,8 +20,8 @@ def _number(value: float | None, unit: str = "") -> str:
     return "" if value is None else f"{value:.3g} {unit}".strip()
 
 
-def results(rows: Iterable[Row]) -> str:
-    """One table a section: ours, the peer's, how many times ours that is, the goal."""
+def results(rows: Iterable[Row], judged: bool = True) -> str:
+    """One table a section: ours, the peer's, how many times ours that is, the goal and, if ``judged``, the verdict."""
     lines: list[str] = []
     by_section: dict[str, list[Row]] = {}
     for row in rows:
@@ -42,7 +42,7 @@ def results(rows: Iterable[Row]) -> str:
                 "" if row.ratio is None else f"{row.ratio:.2f}",
                 "" if row.mfu is None else f"{row.mfu:.0%}",
                 "" if goal is None else goal.text,
-                "" if goal is None else goal.verdict(row),
+                "" if goal is None or not judged else goal.verdict(row),
                 row.note,
             )
             lines.append("| " + " | ".join(cells) + " |")
