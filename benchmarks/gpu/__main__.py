@@ -49,6 +49,7 @@ def measured(sections: Iterable[str], sizes: Sizes) -> Iterator[Row]:
             yield from MEASURES[section](sizes)
         except FAILURES as error:
             yield Row(section, SECTIONS[section].partition(":")[0], None, note=reason_of(error))
+        torch.compiler.reset()  # or recorded graphs would hold memory in the sections that follow
         release(sizes.device)
         print(f"{section}: {time.perf_counter() - begin:.0f} s", flush=True)
 

@@ -20,11 +20,10 @@ import numpy as np
 from PIL import Image
 
 from sdk import ConceptPack, Event, FitConfig, Personalizer
-from sdk.miniworld import demo_picture
 
 from .flops import fit_row_flops
 from .goals import CALIBRATION, COLD, LOOP, LOOP_COMPILED, NO_CALIBRATION, STEP, WARM
-from .models import CLASSES, masks_of, parts_of, stable_diffusion
+from .models import CLASSES, masks_of, parts_of, reference_picture, stable_diffusion
 from .peer import loop_times
 from .rows import Row, compared
 from .sizes import Sizes
@@ -90,7 +89,7 @@ def timed_fit(personalizer: Personalizer, config: FitConfig, warm_from: int) -> 
 
     On a GPU a step's losses are read once the next one was begun; all is done when the last ones are.
     """
-    picture = demo_picture()
+    picture = reference_picture(personalizer)
     ends: list[float] = []
 
     def note(event: Event) -> None:

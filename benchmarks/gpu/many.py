@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdk import ConceptPack, Personalizer
-from sdk.miniworld import demo_picture
 
 from .drawing import GUIDANCE, peers
 from .fit import settings
 from .goals import APART, APART_PLAIN, EAGER, ONE_PACK
-from .models import CLASSES, PROMPT, masks_of, stable_diffusion
+from .models import CLASSES, PROMPT, masks_of, reference_picture, stable_diffusion
 from .rows import Row, compared
 from .sizes import Sizes
 from .timing import Call, in_turns
@@ -18,7 +17,7 @@ from .timing import Call, in_turns
 
 def packs(personalizer: Personalizer, sizes: Sizes) -> list[ConceptPack]:
     """Learn packs of one step each, every one with a seed of its own."""
-    picture = demo_picture()
+    picture = reference_picture(personalizer)
     once = settings(sizes, None, steps=1, target_pool=1, batch_size=1, rows_at_once=1, accelerate="eager")
     return [
         personalizer.fit(picture, CLASSES, masks=masks_of(picture), config=once, seed=seed)

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from sdk import Personalizer
 from sdk.families import CONFIGURATIONS
+from sdk.miniworld import demo_picture
 
 from .sizes import Sizes
 
@@ -135,6 +136,11 @@ def _with_large_weights(unet: Any) -> Any:
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
     return unet
+
+
+def reference_picture(personalizer: Personalizer) -> Image.Image:
+    """Return a picture of a cat and a dog at a model's resolution."""
+    return demo_picture().resize((personalizer.resolution,) * 2, Image.Resampling.LANCZOS)
 
 
 def masks_of(picture: Image.Image) -> list[Image.Image]:

@@ -88,7 +88,7 @@ def dry() -> Sizes:
         warm_from=1,
         fit_rows=2,
         draw_steps=2,
-        batches=(1, 2),
+        batches=(2,),
         packs=2,
         budgets=(0.738, 2),  # no room for all rows at once, and room for everything
         product=256,

@@ -73,9 +73,9 @@ def in_turns(
 
 
 def release(device: torch.device) -> None:
-    """Give back memory that nothing uses, so that what comes next has all of it."""
-    gc.collect()
+    """Give back a GPU's memory that nothing uses, so that what comes next has all of it."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
