@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sdk import ConceptPack, Event, FitConfig, Personalizer
 from .flops import fit_row_flops
 from .goals import CALIBRATION, COLD, LOOP, LOOP_COMPILED, NO_CALIBRATION, STEP, WARM
 from .models import CLASSES, masks_of, parts_of, reference_picture, stable_diffusion
-from .peer import loop_times
+from .peer import Loop, loop_times
 from .rows import Row, compared
 from .sizes import Sizes
 from .timing import FAILURES, product_ceiling, reason_of, release
@@ -117,7 +118,8 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             name: lambda changes=changes: once(changes) for name, changes in ways().items()
         }
         for name, compiled in ((LOOP, False), (LOOP_COMPILED, True)):
-            calls[name] = lambda compiled=compiled: StepTimes(*loop_times(personalizer, sizes, compiled))
+            loop = cache(partial(Loop, personalizer, sizes, compiled))  # made when its turn comes, compiled once
+            calls[name] = lambda loop=loop: StepTimes(*loop_times(loop(), sizes))
         found, failed = _in_turns(calls, sizes)
     operations = sizes.fit_rows * fit_row_flops(parts_of(personalizer))
     yield from _rows(found, failed, sizes, operations)

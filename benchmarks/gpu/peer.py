@@ -90,9 +90,8 @@ def _custom_diffusion(unet: nn.Module) -> list[nn.Parameter]:
     return learned
 
 
-def loop_times(personalizer: Personalizer, sizes: Sizes, compiled: bool) -> tuple[float, float]:
+def loop_times(loop: Loop, sizes: Sizes) -> tuple[float, float]:
     """Train for some steps; return the seconds of the first one and of a late one."""
-    loop = Loop(personalizer, sizes, compiled)
     wait(sizes.device)
     ends = [time.perf_counter()]
     for _ in range(sizes.fit_steps):

@@ -78,7 +78,7 @@ def on_gpu(rounds: int) -> Sizes:
 
 
 def dry() -> Sizes:
-    """Everything once, in well under a minute."""
+    """Everything once, in half a minute, and another one for the exports."""
     return Sizes(
         device=torch.device("cpu"),
         dtype=torch.float32,
@@ -90,7 +90,7 @@ def dry() -> Sizes:
         draw_steps=2,
         batches=(2,),
         packs=2,
-        budgets=(0.738, 2),  # no room for all rows at once, and room for everything
+        budgets=(0.738,),  # all rows at once, one of them, or no room, as the family is
         product=256,
         providers={"ONNX Runtime, CPU": ["CPUExecutionProvider"]},
     )

@@ -80,9 +80,10 @@ def test_sections_are_those_of_the_tables(dry):
     assert all(row.what in text and row.note in text for row in dry[0])
 
 
-def test_memory_chooses_fewer_rows_for_less_of_it(dry):
+def test_memory_chooses_fewer_rows_for_larger_models(dry):
     notes = {row.what: row.note for row in dry[0] if row.section == "memory" and row.peer == "memory="}
-    assert notes["sdxl, memory=2"].startswith("2 of 2 rows")
+    assert notes["sd1, memory=0.738"].startswith("2 of 2 rows")
+    assert notes["sdxl, memory=0.738"].startswith("1 of 2 rows")
     assert "a fit needs" in notes["sd2, memory=0.738"]
 
 
