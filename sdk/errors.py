@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from .printable import printable
 
+__all__ = [
+    "BaseModelError",
+    "ImageError",
+    "InputError",
+    "MissingFileError",
+    "NotFiniteError",
+    "OutputError",
+    "PackError",
+    "SdkError",
+]
+
 
 class SdkError(Exception):
     """Base of all errors below; the command line turns it into exit code 2 and one line.
