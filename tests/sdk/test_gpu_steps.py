@@ -101,7 +101,7 @@ def test_a_step_reads_nothing_back(personalizer, method, changes):
 def test_reading_back_is_noticed():
     there = torch.ones(3, device="meta")
     for read in (lambda: float(there[0]), lambda: bool(there.any()), lambda: there[there > 0], lambda: there.cpu()):
-        with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), NoReadBack():
+        with pytest.raises((AssertionError, RuntimeError)), NoReadBack():
             read()
 
 

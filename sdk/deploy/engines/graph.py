@@ -13,6 +13,8 @@ import numpy as np
 from ...errors import BaseModelError
 
 TYPES = ("float16", "float32", "int64")
+# What bindings make of errors in compiled code, of sizes and types that are not taken, and of too much memory.
+BINDINGS = (RuntimeError, ValueError, TypeError, OSError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Graph(ABC):
         inputs: that must be given, by name.
         optional: that have defaults.
         outputs: their names.
+        failures: what its engine raises for a graph that it cannot compute.
     """
 
+    failures: tuple[type[Exception], ...]
     path: Path
     inputs: dict[str, Input]
     optional: dict[str, Input]
@@ -69,7 +73,7 @@ class Graph(ABC):
         """Turn what an engine raises while it computes into a :class:`BaseModelError`."""
         try:
             yield
-        except Exception as error:  # engines have a dozen kinds of their own
+        except self.failures as error:
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise BaseModelError(f"{self.path} cannot be computed ({said}); export the model again") from error
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from ...disk.checked import shown
 from ...errors import BaseModelError, InputError
-from .graph import Bound, Engine, Graph, Input
+from .graph import BINDINGS, Bound, Engine, Graph, Input
 
+# ONNX Runtime has a dozen kinds of its own, each derived from Exception alone.
+_OWN = tuple(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
 _NAMES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
@@ -39,12 +42,14 @@ class OnnxRuntime(Engine):
 class OrtGraph(Graph):
     """A graph as a session. Arrays that stay the same over many runs are bound once, and stay on the device."""
 
+    failures = (*_OWN, *BINDINGS)
+
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of inputs with defaults, which are meant
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
-        except Exception as error:  # ONNX Runtime has a dozen kinds of its own
+        except self.failures as error:
             raise BaseModelError(f"{path} is damaged or wants another ONNX Runtime; export the model again") from error
         self.path = path
         self.device = "cuda" if self.session.get_providers()[0].startswith(("CUDA", "Tensorrt")) else "cpu"

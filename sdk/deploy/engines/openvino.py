@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import openvino
+from openvino.frontend import FrontEndManager
 
 from ...disk.caching import cache_folder
 from ...errors import BaseModelError, InputError
 from ..onnx_folder import INT8_UNET
-from .graph import Bound, Engine, Graph, Input
+from .graph import BINDINGS, Bound, Engine, Graph, Input
 from .onnxruntime import OnnxRuntime
 
 _TYPES = {"f16": "float16", "f32": "float32", "i64": "int64"}
@@ -68,14 +69,19 @@ class OpenVino(Engine):
 class OpenVinoGraph(Graph):
     """A graph, and what it was compiled to."""
 
+    failures = BINDINGS
     optional: dict[str, Input] = {}  # it has none
 
     def __init__(self, core: Any, path: Path, settings: Mapping[str, str]) -> None:
         try:
-            self._model = core.read_model(path)
+            # Read as what it is: looking for its kind, OpenVINO's readers of others print what they find in it.
+            reader = FrontEndManager().load_by_framework("ir" if path.suffix == ".xml" else "onnx")
+            self._model = reader.convert(reader.load(str(path)))
+            if not self._model.inputs:
+                raise ValueError("it is empty")
             self.inputs = {i.any_name: _input(i) for i in self._model.inputs}
             self.outputs = [o.any_name for o in self._model.outputs]
-        except Exception as error:  # OpenVINO has kinds of its own
+        except self.failures as error:
             raise BaseModelError(f"{path} is damaged or wants another OpenVINO; export the model again") from error
         self.path = path
         self._core, self._settings = core, dict(settings)
@@ -109,9 +115,14 @@ class OpenVinoGraph(Graph):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 return self._core.compile_model(model, "CPU", {**self._settings, "CACHE_DIR": str(folder)})
-            except Exception as error:  # a full disk, a folder of somebody else's; a damaged graph fails again below
+            except self.failures as error:  # a full disk, another's folder; a damaged graph fails again below
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                log.warning("what OpenVINO compiles cannot be kept in %s (%s) and is compiled anew", folder, said)
+                log.warning(
+                    "what OpenVINO compiles cannot be kept in %s (%s) and is compiled anew each time; point "
+                    "PERSONALIZER_CACHE to a folder that can be written",
+                    folder,
+                    said,
+                )
         return self._core.compile_model(model, "CPU", self._settings)
 
 

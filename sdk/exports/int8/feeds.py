@@ -27,7 +27,7 @@ class _Recorded(Graph):
     """A graph that remembers what it is fed."""
 
     def __init__(self, graph: Graph, found: list[Feeds]) -> None:
-        self.graph, self.found = graph, found
+        self.graph, self.found, self.failures = graph, found, graph.failures
         self.path, self.inputs, self.optional, self.outputs = graph.path, graph.inputs, graph.optional, graph.outputs
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
