@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import openvino
-from openvino.frontend import FrontEndManager
+from openvino import frontend
 
 from ...disk.caching import cache_folder
 from ...errors import BaseModelError, InputError
@@ -26,6 +26,13 @@ from .onnxruntime import OnnxRuntime
 
 _TYPES = {"f16": "float16", "f32": "float32", "i64": "int64"}
 _CACHED = 1 << 30  # bytes of weights; reading more from a disk takes longer than compiling them
+_FAILURES = (  # of its readers; they are kinds of their own
+    frontend.GeneralFailure,
+    frontend.InitializationFailure,
+    frontend.NotImplementedFailure,
+    frontend.OpConversionFailure,
+    frontend.OpValidationFailure,
+)
 _KEPT = 2  # sizes of a graph that stay compiled; each has weights of its own in memory
 log = logging.getLogger("sdk")
 
@@ -69,13 +76,13 @@ class OpenVino(Engine):
 class OpenVinoGraph(Graph):
     """A graph, and what it was compiled to."""
 
-    failures = BINDINGS
+    failures = (*BINDINGS, *_FAILURES)
     optional: dict[str, Input] = {}  # it has none
 
     def __init__(self, core: Any, path: Path, settings: Mapping[str, str]) -> None:
         try:
             # Read as what it is: looking for its kind, OpenVINO's readers of others print what they find in it.
-            reader = FrontEndManager().load_by_framework("ir" if path.suffix == ".xml" else "onnx")
+            reader = frontend.FrontEndManager().load_by_framework("ir" if path.suffix == ".xml" else "onnx")
             self._model = reader.convert(reader.load(str(path)))
             if not self._model.inputs:
                 raise ValueError("it is empty")
