@@ -23,6 +23,7 @@ from ..rules.drawing import (
     call_notes,
     check_numbers,
     check_strength,
+    first_seeds,
     one_text_each,
     picture_and_hole,
     sign,
@@ -120,7 +121,7 @@ class OnnxPersonalizer:
         concepts: str | Sequence[str | None] | None = None,
         packs: str | Sequence[str | None] | None = None,
         num_images: int = 1,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -140,7 +141,8 @@ class OnnxPersonalizer:
             concepts: the name of an added pack, or one (or ``None``) for each prompt.
             packs: the same by another name.
             num_images: pictures per prompt.
-            seed: picture ``i`` of the call has the noise of ``seed + i``, below 2**63; ``None``: at random.
+            seed: picture ``i`` of the call has the noise of ``seed + i``, below 2**63; or one for each prompt, whose
+                pictures count on from it; ``None``: at random.
             num_inference_steps: of the sampler; ``None``: what the base model recommends, else 50.
             guidance_scale: ``None``: what the base model recommends.
             guidance_rescale: from 0 to 1; ``None``: what the base model recommends.
@@ -271,7 +273,7 @@ class OnnxPersonalizer:
         negative_prompt: str | Sequence[str] | None,
         *,
         num_images: int,
-        seed: int | None,
+        seed: int | Sequence[int] | None,
         num_inference_steps: int | None,
         guidance_scale: float | None,
         guidance_rescale: float | None,
@@ -334,9 +336,10 @@ class OnnxPersonalizer:
         for note in notes:
             log.warning(note)
         check_cancelled(cancel)
-        first = int(np.random.default_rng().integers(2**31)) if numbers.seed is None else numbers.seed
-        count = numbers.num_images
-        rows = [(i, first + i * count + k) for i in range(len(prompts)) for k in range(count)]
+        count, firsts = numbers.num_images, numbers.seeds
+        if firsts is None:
+            firsts = first_seeds(int(np.random.default_rng().integers(2**31)), len(prompts), count)
+        rows = [(i, first + k) for i, first in enumerate(firsts) for k in range(count)]
         parts = [rows[begin : begin + _BATCH] for begin in range(0, len(rows), _BATCH)]
         steps = numbers.steps - (skipped_steps(numbers.steps, start.strength) if start is not None else 0)
         phase = Phase("draw", steps * len(parts), progress, cancel)

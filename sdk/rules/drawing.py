@@ -120,7 +120,7 @@ class Numbers:
 
     Attributes:
         num_images: per prompt.
-        seed: of the first picture, or ``None``: at random.
+        seeds: of the first picture of each prompt, or ``None``: at random.
         steps: of the sampler.
         guidance: ``None``: what the base model recommends.
         rescale: likewise.
@@ -130,7 +130,7 @@ class Numbers:
     """
 
     num_images: int
-    seed: int | None
+    seeds: list[int] | None
     steps: int
     guidance: float | None
     rescale: float | None
@@ -177,7 +177,7 @@ def check_numbers(
         sides.append(pixels)
     return Numbers(
         count,
-        None if seed is None else check_seed(seed, count * len(prompts)),
+        None if seed is None else first_seeds(seed, len(prompts), count),
         check_steps(num_inference_steps),
         None if guidance_scale is None else number(guidance_scale, "guidance_scale", 0.0),
         None if guidance_rescale is None else number(guidance_rescale, "guidance_rescale", 0.0, 1.0),
@@ -189,6 +189,25 @@ def check_numbers(
 def check_steps(steps: Any) -> int:
     """Return a number of sampling steps that 1000 noise levels have, or raise :class:`InputError`."""
     return whole(steps, "num_inference_steps", 1, 999)  # the sampler starts one level further on
+
+
+def first_seeds(seed: Any, prompts: int, pictures: int) -> list[int]:
+    """Return the seed of the first picture of each prompt; the others of a prompt follow it.
+
+    Args:
+        seed: of the first picture of all, or one for each prompt.
+        prompts: how many.
+        pictures: of each.
+
+    Raises:
+        InputError: another count, or what :func:`check_seed` refuses.
+    """
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != prompts:
+            raise InputError(f"give one seed, or one for each of the {prompts} prompts, got {len(seed)}")
+        return [check_seed(each, pictures) for each in seed]
+    first = check_seed(seed, prompts * pictures)
+    return [first + i * pictures for i in range(prompts)]
 
 
 def check_seed(seed: Any, pictures: int = 1) -> int:

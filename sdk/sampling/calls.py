@@ -36,7 +36,7 @@ class Drawer(Engine):
         *,
         concepts: ConceptPack | Sequence[ConceptPack | None] | None = None,
         num_images: int = 1,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -59,7 +59,8 @@ class Drawer(Engine):
             concepts: the pack to use; a list gives each prompt its own (``None`` in it: the plain base model).
                 ``None`` takes the active pack, if any.
             num_images: pictures per prompt.
-            seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; ``None``: at random.
+            seed: picture ``i`` has the noise of ``seed + i``, below 2**63, whatever else is drawn; or one for each
+                prompt, whose pictures count on from it; ``None``: at random.
             num_inference_steps: of the sampler; ``None``: what the base model recommends, else 50 (paper).
             guidance_scale: classifier-free guidance; ``None``: what the base model recommends, else 6 (paper).
             guidance_rescale: from 0 to 1, how far the guided prediction gets back the contrast of the plain one (Lin et

@@ -39,7 +39,7 @@ class Engine(BaseModel):
         packs: ConceptPack | Sequence[ConceptPack | None] | None,
         *,
         num_images: int = 1,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -109,7 +109,7 @@ class Engine(BaseModel):
             distilled=self.takes_guidance,
             negative=any(negatives),
             eta_unused=numbers.eta is not None and not takes_eta(sampler.scheduler),
-            seed_unused=numbers.seed is not None and generator is not None,
+            seed_unused=numbers.seeds is not None and generator is not None,
         )
         size = (numbers.height, numbers.width)
         coding = self.coding(size)

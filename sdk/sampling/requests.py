@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError
 from ..pack import ConceptPack
 from ..rules.arguments import several, shown
-from ..rules.drawing import MOST_PICTURES, Numbers, one_text_each
+from ..rules.drawing import MOST_PICTURES, Numbers, first_seeds, one_text_each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def requests_for(
     Args:
         prompts: at least one.
         packs: one per prompt.
-        numbers: of pictures per prompt and the seed: picture ``i`` has ``seed + i``; ``None``: at random.
+        numbers: of pictures per prompt and the seeds.
         negatives: one per prompt.
         generator: a single one gives each picture a seed; a list is only looked at.
         device: of the model, on which generators may be, too.
@@ -81,8 +81,10 @@ def requests_for(
     if isinstance(generator, torch.Generator):
         seeds = torch.randint(2**62, (total,), generator=generator, device=generator.device).tolist()
     else:
-        first = int(torch.randint(2**31, ()).item()) if numbers.seed is None else numbers.seed
-        seeds = list(range(first, first + total))
+        count, firsts = numbers.num_images, numbers.seeds
+        if firsts is None:
+            firsts = first_seeds(int(torch.randint(2**31, ()).item()), len(prompts), count)
+        seeds = [first + k for first in firsts for k in range(count)]
     return [
         Request(text, minus, pack, seeds[index * numbers.num_images + k])
         for index, (text, minus, pack) in enumerate(zip(prompts, negatives, packs, strict=True))

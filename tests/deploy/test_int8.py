@@ -50,11 +50,11 @@ def quantized(request, shared_export, pack, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:  # a tiny model needs little to be told
         patched.setattr("sdk.exports.int8.feeds._LEVELS", 4)
         if request.param == "as it was":
-            patched.setattr("sdk.exports.int8.quantizing._quantized", lambda model, ranges, left: model)
+            patched.setattr("sdk.exports.int8.quantizing._quantized", lambda model, ranges: model)
             patched.setattr("sdk.exports.int8.quantizing.sensitive_groups", lambda *given: ["conv_in"])
         patched.setattr("sdk.exports.int8.quantizing.prompts_for", lambda pack: ["a dog", "a cat", pack.prompt])
         found = quantize_folder(folder, pack, True, events.append)
-    assert [(e.phase, e.done) for e in events] == [("quantize", done) for done in range(6)]
+    assert [(e.phase, e.done) for e in events] == [("quantize", done) for done in range(5)]
     return folder, found
 
 
@@ -85,7 +85,7 @@ def test_it_is_drawn_where_it_is_there_and_is_near_float32(quantized, shared_exp
 
 def test_errors_that_are_too_large_write_nothing(shared_export, tmp_path, monkeypatch):
     folder = shutil.copytree(shared_export, tmp_path / "folder")
-    monkeypatch.setattr("sdk.exports.int8.quantizing._quantized", lambda model, ranges, left: model)
+    monkeypatch.setattr("sdk.exports.int8.quantizing._quantized", lambda model, ranges: model)
     monkeypatch.setattr("sdk.exports.int8.quantizing.sensitive_groups", lambda *given: [])
     monkeypatch.setattr("sdk.exports.int8.quantizing.MOST_DRIFT", -1.0)
     with pytest.raises(OutputError, match="too inexact in int8 .* export without int8, nothing was written"):

@@ -16,6 +16,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 from sdk import Personalizer
 from sdk.deploy import OnnxPersonalizer
 from sdk.errors import InputError, NotFiniteError
+from sdk.images.record import record_of
 
 ONCE = {"num_inference_steps": 1, "seed": 1}
 
@@ -35,6 +36,9 @@ WRONG = [
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"seed": 2**64}, "seed must lie between 0 and 2**63 - 1, for the last picture of a call, too"),
     ({"seed": 2**63 - 1, "num_images": 2}, "seed must lie between 0 and 2**63 - 1"),
+    ({"seed": [1, 2]}, "give one seed, or one for each of the 1 prompts, got 2"),
+    ({"seed": [-1]}, "seed must be at least 0, got -1"),
+    ({"seed": [2**63 - 1], "num_images": 2}, "seed must lie between 0 and 2**63 - 1"),
     ({"num_images": 2.0}, "num_images must be a whole number, got 2.0 (float)"),
     ({"num_images": 0}, "num_images must be between 1 and 10000, got 0"),
     ({"num_images": 10**9}, "num_images must be between 1 and 10000, got 1000000000"),
@@ -117,6 +121,16 @@ def test_numbers_of_numpy_are_numbers(sides):
             guidance_scale=np.float32(2.0),
         ).images
         assert [image.tobytes() for image in got] == [image.tobytes() for image in want]
+
+
+def test_each_prompt_may_have_its_seed(sides):
+    for side in sides:
+        both = side.generate(["a cat", "a dog"], seed=[7, 3], num_images=2, num_inference_steps=2).images
+        cats = side.generate("a cat", seed=7, num_images=2, num_inference_steps=2).images
+        dogs = side.generate("a dog", seed=3, num_images=2, num_inference_steps=2).images
+        assert [record_of(image).seed for image in both] == [7, 8, 3, 4]
+        for one, other in zip(both, [*cats, *dogs], strict=True):
+            assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
 def test_one_side_given_the_other_is_the_models(sides):

@@ -25,7 +25,7 @@ from ...runtime import Phase, Progress
 from .feeds import Feeds, feeds_of, prompts_for
 from .quality import MOST_DRIFT, drift_of, judged, level_errors
 from .record import STEPS, Int8
-from .sensitive import groups_of, sensitive_groups
+from .sensitive import groups_of, sensitive_groups, unquantized
 
 
 def quantized(
@@ -71,13 +71,11 @@ def _written(folder: Path, pack: ConceptPack | None, adapter: Path | None, trial
     def drift(candidate: Any) -> float:
         return drift_of(errors(candidate), timesteps, opened.levels)
 
-    small = _quantized(model, ranges, [])
+    small = _quantized(model, ranges)
     phase.step()
     groups = groups_of(model)
     kept = sensitive_groups(small, groups, drift)
-    phase.step()
-    if kept:
-        small = _quantized(model, ranges, [name for group in kept for name in groups[group]])
+    small = unquantized(small, [name for group in kept for name in groups[group]])
     phase.step()
     found = errors(small)
     total = drift_of(found, timesteps, opened.levels)
@@ -95,16 +93,14 @@ def _written(folder: Path, pack: ConceptPack | None, adapter: Path | None, trial
     return Int8(by_level, round(total, 5), kept, shares)
 
 
-def _quantized(model: Any, ranges: list[Feeds], left: list[str]) -> Any:
+def _quantized(model: Any, ranges: list[Feeds]) -> Any:
     """NNCF's answer; its bars are not shown."""
-    scope = nncf.IgnoredScope(names=left) if left else None
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return nncf.quantize(
             model.clone(),
             nncf.Dataset(ranges),
             subset_size=len(ranges),
             model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=scope,
         )
 
 

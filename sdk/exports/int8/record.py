@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STEPS = 5  # of progress: feeds, quantising, sensitive layers, quantising without them, quality
+STEPS = 4  # of progress: feeds, quantising, sensitive layers, quality
 
 
 @dataclass(frozen=True)
