@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -92,15 +94,26 @@ def quick():
 
 @pytest.fixture(scope="session")
 def shared_export(tiny_model, tmp_path_factory, worker_id):
-    """Return the folder of a shared export of the tiny model, made once for all processes; left as it is."""
-    from filelock import FileLock
+    """Return the folder of a shared export of the tiny model, made once for all processes; left as it is.
 
-    from sdk import Personalizer
+    A program that never asked for quiet makes it; what it said is in ``said.txt`` beside it.
+    """
+    from filelock import FileLock
 
     own = tmp_path_factory.getbasetemp()
     root = own if worker_id == "master" else own.parent
     folder = root / "shared-export"
     with FileLock(root / "shared-export.lock"):
         if not folder.exists():
-            Personalizer.from_pretrained(tiny_model, device="cpu").export_onnx(folder, shared=True)
+            program = f"""
+from sdk import Personalizer
+p = Personalizer.from_pretrained({str(tiny_model)!r}, device="cpu")
+p.generate("a cat", num_inference_steps=2)
+p.export_onnx({str(folder)!r}, shared=True)
+import diffusers.utils.logging, transformers.utils.logging
+assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.is_progress_bar_enabled()
+"""
+            done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            (root / "said.txt").write_text(done.stdout + done.stderr)
     return folder

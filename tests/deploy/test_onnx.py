@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 from sdk import Concept, ConceptPack, Personalizer
+from sdk.commands.main import main
 from sdk.deploy import Cancelled, OnnxPersonalizer
 from sdk.errors import BaseModelError, InputError, MissingFileError, OutputError, PackError
 from sdk.families.layers import cross_attention_layers
@@ -48,10 +52,16 @@ def packs(torch_side):
 
 
 @pytest.fixture(scope="module")
-def merged(torch_side, packs, tmp_path_factory):
+def merged(tiny_model, packs, tmp_path_factory):
+    """Exported by the command line."""
     folder = tmp_path_factory.mktemp("onnx") / "merged"
-    errors = torch_side.export_onnx(folder, concepts=packs[0])
-    assert max(errors.values()) < 1e-4
+    pack = packs[0].save_pretrained(folder.parent / "my pets")
+    command = ["export", str(pack), "--format", "onnx", "--output", str(folder), "--model", str(tiny_model)]
+    with redirect_stdout(StringIO()) as said:
+        assert main(command) == 0
+    found = [float(error) for error in re.findall(r"differs from PyTorch by at most (\S+)", said.getvalue())]
+    assert found
+    assert max(found) < 1e-4
     return folder
 
 
@@ -90,6 +100,16 @@ def test_merged_draws_what_torch_draws(torch_side, packs, merged, eta):
     got = OnnxPersonalizer.from_pretrained(merged, engine="onnxruntime").generate(PROMPT, **asked).images
     assert least(got, want) > 45
     assert psnr(want[0], want[1]) < 30  # else every picture would do
+
+
+def test_a_merged_folder_is_verified(merged, tmp_path, capsys):
+    assert main(["verify", str(merged)]) == 0
+    assert "a <new1> cat and a <new2> dog" in capsys.readouterr().out
+    damaged = shutil.copytree(merged, tmp_path / "damaged")
+    graph = damaged / "unet" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    assert main(["verify", str(damaged)]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_shared_draws_what_torch_draws(torch_side, packs, runtime):
@@ -296,8 +316,8 @@ def test_export_refuses_what_it_cannot_do(torch_side, packs, tmp_path):
 def test_an_export_that_computes_something_else_is_refused(torch_side, packs, tmp_path, monkeypatch):
     from sdk.exports import onnx_graphs
 
-    monkeypatch.setattr(onnx_graphs.DecoderGraph, "forward", _drifting(onnx_graphs.DecoderGraph.forward))
-    with pytest.raises(OutputError, match="vae_decoder differs from PyTorch"):
+    monkeypatch.setattr(onnx_graphs.TextEncoderGraph, "forward", _drifting(onnx_graphs.TextEncoderGraph.forward))
+    with pytest.raises(OutputError, match="text_encoder differs from PyTorch"):
         torch_side.export_onnx(tmp_path / "x", concepts=packs[0])
     assert not (tmp_path / "x").exists()
 
@@ -305,9 +325,9 @@ def test_an_export_that_computes_something_else_is_refused(torch_side, packs, tm
 def _drifting(forward):
     """The forward, other when traced than when run."""
 
-    def changed(self, latents):
-        result = forward(self, latents)
-        return result * 1.1 if torch.compiler.is_exporting() else result
+    def changed(self, input_ids, token_rows):
+        result = forward(self, input_ids, token_rows)
+        return tuple(1.1 * each for each in result) if torch.compiler.is_exporting() else result
 
     return changed
 

@@ -101,7 +101,14 @@ def test_no_files_import_each_other_in_a_circle():
 
 LOAD = """
 import importlib, json, os, sys
-import torch, diffusers, transformers  # what is no module of ours may be there before
+import torch, diffusers, transformers  # what is no module of ours may be there before; of what most rooms load, once
+import scipy.stats, torch._dynamo, transformers.generation
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+try:
+    import onnxruntime
+except ImportError:
+    pass
 wanted = json.loads(sys.argv[1])
 for room, names in wanted.items():
     read, write = os.pipe()

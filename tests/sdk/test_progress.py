@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -185,18 +183,10 @@ def test_looking_for_masks_trains_nothing(personalizer, picture, monkeypatch):
     assert [mask.size for mask in masks] == [picture.size] * 2
 
 
-def test_loading_drawing_and_exporting_say_nothing(tiny_model, tmp_path):
+def test_loading_drawing_and_exporting_say_nothing(shared_export):
     """No banner, bar or warning of another library, for a program that never asked for quiet."""
-    program = f"""
-from sdk import Personalizer
-p = Personalizer.from_pretrained({str(tiny_model)!r}, device="cpu")
-p.generate("a cat", num_inference_steps=2)
-p.export_onnx({str(tmp_path / "onnx")!r})
-import diffusers.utils.logging, transformers.utils.logging
-assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.is_progress_bar_enabled()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == done.stderr == ""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    assert (shared_export.parent / "said.txt").read_text() == ""
 
 
 def test_a_picture_of_another_world_is_said_to_be_one(personalizer, picture, quick, caplog):
