@@ -33,7 +33,7 @@ _AGAIN = "write it again"
 _KEY = re.compile(r"(?P<layer>.+\.attn2)\.to_(?P<which>[kv])\.(?P<part>weight|down|up)")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Adapter:
     """A pack in a deployed model.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..concepts import Concept
 from ..disk.reading import TABLE_LIMIT, read_text
-from ..errors import BaseModelError
+from ..errors import BaseModelError, InputError
 from ..model.fingerprint import BaseIdentity
 from ..printable import printable
 from .adapters import ROWS, Adapter
@@ -110,15 +110,21 @@ class ExportedModel:
         return self.folder.guidance_rescale
 
     def check_adapter(self, adapter: Adapter, name: object) -> None:
-        """Check that an adapter's arrays are those that the graphs take.
+        """Check that an adapter belongs to this base model and its arrays are those that the graphs take.
 
         Args:
-            adapter: of the same base model, by its fingerprint.
+            adapter: the pack.
             name: of its file, for the message.
 
         Raises:
-            BaseModelError: an array that has no place, or another shape there.
+            InputError: a merged export, which takes none.
+            BaseModelError: another base model by its fingerprint, an array that has no place, or another shape there.
         """
+        if not self.shared:
+            raise InputError("this export has its pack merged in; export with shared=True to add packs")
+        why = self.base.difference(adapter.base)
+        if why is not None:
+            raise BaseModelError(f"the pack {name} belongs to another base model: {why}; export that one")
         takes = self.graphs["kv_projection"].optional
         rows = {}
         for encoder, part in zip(self.folder.encoders, self.split_rows(adapter.rows), strict=True):

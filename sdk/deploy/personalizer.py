@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import BaseModelError, InputError
+from ..errors import InputError
 from ..images.image_io import load_image, square
 from ..images.record import laid_in
 from ..rules.arguments import cancelling, listed, text, texts, to_be_called
@@ -31,7 +31,7 @@ from ..rules.drawing import (
 )
 from ..rules.speed import check_speed
 from ..runtime import Phase, Progress, check_cancelled
-from .adapters import Adapter, read_adapter
+from .adapters import Adapter
 from .drawing import Drawing, Start, concepts_of, condition, encoded
 from .model import ExportedModel
 from .onnx_folder import SHALLOW
@@ -40,23 +40,19 @@ from .prompts import check_minus, check_prompt, readable
 from .samplers.choose import sampler
 from .samplers.noise import Noise
 from .samplers.plain import Ddim
+from .shelf import Packs, Shelf
 
 Picture = str | Path | Image.Image
 _BATCH = 8
 log = logging.getLogger("sdk")
 
 
-class OnnxPersonalizer:
+class OnnxPersonalizer(Shelf):
     """An exported model and the packs that were added to it. One instance may be used by several threads.
 
     Args:
         model: the exported folder, opened.
     """
-
-    def __init__(self, model: ExportedModel) -> None:
-        self.model = model
-        self.packs: dict[str, Adapter] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -87,39 +83,29 @@ class OnnxPersonalizer:
         asked = text(engine, "engine"), text(precision, "precision")
         return cls(ExportedModel.load(as_path(folder, "folder"), chosen, *asked))
 
-    def add_pack(self, name: str, path: str | Path) -> None:
-        """Add a pack, or replace the one of this name; nothing is rebuilt.
+    def check_prompt(
+        self, prompt: str, *, concepts: str | Adapter | None = None, negative_prompt: str = ""
+    ) -> list[str]:
+        """Check a prompt as :meth:`generate` does, and draw nothing.
+
+        Returns:
+            Notes on it, often none.
 
         Raises:
-            InputError: a merged export, which holds its pack already.
-            MissingFileError, PackError: no file, a damaged one, or no pack.
-            BaseModelError: a pack of another base model.
+            InputError: an unknown pack or token, or a learned token without its class noun.
         """
-        if not self.model.shared:
-            raise InputError("this export has its pack merged in; export with shared=True to add packs")
-        text(name, "name")
-        adapter = read_adapter(as_path(path, "path"))
-        why = self.model.base.difference(adapter.base)
-        if why is not None:
-            raise BaseModelError(f"the pack {path} belongs to another base model: {why}; export that one")
-        self.model.check_adapter(adapter, path)
-        remark = self.model.base.remark(adapter.base)
-        if remark is not None:
-            log.warning(remark)
-        with self._lock:
-            self.packs = {**self.packs, name: adapter}
-
-    def remove_pack(self, name: str) -> None:
-        """Forget a pack."""
-        with self._lock:
-            self.packs = {key: value for key, value in self.packs.items() if key != name}
+        tokenizer = self.model.tokenizer
+        known = concepts_of(self.model, self.packs_for(1, concepts)[0])
+        notes = check_prompt(tokenizer, readable(tokenizer, text(prompt, "prompt")), known)
+        notes += check_minus(tokenizer, readable(tokenizer, text(negative_prompt, "negative prompt")), known)
+        return list(dict.fromkeys(notes))
 
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
-        concepts: str | Sequence[str | None] | None = None,
-        packs: str | Sequence[str | None] | None = None,
+        concepts: Packs = None,
+        packs: Packs = None,
         num_images: int = 1,
         seed: int | Sequence[int] | None = None,
         num_inference_steps: int | None = None,
@@ -138,7 +124,7 @@ class OnnxPersonalizer:
 
         Args:
             prompt: what to draw; several prompts share batches.
-            concepts: the name of an added pack, or one (or ``None``) for each prompt.
+            concepts: the name of an added pack, or what :meth:`read_pack` returned; or one (or ``None``) a prompt.
             packs: the same by another name.
             num_images: pictures per prompt.
             seed: picture ``i`` of the call has the noise of ``seed + i``, below 2**63; or one for each prompt, whose
@@ -183,8 +169,8 @@ class OnnxPersonalizer:
         prompt: str,
         *,
         strength: float = 0.6,
-        concepts: str | None = None,
-        packs: str | None = None,
+        concepts: str | Adapter | None = None,
+        packs: str | Adapter | None = None,
         num_images: int = 1,
         seed: int | None = None,
         num_inference_steps: int | None = None,
@@ -226,8 +212,8 @@ class OnnxPersonalizer:
         mask: Picture,
         prompt: str,
         *,
-        concepts: str | None = None,
-        packs: str | None = None,
+        concepts: str | Adapter | None = None,
+        packs: str | Adapter | None = None,
         num_images: int = 1,
         seed: int | None = None,
         num_inference_steps: int | None = None,
@@ -269,7 +255,7 @@ class OnnxPersonalizer:
     def _drawn(
         self,
         prompt: str | Sequence[str],
-        named: str | Sequence[str | None] | None,
+        named: Packs,
         negative_prompt: str | Sequence[str] | None,
         *,
         num_images: int,
@@ -306,7 +292,7 @@ class OnnxPersonalizer:
         )
         to_be_called(progress, "progress")
         cancelling(cancel)
-        chosen = self._packs_for(prompts, named)
+        chosen = self.packs_for(len(prompts), named)
         avoided = one_text_each(negative_prompt, len(prompts), "negative prompt", "")
         negatives = [readable(model.tokenizer, negative) for negative in avoided]
         scale = float(model.about["guidance_scale"]) if numbers.guidance is None else numbers.guidance
@@ -372,15 +358,6 @@ class OnnxPersonalizer:
                 speed=pace,
             )
         return Generation(images, notes)
-
-    def _packs_for(self, prompts: list[str], packs: str | Sequence[str | None] | None) -> list[Adapter | None]:
-        known = self.packs
-        names = one_text_each(packs, len(prompts), "pack", None)
-        for name in names:
-            if name is not None and name not in known:
-                there = ", ".join(known) or "none"
-                raise InputError(f"there is no pack {name!r}; add_pack was called for: {there}")
-        return [None if name is None else known[name] for name in names]
 
 
 def _named(concepts: Any, packs: Any) -> Any:

@@ -108,6 +108,23 @@ class Drawer(Engine):
             callback_on_step_end=callback_on_step_end,
         )
 
+    def check_prompt(self, prompt: str, *, concepts: ConceptPack | None = None, negative_prompt: str = "") -> list[str]:
+        """Check a prompt as :meth:`generate` does, and draw nothing.
+
+        Args:
+            prompt: what would be drawn.
+            concepts: the pack to use; ``None`` takes the active pack, if any.
+            negative_prompt: what would be steered away from.
+
+        Returns:
+            Notes on it, often none.
+
+        Raises:
+            InputError: an empty prompt, a token that was not learned or lacks its noun.
+            BaseModelError: a pack of another base model.
+        """
+        return self.check(prompt, self.pack if concepts is None else concepts, negative_prompt)
+
     def img2img(
         self,
         image: Picture,

@@ -13,7 +13,7 @@ from PIL import Image
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
 from ..rights import Statement
-from ..rules.arguments import cancelling, texts, to_be_called, whole
+from ..rules.arguments import cancelling, text, texts, to_be_called, whole
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..rules.prompts import readable_part
 from ..rules.speed import check_speed
@@ -171,6 +171,14 @@ class Engine(BaseModel):
             images.update((i, signed(i, image)) for i, image in zip(part, drawn, strict=True))
         return Generation([images[index] for index in range(len(requests))], notes)
 
+    @beside_others()
+    def check(self, prompt: str, pack: ConceptPack | None, negative_prompt: str = "") -> list[str]:
+        """Check a prompt as :meth:`draw` does, and draw nothing; see :meth:`sdk.Personalizer.check_prompt`."""
+        longest = int(self.text_parts[0].tokenizer.model_max_length)
+        given = text(prompt, "prompt"), text(negative_prompt, "negative prompt")
+        own, negative = (readable_part(each, longest) for each in given)
+        return self._checked(Sampler(self), [own], [negative], packs_for([own], pack))
+
     def _checked(
         self,
         sampler: Sampler,
@@ -184,8 +192,8 @@ class Engine(BaseModel):
             self.check_base(each)
             remark = self.base.remark(each.base)
             notes += [remark] if remark else []
-        for text, negative, pack in zip(prompts, negatives, packs, strict=True):
-            notes += sampler.check_prompt(text, pack)
+        for prompt, negative, pack in zip(prompts, negatives, packs, strict=True):
+            notes += sampler.check_prompt(prompt, pack)
             if negative:
                 notes += sampler.check_negative(negative, pack)
         return list(dict.fromkeys(notes))

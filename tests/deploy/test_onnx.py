@@ -127,6 +127,19 @@ def test_a_batch_of_packs_and_the_base(runtime):
         assert least([together[index]], alone) > 50
 
 
+def test_a_pack_that_was_read_is_given_itself(runtime, shared, merged, tmp_path):
+    pack = runtime.read_pack(shared.parent / "1.onnx_adapter")
+    assert set(runtime.packs) == {"first", "second"}
+    drawn = runtime.generate([PROMPT] * 3, concepts=(pack, "second", pack), **STEPS).images
+    assert drawn[0].tobytes() == runtime.generate(PROMPT, concepts="second", **STEPS).images[0].tobytes()
+    assert runtime.check_prompt(PROMPT, concepts=pack) == []
+    with pytest.raises(InputError, match="<new1>, which was not learned"):
+        runtime.check_prompt(PROMPT)
+    other = OnnxPersonalizer.from_pretrained(merged, engine="onnxruntime")
+    with pytest.raises(InputError, match="has its pack merged in"):
+        other.generate(PROMPT, concepts=pack, **STEPS)
+
+
 def test_a_removed_pack_leaves_the_base_as_it_was(shared):
     loaded = OnnxPersonalizer.from_pretrained(shared, engine="onnxruntime")
     before = loaded.generate("a cat", **STEPS).images[0]

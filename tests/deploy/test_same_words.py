@@ -123,6 +123,22 @@ def test_numbers_of_numpy_are_numbers(sides):
         assert [image.tobytes() for image in got] == [image.tobytes() for image in want]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "negative"), [("a cat", ""), ("a giraffe", "a zebra"), ("cat " * 100, "cat " * 100), ("a (cat:1.2)", "")]
+)
+def test_checking_a_prompt_notes_what_drawing_does(sides, prompt, negative):
+    for side in sides:
+        drawn = side.generate(prompt, negative_prompt=negative, **ONCE)
+        assert side.check_prompt(prompt, negative_prompt=negative) == drawn.notes
+        for wrong, message in (
+            ({"prompt": ""}, "empty"),
+            ({"prompt": 5}, "text"),
+            ({"negative_prompt": "<new9>"}, "<new9>"),
+        ):
+            with pytest.raises(InputError, match=message):
+                side.check_prompt(**{"prompt": "a cat", **wrong})
+
+
 def test_each_prompt_may_have_its_seed(sides):
     for side in sides:
         both = side.generate(["a cat", "a dog"], seed=[7, 3], num_images=2, num_inference_steps=2).images

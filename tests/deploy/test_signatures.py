@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
-METHODS = ("from_pretrained", "generate", "img2img", "inpaint")
+METHODS = ("from_pretrained", "check_prompt", "generate", "img2img", "inpaint")
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="needs a checkout: docs/deployment.md is not here")
 
 
