@@ -10,6 +10,7 @@ from typing import Any
 # What a smaller installation lacks, and the extra that brings it.
 EXTRAS = dict.fromkeys(("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"), "torch")
 EXTRAS |= {"onnxruntime": "deploy", "tokenizers": "deploy", "onnx": "onnx", "onnxscript": "onnx"}
+EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "pydantic", "python_multipart"), "serve")
 
 
 def needed_extra(error: ModuleNotFoundError) -> str | None:

@@ -1,0 +1,134 @@
+"""Serve pictures over HTTP: requests with different packs share batches. DIR keeps packs and pictures.
+
+Without tokens the server answers its own machine alone. Stop it with Ctrl-C: what is being drawn is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..deploy.onnx_folder import MANIFEST
+from ..disk.reading import read_text
+from ..errors import InputError, OutputError
+from .common import add_model_arguments, load_personalizer, say_aside
+
+EXAMPLE = "personalizer serve packs --model deployed/base --port 8000"
+_TOKENS = "PERSONALIZER_TOKENS"
+_SHORTEST = 16  # characters of a token
+_GRACE = 60  # seconds for what is being drawn when the server is stopped
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("library", metavar="DIR", help="of packs and pictures; made if it is not there")
+    add_model_arguments(parser)
+    parser.add_argument("--engine", default="auto", help="of an exported folder: auto, onnxruntime or openvino")
+    parser.add_argument("--precision", default="auto", help="of OpenVINO: auto, fp32, bf16 or int8")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on; others than loopback need tokens")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--token-file", metavar="FILE", help=f"tokens of those who may ask, one a line; default ${_TOKENS}, by commas"
+    )
+    parser.add_argument("--line", type=int, default=64, help="pictures that may wait")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a request may take")
+    parser.add_argument("--pack-memory", type=float, default=1.0, metavar="GB", help="of packs that are held in memory")
+    parser.add_argument("--log-prompts", action="store_true", help="let notes on prompts into the log")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import uvicorn
+
+    from ..library import Library
+    from ..serve import Limits, create_app
+    from ..serve.guards import is_loopback
+    from ..serve.logs import log_to
+
+    tokens = _tokens(arguments.token_file)
+    if not tokens and not is_loopback(arguments.host):
+        raise InputError(
+            f"without tokens this machine alone is served; give --token-file, or leave --host {arguments.host} out"
+        )
+    if arguments.line < 1 or not arguments.timeout > 0 or not arguments.pack_memory > 0:
+        raise InputError("--line, --timeout and --pack-memory must be above 0")
+    if not 0 <= arguments.port < 1 << 16:
+        raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
+    limits = Limits(line=arguments.line, seconds=arguments.timeout, packs=int(arguments.pack_memory * 1e9))
+    painter = _painter(arguments)
+    log_to(sys.stderr, prompts=arguments.log_prompts)
+    with Library(arguments.library) as library:
+        app = create_app(library, painter, tokens=tokens, limits=limits)
+        config = uvicorn.Config(
+            app,
+            host=arguments.host,
+            port=arguments.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        server = _Server(config)
+        server.run()
+        if not server.started:
+            raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another --port")
+
+
+def _painter(arguments: argparse.Namespace) -> Any:
+    """What draws: an exported folder, or else a model in torch."""
+    given = arguments.model or "bundled"
+    if os.path.isfile(Path(given) / MANIFEST):
+        from ..serve import ExportedPainter
+
+        return ExportedPainter(given, arguments.engine, arguments.precision)
+    if (arguments.engine, arguments.precision) != ("auto", "auto"):
+        raise InputError("--engine and --precision are of exported folders; export the model, or leave them out")
+    from ..serve import TorchPainter
+
+    return TorchPainter(load_personalizer(arguments, "bundled"))
+
+
+def _tokens(file: str | None) -> list[str]:
+    if file is None:
+        found = os.environ.get(_TOKENS, "").split(",")
+    else:
+        found = read_text(file, advice="check the path of --token-file").splitlines()
+    tokens = [token.strip() for token in found if token.strip()]
+    if file is not None and not tokens:
+        raise InputError(f"{file} holds no token; write one a line")
+    if any(len(token) < _SHORTEST or not token.isascii() for token in tokens):
+        raise InputError(
+            f"a token has at least {_SHORTEST} letters and digits, so that nobody guesses it; "
+            "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+        )
+    return tokens
+
+
+class _Server:
+    """uvicorn's server, which says where it is once it answers."""
+
+    def __init__(self, config: Any) -> None:
+        import uvicorn
+
+        class Told(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                if self.started:
+                    place = self.servers[0].sockets[0].getsockname()
+                    host = f"[{place[0]}]" if ":" in place[0] else place[0]
+                    say_aside(f"serving on http://{host}:{place[1]}; Ctrl-C ends it")
+
+        self.server = Told(config)
+
+    @property
+    def started(self) -> bool:
+        return bool(self.server.started)
+
+    def run(self) -> None:
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        try:
+            self.server.run()
+        except SystemExit:  # uvicorn's way to say that a port is taken, which it has logged
+            return

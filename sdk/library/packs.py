@@ -1,0 +1,182 @@
+"""Packs of a library: files under random names, what they are called in the database."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..disk.files import reporting_full_disk
+from ..errors import InputError, MissingFileError
+from ..rules.arguments import shown
+from .database import Database
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class KeptPack:
+    """A pack that is kept.
+
+    Attributes:
+        id: never used again, so that what is held in memory under it cannot be another pack's.
+        name: what users call it.
+        path: its file or folder.
+        bytes: of it.
+        created: seconds since 1970.
+        about: what is told of it: its concepts and the like.
+    """
+
+    id: int
+    name: str
+    path: Path
+    bytes: int
+    created: float
+    about: dict[str, Any]
+
+
+def check_pack_name(name: Any) -> str:
+    """Return a pack's name: 1 to 64 letters, digits and ``.-_`` between them, or raise :class:`InputError`."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"a pack's name has at most 64 letters, digits and .-_ between them, such as my-pets, not {shown(name)}"
+        )
+    return name
+
+
+class Packs:
+    """The packs of one library. Several threads may use one.
+
+    Args:
+        database: the library's.
+        folder: where their files are; what nobody knows there, left by a killed program, is removed.
+    """
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database, self._folder = database, folder
+        with reporting_full_disk(folder):
+            folder.mkdir(exist_ok=True)
+            known = {row["file"] for row in database.rows("SELECT file FROM packs")}
+            for path in folder.iterdir():
+                if path.name not in known:
+                    _remove(path)
+
+    def put(self, name: str, write: Callable[[Path], dict[str, Any]], suffix: str = "") -> KeptPack:
+        """Keep a pack, instead of the one of this name if there is one.
+
+        Args:
+            name: see :func:`check_pack_name`.
+            write: makes a file or a folder, and returns what is told of it; what it raises passes, and nothing is kept.
+            suffix: of the file.
+        """
+        check_pack_name(name)
+        file = secrets.token_hex(12) + suffix
+        path = self._folder / file
+        with reporting_full_disk(self._folder):
+            try:
+                about = write(path)
+                size = _size(path)
+                with self._database.change() as change:
+                    change.execute(
+                        "UPDATE packs SET removed = ? WHERE name = ? AND removed IS NULL", (time.time(), name)
+                    )
+                    change.execute(
+                        "INSERT INTO packs (name, file, bytes, created, about) VALUES (?, ?, ?, ?, ?)",
+                        (name, file, size, time.time(), json.dumps(about)),
+                    )
+            except BaseException:
+                _remove(path)
+                raise
+        return self.get(name)
+
+    def get(self, name: str) -> KeptPack:
+        """Return a pack.
+
+        Raises:
+            MissingFileError: none of this name.
+        """
+        rows = self._database.rows("SELECT * FROM packs WHERE name = ? AND removed IS NULL", name)
+        if not rows:
+            raise MissingFileError(f"there is no pack {shown(name)}")
+        return self._kept(rows[0])
+
+    def all(self) -> list[KeptPack]:
+        """Return all packs, by name."""
+        return [self._kept(r) for r in self._database.rows("SELECT * FROM packs WHERE removed IS NULL ORDER BY name")]
+
+    def rename(self, name: str, new: str) -> KeptPack:
+        """Give a pack another name, which no other has.
+
+        Raises:
+            MissingFileError: none of the old name.
+            InputError: a name that is taken, or none that can be.
+        """
+        kept = self.get(name)
+        check_pack_name(new)
+        try:
+            with self._database.change() as change:
+                change.execute("UPDATE packs SET name = ? WHERE id = ?", (new, kept.id))
+        except sqlite3.IntegrityError as error:
+            raise InputError(f"there is a pack {new} already; choose another name") from error
+        return self.get(new)
+
+    def remove(self, name: str) -> KeptPack:
+        """Take a pack away; :meth:`restore` brings it back until :meth:`forget` is called.
+
+        Raises:
+            MissingFileError: none of this name.
+        """
+        kept = self.get(name)
+        with self._database.change() as change:
+            change.execute("UPDATE packs SET removed = ? WHERE id = ?", (time.time(), kept.id))
+        return kept
+
+    def restore(self, id: int) -> KeptPack:
+        """Bring a removed or replaced pack back.
+
+        Raises:
+            MissingFileError: it is forgotten.
+            InputError: another has its name now.
+        """
+        rows = self._database.rows("SELECT name FROM packs WHERE id = ? AND removed IS NOT NULL", id)
+        if not rows:
+            raise MissingFileError("this pack is gone for good")
+        name = rows[0]["name"]
+        try:
+            with self._database.change() as change:
+                change.execute("UPDATE packs SET removed = NULL WHERE id = ?", (id,))
+        except sqlite3.IntegrityError as error:
+            raise InputError(f"there is another pack {name} now; rename that first") from error
+        return self.get(name)
+
+    def forget(self, before: float) -> int:
+        """Remove the files of what was removed or replaced before a time, in seconds since 1970; return how many."""
+        rows = self._database.rows("SELECT id, file FROM packs WHERE removed < ?", before)
+        for row in rows:
+            _remove(self._folder / row["file"])
+            with self._database.change() as change:
+                change.execute("DELETE FROM packs WHERE id = ?", (row["id"],))
+        return len(rows)
+
+    def _kept(self, row: sqlite3.Row) -> KeptPack:
+        about = json.loads(row["about"])
+        return KeptPack(row["id"], row["name"], self._folder / row["file"], row["bytes"], row["created"], about)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

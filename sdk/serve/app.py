@@ -1,0 +1,153 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from ..errors import MissingFileError, NotFiniteError, OutputError, SdkError
+from ..library import Library
+from ..printable import printable
+from ..runtime import Cancelled
+from ..version import __version__
+from . import images, models
+from .drawing.batching import Batcher, Busy
+from .drawing.pack_cache import PackCache
+from .drawing.painter import Painter
+from .guards import Guards, TooLarge
+from .images import service_of
+from .limits import Limits
+from .metrics import Metrics
+from .service import Service, TooLong
+
+log = logging.getLogger("sdk.serve")
+_TIDIES = 60.0  # seconds between two looks for what is to be forgotten
+
+
+def create_app(
+    library: Library,
+    painter: Painter,
+    *,
+    tokens: Sequence[str] = (),
+    limits: Limits | None = None,
+    across: bool = True,
+) -> Any:
+    """Return the server, for uvicorn or another ASGI server; it closes nothing that it was given.
+
+    Args:
+        library: where packs and pictures are.
+        painter: draws.
+        tokens: of those who may ask; none: this machine alone may.
+        limits: of requests.
+        across: whether packs may meet in a batch; ``False`` is for comparison.
+    """
+    limits, metrics = limits or Limits(), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batcher = Batcher(painter, painter.most_at_once, limits.line, across, metrics.batch)
+        packs = PackCache(painter, limits.packs, metrics.pack)
+        app.state.service = service = Service(library, painter, limits, metrics, batcher, packs)
+        tidying = asyncio.create_task(_tidy(service))
+        try:
+            yield
+        finally:
+            service.ready = False
+            tidying.cancel()
+            await run_in_threadpool(batcher.close)
+
+    app = FastAPI(
+        title="Personalizer",
+        version=__version__,
+        description="Pictures with packs, any of them in one batch.",
+        lifespan=lifespan,
+        docs_url=None,  # pages that load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(images.router)
+    app.include_router(models.router)
+    _health(app)
+    _errors(app, limits)
+    return Guards(app, tokens, limits, metrics)
+
+
+async def _tidy(service: Service) -> None:
+    """Forget pictures whose time is over, and packs that were removed."""
+    while True:
+        before = time.time() - service.limits.kept
+        await run_in_threadpool(service.library.pictures.forget, before)
+        await run_in_threadpool(service.library.packs.forget, before)
+        await asyncio.sleep(_TIDIES)
+
+
+def _health(app: FastAPI) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the server runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"description": "It is about to end."}})
+    async def readyz(request: Request) -> Response:
+        """Whether it takes requests."""
+        ready = service_of(request).ready
+        return JSONResponse({"status": "ready" if ready else "ending"}, 200 if ready else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """What is counted, for Prometheus."""
+        service = service_of(request)
+        service.metrics.waiting.set(service.batcher.rows_waiting)
+        service.metrics.held.set(service.packs.bytes)
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _errors(app: FastAPI, limits: Limits) -> None:
+    """Every error is one sentence in OpenAI's shape."""
+
+    def refused(status: int, message: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, headers)
+
+    @app.exception_handler(SdkError)
+    async def sdk_error(request: Request, error: SdkError) -> Response:
+        if isinstance(error, OutputError):  # the disk is full: no fault of who asked
+            log.error("%s", error)
+            return refused(503, "the server cannot write; tell whoever runs it", "server_error")
+        status = 404 if isinstance(error, MissingFileError) else 422 if isinstance(error, NotFiniteError) else 400
+        return refused(status, str(error), "invalid_request_error")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return refused(400, printable(f"{where}: {first['msg']}"), "invalid_request_error")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers) if error.headers else None
+        return refused(error.status_code, printable(error.detail), "invalid_request_error", headers)
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy) -> Response:
+        return refused(429, str(error), "busy", {"retry-after": str(int(error.seconds + 0.999))})
+
+    @app.exception_handler(TooLong)
+    async def too_long(request: Request, error: TooLong) -> Response:
+        return refused(408, f"it took longer than {limits.seconds:g} seconds; ask for less", "timeout")
+
+    @app.exception_handler(Cancelled)
+    async def cancelled(request: Request, error: Cancelled) -> Response:
+        return refused(503, "the server ends; ask again later", "busy", {"retry-after": "5"})
+
+    @app.exception_handler(TooLarge)
+    async def too_large(request: Request, error: TooLarge) -> Response:
+        return refused(413, f"a request may hold {limits.body} bytes", "invalid_request_error")
