@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
 from PIL import Image, PngImagePlugin
@@ -120,6 +120,15 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def read_png(content: bytes) -> Image.Image:
+    """Return the picture in a PNG file, with its record if it has one.
+
+    Raises:
+        ImageError: it is none, or larger than pictures may be.
+    """
+    return _opened(io.BytesIO(content), "the picture").convert("RGB")
+
+
 def read_record(path: Path) -> PictureRecord | None:
     """Return the record in a PNG file, or ``None``.
 
@@ -127,18 +136,22 @@ def read_record(path: Path) -> PictureRecord | None:
         MissingFileError: nothing there.
         ImageError: it cannot be read as a PNG file, or is larger than pictures may be.
     """
-    wrong = f"{path} cannot be read as a PNG file; only those carry how they were drawn"
     with open_regular(path, limit=_LARGEST, what="picture", kind=ImageError, advice="check the path") as file:
-        try:
-            opened = Image.open(file, formats=["PNG"])
-            if opened.width * opened.height > MOST_PIXELS:
-                raise ImageError(f"{path} has more pixels than are read; what it says of itself is not looked at")
-            opened.load()  # entries may come after the pixels
-            return record_of(opened)
-        except ImageError:
-            raise
-        except Exception as error:  # of a decoder that looks at a file that may hold anything
-            raise ImageError(wrong) from error
+        return record_of(_opened(file, path))
+
+
+def _opened(file: BinaryIO, name: object) -> Image.Image:
+    """The picture in a file that may hold anything."""
+    try:
+        opened = Image.open(file, formats=["PNG"])
+        if opened.width * opened.height > MOST_PIXELS:
+            raise ImageError(f"{name} has more pixels than are read; what it says of itself is not looked at")
+        opened.load()  # entries may come after the pixels
+    except ImageError:
+        raise
+    except Exception as error:  # of a decoder
+        raise ImageError(f"{name} cannot be read as a PNG file; only those carry how they were drawn") from error
+    return opened
 
 
 def _written(record: PictureRecord) -> str:

@@ -87,13 +87,25 @@ def test_bf16_is_near_and_not_the_same(shared_export, adapter, theirs):
     assert 0 < error(loaded.generate(PROMPT, concepts="far", **ASKED).images[0], want) < 3
 
 
-def test_sizes_are_compiled_when_first_used_and_two_are_kept(shared_export, adapter):
+def test_sizes_are_compiled_when_first_used_and_the_last_are_kept(shared_export, adapter, monkeypatch):
+    monkeypatch.setattr("sdk.deploy.engines.openvino._KEPT_SMALL", 2)
     loaded = opened(shared_export, adapter)
     compiled = loaded.model.graphs["unet"]._compiled
     for height, width in ((32, 32), (32, 48), (32, 32), (48, 32)):
         drawn = loaded.generate("a cat", height=height, width=width, **ASKED).images[0]
         assert drawn.size == (width, height)
-    assert [key[0][-2:] for key in compiled] == [(16, 16), (24, 16)]
+    assert [key[1][-2:] for key in compiled] == [(16, 16), (24, 16)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_halves_of_a_batch_side_by_side_are_the_whole(shared_export, adapter, monkeypatch, count):
+    asked = {"concepts": "far", "num_images": count, **ASKED}
+    halves = opened(shared_export, adapter).generate(PROMPT, **asked).images
+    monkeypatch.setattr("sdk.deploy.engines.openvino._cores", lambda: 1)
+    loaded = opened(shared_export, adapter)
+    whole = loaded.generate(PROMPT, **asked).images
+    assert [key[0] for key in loaded.model.graphs["unet"]._compiled] == [1]
+    assert max(error(a, b) for a, b in zip(halves, whole, strict=True)) <= 1
 
 
 def test_what_was_compiled_is_kept_on_disk(shared_export, adapter, tmp_path, monkeypatch):

@@ -1,0 +1,413 @@
+"""The running server, asked over the network: what it draws, what it refuses, and what it says then."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("httpx", reason="httpx is not installed")
+
+import httpx
+
+from sdk import Concept, ConceptPack, Personalizer
+from sdk.families.layers import cross_attention_layers
+from sdk.images.image_io import square
+from sdk.images.record import record_of
+from sdk.library import Library
+from sdk.serve import ExportedPainter, Limits, TorchPainter, create_app
+from tests.serve.running import running
+
+DRAW, EDIT = "/v1/images/generations", "/v1/images/edits"
+STEPS = {"steps": 2, "seed": 5}
+LIMITS = Limits(body=1 << 20, line=16, steps=50, images=4)
+
+
+@pytest.fixture(scope="module")
+def packs(tiny_model, tmp_path_factory):
+    """Two packs far from each other: folders and adapters."""
+    base = Personalizer.from_pretrained(tiny_model, device="cpu")
+    folder = tmp_path_factory.mktemp("packs")
+    for index, nouns in enumerate((("cat", "dog"), ("car", "house"))):
+        generator = torch.Generator().manual_seed(index)
+        key_value = {
+            name: tuple(
+                (w.weight.detach() + 0.5 * w.weight.std() * torch.randn(w.weight.shape, generator=generator)).half()
+                for w in (layer.to_k, layer.to_v)
+            )
+            for name, layer in cross_attention_layers(base.pipe.unet).items()
+        }
+        concepts = [Concept(noun, f"<new{i}>") for i, noun in enumerate(nouns, start=1)]
+        pack = ConceptPack(concepts, base.base, key_value, torch.randn(2, 32, generator=generator).half())
+        pack.save_pretrained(folder / str(index))
+        pack.export_adapter(folder / f"{index}.onnx_adapter")
+    return folder
+
+
+def zipped(folder, prefix=""):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, prefix + file.name)
+    return packed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def painter(shared_export):
+    return ExportedPainter(shared_export, "onnxruntime")
+
+
+@pytest.fixture
+def client(painter, packs, tmp_path):
+    with Library(tmp_path) as library, running(create_app(library, painter, limits=LIMITS)) as client:
+        for index, name in enumerate(("pets", "things")):
+            kept = client.put(f"/v1/models/{name}", content=(packs / f"{index}.onnx_adapter").read_bytes())
+            assert kept.status_code == 200, kept.text
+        yield client
+
+
+def opened(text):
+    image = Image.open(io.BytesIO(base64.b64decode(text)))
+    image.load()
+    return image
+
+
+def pixels(image):
+    return np.asarray(image.convert("RGB"), int)
+
+
+def refusal(answer, status, part):
+    assert answer.status_code == status, answer.text
+    said = answer.json()["error"]["message"]
+    assert part in said
+    assert "Traceback" not in said
+    assert "/tmp" not in said
+
+
+def test_it_draws_what_a_call_draws(client, painter, packs):
+    answer = client.post(DRAW, json={"model": "pets", "prompt": "a <new1> cat", "n": 2, **STEPS})
+    assert answer.status_code == 200
+    said = answer.json()
+    assert [each["seed"] for each in said["data"]] == [5, 6]
+    assert said["notes"] == []
+    pack = painter.read_pack(packs / "0.onnx_adapter")
+    own = painter.model.generate("a <new1> cat", concepts=pack, num_images=2, seed=5, num_inference_steps=2).images
+    for each, image in zip(said["data"], own, strict=True):
+        assert np.abs(pixels(opened(each["b64_json"])) - pixels(image)).max() <= 1
+    record = record_of(opened(said["data"][1]["b64_json"]))
+    assert (record.prompt, record.seed, record.concepts) == ("a <new1> cat", 6, ("<new1> cat", "<new2> dog"))
+
+
+def test_packs_and_the_base_model_are_listed_put_and_removed(client, packs):
+    listed = client.get("/v1/models").json()["data"]
+    assert [each["id"] for each in listed] == ["base", "pets", "things"]
+    assert listed[1]["concepts"] == [{"token": "<new1>", "noun": "cat"}, {"token": "<new2>", "noun": "dog"}]
+    before = client.post(DRAW, json={"model": "pets", "prompt": "a <new1> cat", **STEPS}).json()["data"]
+    content = (packs / "1.onnx_adapter").read_bytes()
+    assert client.put("/v1/models/pets", content=content).json()["concepts"][0]["noun"] == "car"
+    refusal(client.post(DRAW, json={"model": "pets", "prompt": "a <new1> cat", **STEPS}), 400, "<new1> car")
+    after = client.post(DRAW, json={"model": "pets", "prompt": "a <new1> car", **STEPS}).json()["data"]
+    assert after != before
+    assert client.delete("/v1/models/pets").json() == {"id": "pets", "object": "model", "deleted": True}
+    refusal(client.post(DRAW, json={"model": "pets", "prompt": "a cat", **STEPS}), 404, "no pack 'pets'")
+    refusal(client.get("/v1/models/pets"), 404, "no pack 'pets'")
+    refusal(client.delete("/v1/models/pets"), 404, "no pack 'pets'")
+    assert client.post(DRAW, json={"prompt": "a cat", **STEPS}).status_code == 200
+    for method in (client.put, client.delete):
+        assert method("/v1/models/base").status_code == 400
+
+
+def test_requests_of_different_packs_share_batches_and_get_their_own_pictures(client):
+    asked = [("pets", "a <new1> cat"), ("things", "a <new2> house"), ("base", "a cat")] * 3
+    alone = {
+        one: client.post(DRAW, json={"model": one[0], "prompt": one[1], "steps": 8, "seed": 7}).json()["data"][0]
+        for one in set(asked)
+    }
+    found: list = [None] * len(asked)
+
+    def ask(index):
+        model, prompt = asked[index]
+        answer = client.post(DRAW, json={"model": model, "prompt": prompt, "steps": 8, "seed": 7})
+        found[index] = answer.json()["data"][0]
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, got in zip(asked, found, strict=True):
+        assert np.abs(pixels(opened(got["b64_json"])) - pixels(opened(alone[one]["b64_json"]))).max() <= 1
+    counted = client.get("/metrics").text
+    batches = float(counted.split("personalizer_batch_rows_count ")[1].split()[0])
+    assert float(counted.split("personalizer_batch_rows_sum ")[1].split()[0]) == 12
+    assert batches < 10
+
+
+def test_pictures_by_address(client):
+    answer = client.post(DRAW, json={"prompt": "a cat", "response_format": "url", "n": 2, **STEPS}).json()
+    for each in answer["data"]:
+        got = client.get(each["url"])
+        assert got.headers["content-type"] == "image/png"
+        assert record_of(Image.open(io.BytesIO(got.content))).seed == each["seed"]
+    refusal(client.get("/v1/pictures/000000000000000000000000.png"), 404, "no such picture")
+    assert client.get("/v1/pictures/..%2Flibrary.sqlite3.png").status_code == 404
+
+
+def test_events_tell_of_progress_and_end_with_the_pictures(client):
+    events = []
+    with client.stream("POST", DRAW, json={"prompt": "a giraffe", "stream": True, **STEPS}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                events.append([line[7:]])
+            elif line.startswith("data: "):
+                events[-1].append(json.loads(line[6:]))
+    assert [name for name, _ in events[:-1]] == ["progress"] * (len(events) - 1)
+    assert [data["share"] for _, data in events[:-1]] == [0.0, 0.5, 1.0][: len(events) - 1]
+    name, data = events[-1]
+    assert name == "completed"
+    assert "'giraffe'" in data["notes"][0]
+    assert opened(data["data"][0]["b64_json"]).size == (32, 32)
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_edits_with_a_mask_in_white_or_transparency_and_without(client, picture):
+    hole = Image.new("L", picture.size)
+    hole.paste(255, (0, 0, 32, 64))
+    clear = picture.convert("RGBA")
+    clear.putalpha(hole.point(lambda level: 255 - level))
+    given = {"model": "pets", "prompt": "a <new1> cat", "steps": "2", "seed": "5"}
+    drawn = [client.post(EDIT, data=given, files={"image": png(picture), "mask": png(mask)}) for mask in (hole, clear)]
+    assert drawn[0].status_code == 200, drawn[0].text
+    white, transparent = (opened(each.json()["data"][0]["b64_json"]) for each in drawn)
+    assert white.tobytes() == transparent.tobytes()
+    assert np.array_equal(pixels(white)[:, 20:], pixels(square(picture, 32))[:, 20:])
+    anew = client.post(EDIT, data=given | {"strength": "0.5", "n": "2"}, files={"image": png(picture)})
+    assert [each["seed"] for each in anew.json()["data"]] == [5, 6]
+    assert record_of(opened(anew.json()["data"][0]["b64_json"])).strength == 0.5
+    refusal(client.post(EDIT, data=given, files={"image": b"no picture"}), 400, "cannot be read")
+    refusal(client.post(EDIT, data=given | {"n": "0"}, files={"image": png(picture)}), 400, "n: ")
+    refusal(client.post(EDIT, data=given | {"strength": "2"}, files={"image": png(picture)}), 400, "strength: ")
+    refusal(client.post(EDIT, data=given | {"speed": "slow"}, files={"image": png(picture)}), 400, "speed: ")
+    black = png(Image.new("L", picture.size))
+    refusal(client.post(EDIT, data=given, files={"image": png(picture), "mask": black}), 400, "black everywhere")
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ({"prompt": "a <new9> cat"}, "<new9>, which was not learned"),
+        ({"prompt": ""}, "empty"),
+        ({"prompt": 5}, "prompt: Input should be a valid string"),
+        ({}, "prompt: Field required"),
+        ({"prompt": "a cat", "n": 5}, "n may be at most 4"),
+        ({"prompt": "a cat", "n": 0}, "n: "),
+        ({"prompt": "a cat", "n": True}, "n: "),
+        ({"prompt": "a cat", "steps": 51}, "steps may be at most 50"),
+        ({"prompt": "a cat", "size": "96x96"}, "size may be at most 64x64"),
+        ({"prompt": "a cat", "size": "33x32"}, "width must be a positive multiple of 8"),
+        ({"prompt": "a cat", "size": "big"}, "size: "),
+        ({"prompt": "a cat", "speed": "slow"}, "speed: Input should be 'exact', 'balanced' or 'fast'"),
+        ({"prompt": "a cat", "seed": -1}, "seed: "),
+        ({"prompt": "a cat", "seed": 2**63}, "seed: "),
+        ({"prompt": "a cat", "negative_prompt": "a <new1> cat"}, "<new1>, which was not learned"),
+        ({"prompt": "x" * 20_001}, "prompt: "),
+        ({"prompt": "\ud800"}, ""),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(client, asked, part):
+    content = json.dumps(asked | ({"steps": 2} if "steps" not in asked else {}))
+    refusal(client.post(DRAW, content=content, headers={"content-type": "application/json"}), 400, part)
+
+
+def test_what_overflows_is_no_bug(client):
+    asked = {"prompt": "a cat", "guidance_scale": 100, "steps": 1, "seed": 0}
+    assert client.post(DRAW, json=asked).status_code in (200, 422)
+
+
+def test_hostile_uploads_are_refused_and_leave_nothing(client, packs, tmp_path):
+    good = (packs / "0.onnx_adapter").read_bytes()
+    before = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    for content in (b"", b"x", good[:-9], good[:50] + b"\xff" * 50 + good[100:], zipped(packs / "0"), b"\0" * 1000):
+        answer = client.put("/v1/models/bad", content=content)
+        refusal(answer, 400, "")
+    refusal(client.put("/v1/models/a%2Fb", content=good), 404, "")
+    refusal(client.put("/v1/models/.hidden", content=good), 400, "a pack's name")
+    refusal(client.put("/v1/models/big", content=b"x" * ((1 << 20) + 1)), 413, "a request may hold")
+
+    def parts():
+        for _ in range(40):
+            yield b"x" * (1 << 16)
+
+    refusal(client.put("/v1/models/big", content=parts()), 413, "a request may hold")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+def test_a_full_line_is_429_and_loses_nothing(painter, tmp_path, monkeypatch):
+    begun, free = threading.Semaphore(0), threading.Event()
+    draw = painter.draw
+
+    def slow(*given):
+        begun.release()
+        assert free.wait(60)
+        return draw(*given)
+
+    monkeypatch.setattr(painter, "draw", slow)
+    limits = Limits(line=2)
+    with Library(tmp_path) as library, running(create_app(library, painter, limits=limits)) as client:
+        answers = []
+
+        def ask():
+            answers.append(client.post(DRAW, json={"prompt": "a cat", **STEPS}).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads[0].start()
+        assert begun.acquire(timeout=60)
+        for thread in threads[1:]:
+            thread.start()
+        while "personalizer_waiting 2.0" not in client.get("/metrics").text:
+            time.sleep(0.02)
+        full = client.post(DRAW, json={"prompt": "a cat", **STEPS})
+        refusal(full, 429, "try again later")
+        assert int(full.headers["retry-after"]) >= 1
+        free.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 3
+
+
+def test_time_runs_out_and_clients_go(painter, tmp_path, monkeypatch):
+    free, cancelled = threading.Event(), threading.Event()
+
+    def slow(rows, how, progress, cancel):
+        from sdk.runtime import Cancelled, Event
+
+        while not free.is_set():
+            progress(Event("draw", 0, 2))
+            if cancel.is_set():
+                cancelled.set()
+                raise Cancelled
+            time.sleep(0.01)
+        return [Image.new("RGB", (32, 32)) for _ in rows]
+
+    monkeypatch.setattr(painter, "draw", slow)
+    limits = Limits(seconds=0.5)
+    with Library(tmp_path) as library, running(create_app(library, painter, limits=limits)) as client:
+        refusal(client.post(DRAW, json={"prompt": "a cat"}), 408, "longer than 0.5 seconds")
+        assert cancelled.wait(20)
+    cancelled.clear()
+    with Library(tmp_path) as library, running(create_app(library, painter)) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(DRAW, json={"prompt": "a cat"}, timeout=0.3)
+        assert cancelled.wait(20)
+        free.set()
+        assert client.post(DRAW, json={"prompt": "a cat"}).status_code == 200
+
+
+def test_tokens(painter, tmp_path):
+    tokens = ["a-token-of-one-client", "a-token-of-the-other"]
+    with Library(tmp_path) as library, running(create_app(library, painter, tokens=tokens)) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+        for headers in (
+            {},
+            {"authorization": "Bearer "},
+            {"authorization": "Bearer a-token"},
+            {"authorization": tokens[0]},
+        ):
+            for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/pictures/x.png", "/nowhere"):
+                refused = client.get(path, headers=headers)
+                refusal(refused, 401, "Bearer TOKEN")
+                assert refused.headers["www-authenticate"] == "Bearer"
+        for token in tokens:
+            headers = {"authorization": f"bearer {token}", "host": "example.org"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_without_tokens_this_machine_alone_is_served(client, painter, tmp_path):
+    import asyncio
+
+    for headers in ({"host": "example.org"}, {"origin": "https://example.org"}, {"origin": "null"}, {"host": "::::"}):
+        assert client.get("/v1/models", headers=headers).status_code == 403
+    for headers in ({"host": "localhost:8000"}, {"host": "[::1]:80"}, {"origin": "http://localhost:3000"}):
+        assert client.get("/v1/models", headers=headers).status_code == 200
+    with Library(tmp_path / "other") as library:
+        app = create_app(library, painter)
+        said = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            said.append(message)
+
+        for client_address in (("192.0.2.1", 5), ("::2", 5), None):
+            scope = {"type": "http", "path": "/v1/models", "method": "GET", "client": client_address}
+            asyncio.run(app(scope | {"headers": [(b"host", b"localhost")]}, receive, send))
+            assert said[0]["status"] == 403
+            assert b"no tokens" in said[1]["body"]
+            said.clear()
+
+
+def test_torch_draws_too_and_takes_packs_as_zip_files(tiny_model, packs, tmp_path):
+    painter = TorchPainter(Personalizer.from_pretrained(tiny_model, device="cpu"))
+    with Library(tmp_path) as library, running(create_app(library, painter)) as client:
+        for name, content in (("flat", zipped(packs / "0")), ("inner", zipped(packs / "0", "my pets/"))):
+            assert client.put(f"/v1/models/{name}", content=content).status_code == 200
+        drawn = [
+            client.post(DRAW, json={"model": name, "prompt": "a <new1> cat", **STEPS}).json()["data"][0]["b64_json"]
+            for name in ("flat", "inner")
+        ]
+        assert drawn[0] == drawn[1]
+        own = painter.model.generate(
+            "a <new1> cat", concepts=ConceptPack.from_pretrained(packs / "0"), seed=5, num_inference_steps=2
+        )
+        assert np.abs(pixels(opened(drawn[0])) - pixels(own.images[0])).max() <= 1
+        names = sorted(path.name for path in (tmp_path / "packs").iterdir())
+        for content, part in (
+            (b"no zip", "no zip file"),
+            (zipped(packs / "0", "../"), "several folders"),
+            (zipped(packs / "0", "a/b/"), "several folders"),
+            (zipped(packs / "0")[:-30], "no zip file"),
+            (_with("../evil"), "several folders"),
+            (_with("con.txt"), "which no pack does"),
+            (_with(*(f"{i}" for i in range(70))), "70 files"),
+            (_with("x", "x"), "damaged"),
+            (_with("x"), ""),
+        ):
+            refusal(client.put("/v1/models/bad", content=content), 400, part)
+        assert sorted(path.name for path in (tmp_path / "packs").iterdir()) == names
+
+
+def _with(*names):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, b"0" * 100)
+    return packed.getvalue()
+
+
+def test_a_bomb_ends_where_the_limit_is(tmp_path):
+    from sdk.errors import PackError
+    from sdk.serve.uploads import unpack
+
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("personalizer.json", b"0" * (64 << 20))
+    with pytest.raises(PackError, match="more than a request may"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "out", 1 << 20)
+    assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) <= 1 << 20
