@@ -1,6 +1,7 @@
-"""Serve pictures over HTTP: requests with different packs share batches. DIR keeps packs and pictures.
+"""Serve pictures over HTTP: requests with different packs share batches. DIR keeps packs, pictures and fits.
 
-Without tokens the server answers its own machine alone. Stop it with Ctrl-C: what is being drawn is finished.
+With an exported folder as model it needs no torch; with any other model it learns, too. Without tokens the server
+answers its own machine alone. Stop it with Ctrl-C: what is being drawn is finished, a fit goes on at the next start.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,16 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.port < 1 << 16:
         raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
     limits = Limits(line=arguments.line, seconds=arguments.timeout, packs=int(arguments.pack_memory * 1e9))
-    painter = _painter(arguments)
+    painter, learner = _painter(arguments)
     log_to(sys.stderr, prompts=arguments.log_prompts)
-    with Library(arguments.library) as library:
-        app = create_app(library, painter, tokens=tokens, limits=limits)
+    with ExitStack() as stack:
+        library = stack.enter_context(Library(arguments.library))
+        fitter = None
+        if learner is not None:
+            from ..serve import Fitter
+
+            fitter = stack.enter_context(Fitter(learner, library))
+        app = create_app(library, painter, tokens=tokens, limits=limits, fitter=fitter)
         config = uvicorn.Config(
             app,
             host=arguments.host,
@@ -76,18 +84,21 @@ def run(arguments: argparse.Namespace) -> None:
             raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another --port")
 
 
-def _painter(arguments: argparse.Namespace) -> Any:
-    """What draws: an exported folder, or else a model in torch."""
+def _painter(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """What draws, an exported folder or else a model in torch, and what learns then."""
     given = arguments.model or "bundled"
     if os.path.isfile(Path(given) / MANIFEST):
         from ..serve import ExportedPainter
 
-        return ExportedPainter(given, arguments.engine, arguments.precision)
+        return ExportedPainter(given, arguments.engine, arguments.precision), None
     if (arguments.engine, arguments.precision) != ("auto", "auto"):
         raise InputError("--engine and --precision are of exported folders; export the model, or leave them out")
     from ..serve import TorchPainter
 
-    return TorchPainter(load_personalizer(arguments, "bundled"))
+    loaded = load_personalizer(arguments, "bundled")
+    learner = type(loaded)(loaded.pipe, loaded.base.name)  # a fit makes its pack active, which drawings go without
+    learner.memory = loaded.memory
+    return TorchPainter(loaded), learner
 
 
 def _tokens(file: str | None) -> list[str]:

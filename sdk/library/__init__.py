@@ -6,7 +6,8 @@ names.
 
 from __future__ import annotations
 
+from .jobs import Job
 from .library import Library
 from .packs import KeptPack
 
-__all__ = ["KeptPack", "Library"]
+__all__ = ["Job", "KeptPack", "Library"]

@@ -31,6 +31,16 @@ _SCRIPTS = (
         created REAL NOT NULL,
         about TEXT NOT NULL
     );
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        folder TEXT NOT NULL UNIQUE,
+        created REAL NOT NULL,
+        ended REAL,
+        asked TEXT NOT NULL,
+        status TEXT NOT NULL,
+        message TEXT NOT NULL DEFAULT '',
+        pack INTEGER
+    );
     """,
 )
 

@@ -9,12 +9,13 @@ from types import TracebackType
 from ..disk.files import prepare_output_folder
 from ..disk.folders import exclusive
 from .database import Database
+from .jobs import Jobs
 from .packs import Packs
 from .pictures import Pictures
 
 
 class Library:
-    """Packs and pictures in a folder; a context manager, whose folder is its own until it is closed.
+    """Packs, pictures and jobs in a folder; a context manager, whose folder is its own until it is closed.
 
     Args:
         folder: made if it is not there.
@@ -23,6 +24,7 @@ class Library:
         folder: the folder.
         packs: what was learned.
         pictures: what was drawn.
+        jobs: fits that were asked for.
 
     Raises:
         OutputError: a folder that cannot be written, another program's, or one of a later version.
@@ -37,6 +39,7 @@ class Library:
             stack.callback(database.close)
             self.packs = Packs(database, self.folder / "packs")
             self.pictures = Pictures(database, self.folder / "pictures")
+            self.jobs = Jobs(database, self.folder / "jobs")
             self._stack = stack.pop_all()
 
     def close(self) -> None:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from .app import create_app
     from .drawing.exported import ExportedPainter
     from .drawing.with_torch import TorchPainter
+    from .fitting import Fitter
     from .limits import Limits
 
 _HOMES = {
     "ExportedPainter": ".drawing.exported",
+    "Fitter": ".fitting",
     "Limits": ".limits",
     "TorchPainter": ".drawing.with_torch",
     "create_app": ".app",
 }
-__all__ = ["ExportedPainter", "Limits", "TorchPainter", "create_app"]
+__all__ = ["ExportedPainter", "Fitter", "Limits", "TorchPainter", "create_app"]
 __getattr__ = public_names(__name__, _HOMES)

@@ -20,12 +20,12 @@ from ..library import Library
 from ..printable import printable
 from ..runtime import Cancelled
 from ..version import __version__
-from . import images, models
+from .api import fits, images, models
+from .api.images import service_of
 from .drawing.batching import Batcher, Busy
 from .drawing.pack_cache import PackCache
 from .drawing.painter import Painter
 from .guards import Guards, TooLarge
-from .images import service_of
 from .limits import Limits
 from .metrics import Metrics
 from .service import Service, TooLong
@@ -41,6 +41,7 @@ def create_app(
     tokens: Sequence[str] = (),
     limits: Limits | None = None,
     across: bool = True,
+    fitter: Any = None,
 ) -> Any:
     """Return the server, for uvicorn or another ASGI server; it closes nothing that it was given.
 
@@ -50,6 +51,7 @@ def create_app(
         tokens: of those who may ask; none: this machine alone may.
         limits: of requests.
         across: whether packs may meet in a batch; ``False`` is for comparison.
+        fitter: a :class:`sdk.serve.Fitter` of the same library, if fits may be asked for.
     """
     limits, metrics = limits or Limits(), Metrics()
 
@@ -57,7 +59,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher = Batcher(painter, painter.most_at_once, limits.line, across, metrics.batch)
         packs = PackCache(painter, limits.packs, metrics.pack)
-        app.state.service = service = Service(library, painter, limits, metrics, batcher, packs)
+        app.state.service = service = Service(library, painter, limits, metrics, batcher, packs, fitter)
         tidying = asyncio.create_task(_tidy(service))
         try:
             yield
@@ -76,6 +78,7 @@ def create_app(
     )
     app.include_router(images.router)
     app.include_router(models.router)
+    app.include_router(fits.router)
     _health(app)
     _errors(app, limits)
     return Guards(app, tokens, limits, metrics)

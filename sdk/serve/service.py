@@ -16,12 +16,12 @@ from PIL import Image
 from ..errors import InputError
 from ..library import Library
 from ..runtime import Cancelled
+from .api.schemas import BASE, Asked, AskedGeneration
 from .drawing.batching import Batcher, Order
 from .drawing.pack_cache import PackCache
 from .drawing.painter import Edit, How, Painter, Row
 from .limits import Limits
 from .metrics import Metrics
-from .schemas import BASE, Asked, AskedGeneration
 
 _LOOKS = 0.25  # seconds between two looks at whether anybody waits
 
@@ -41,6 +41,8 @@ class Service:
         metrics: what is counted.
         batcher: the line.
         packs: in memory.
+        fitter: a :class:`sdk.serve.fitting.Fitter`, where torch is.
+        ready: whether requests are taken.
     """
 
     library: Library
@@ -49,6 +51,7 @@ class Service:
     metrics: Metrics
     batcher: Batcher
     packs: PackCache
+    fitter: Any = None
     ready: bool = field(default=True)
 
     def read(self, name: str) -> Any:

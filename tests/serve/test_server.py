@@ -11,7 +11,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -20,38 +19,16 @@ pytest.importorskip("httpx", reason="httpx is not installed")
 
 import httpx
 
-from sdk import Concept, ConceptPack, Personalizer
-from sdk.families.layers import cross_attention_layers
+from sdk import ConceptPack, Personalizer
 from sdk.images.image_io import square
 from sdk.images.record import record_of
 from sdk.library import Library
-from sdk.serve import ExportedPainter, Limits, TorchPainter, create_app
+from sdk.serve import Limits, TorchPainter, create_app
 from tests.serve.running import running
 
 DRAW, EDIT = "/v1/images/generations", "/v1/images/edits"
 STEPS = {"steps": 2, "seed": 5}
 LIMITS = Limits(body=1 << 20, line=16, steps=50, images=4)
-
-
-@pytest.fixture(scope="module")
-def packs(tiny_model, tmp_path_factory):
-    """Two packs far from each other: folders and adapters."""
-    base = Personalizer.from_pretrained(tiny_model, device="cpu")
-    folder = tmp_path_factory.mktemp("packs")
-    for index, nouns in enumerate((("cat", "dog"), ("car", "house"))):
-        generator = torch.Generator().manual_seed(index)
-        key_value = {
-            name: tuple(
-                (w.weight.detach() + 0.5 * w.weight.std() * torch.randn(w.weight.shape, generator=generator)).half()
-                for w in (layer.to_k, layer.to_v)
-            )
-            for name, layer in cross_attention_layers(base.pipe.unet).items()
-        }
-        concepts = [Concept(noun, f"<new{i}>") for i, noun in enumerate(nouns, start=1)]
-        pack = ConceptPack(concepts, base.base, key_value, torch.randn(2, 32, generator=generator).half())
-        pack.save_pretrained(folder / str(index))
-        pack.export_adapter(folder / f"{index}.onnx_adapter")
-    return folder
 
 
 def zipped(folder, prefix=""):
@@ -60,11 +37,6 @@ def zipped(folder, prefix=""):
         for file in sorted(folder.iterdir()):
             archive.write(file, prefix + file.name)
     return packed.getvalue()
-
-
-@pytest.fixture(scope="module")
-def painter(shared_export):
-    return ExportedPainter(shared_export, "onnxruntime")
 
 
 @pytest.fixture
@@ -404,7 +376,7 @@ def _with(*names):
 
 def test_a_bomb_ends_where_the_limit_is(tmp_path):
     from sdk.errors import PackError
-    from sdk.serve.uploads import unpack
+    from sdk.serve.api.uploads import unpack
 
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("personalizer.json", b"0" * (64 << 20))

@@ -9,9 +9,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..disk.file_names import is_plain_name
-from ..errors import PackError, SdkError
-from .drawing.painter import Painter
+from ...disk.file_names import is_plain_name
+from ...errors import PackError, SdkError
+from ..described import described
+from ..drawing.painter import Painter
 
 _MOST_FILES = 64
 _READ = 1 << 20
@@ -82,9 +83,4 @@ def keep(painter: Painter, sent: Path, place: Path, most: int) -> dict[str, Any]
         pack = painter.read_pack(place)
     except SdkError as error:  # where things are here is nobody's business there
         raise PackError(str(error).replace(str(place), "what was sent")) from error
-    stated = pack.statement
-    return {
-        "concepts": [{"token": concept.token, "noun": concept.noun} for concept in pack.concepts],
-        "licence": stated.licence,
-        "consent": stated.consent,
-    }
+    return described(pack)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..rules.drawing import SCHEDULERS
-from ..rules.speed import SPEEDS
+from ...library.jobs import STATUSES
+from ...rules.drawing import SCHEDULERS
+from ...rules.speed import SPEEDS
 
 BASE = "base"
 """The model that is no pack: the plain base model."""
@@ -83,6 +84,29 @@ class Deleted(BaseModel):
     id: str
     object: Literal["model"] = "model"
     deleted: bool = True
+
+
+class FitStatus(BaseModel):
+    """A fit, and how far it has come."""
+
+    id: int
+    object: Literal["fit"] = "fit"
+    created: int
+    status: Literal[STATUSES]  # type: ignore[valid-type]
+    name: str = Field(description="Of the pack that comes of it.")
+    concepts: list[str]
+    method: str
+    message: str = Field(description="Why it failed.")
+    phase: str = Field(description="What is being done while it runs.")
+    done: int
+    total: int
+    seconds_left: float | None
+    losses: dict[str, float] = Field(description="Of the last step.")
+
+
+class FitStatuses(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FitStatus]
 
 
 class Trouble(BaseModel):

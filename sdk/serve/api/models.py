@@ -8,8 +8,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from ..errors import InputError
-from ..library import KeptPack
+from ...errors import InputError
+from ...library import KeptPack
 from .images import service_of
 from .schemas import BASE, Deleted, ServedConcept, ServedModel, ServedModels, refusals
 from .uploads import keep

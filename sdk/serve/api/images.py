@@ -15,14 +15,14 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import ValidationError
 
-from ..errors import InputError, SdkError
-from ..images.image_io import load_image
-from ..images.record import png_bytes, record_of
-from ..runtime import Cancelled
-from .drawing.batching import Order
-from .drawing.painter import Edit
+from ...errors import InputError, SdkError
+from ...images.image_io import load_image
+from ...images.record import png_bytes, record_of
+from ...runtime import Cancelled
+from ..drawing.batching import Order
+from ..drawing.painter import Edit
+from ..service import Service, TooLong
 from .schemas import Asked, AskedGeneration, Picture, Pictures, refusals
-from .service import Service, TooLong
 
 router = APIRouter()
 _DRAWING = refusals(400, 404, 408, 422, 429, 503)
@@ -121,21 +121,22 @@ async def _events(
             share = asyncio.ensure_future(shares.get())
             await asyncio.wait([drawn, share], return_when=asyncio.FIRST_COMPLETED)
             if share.done():
-                yield _event("progress", {"share": round(share.result(), 4)})
+                yield event("progress", {"share": round(share.result(), 4)})
             share.cancel()
-        yield _event("completed", drawn.result().model_dump(exclude_none=True))
+        yield event("completed", drawn.result().model_dump(exclude_none=True))
     except SdkError as error:
-        yield _event("error", {"message": str(error)})
+        yield event("error", {"message": str(error)})
     except TooLong:
-        yield _event("error", {"message": f"it took longer than {service.limits.seconds:g} seconds"})
+        yield event("error", {"message": f"it took longer than {service.limits.seconds:g} seconds"})
     except Cancelled:
-        yield _event("error", {"message": "the server ends; ask again later"})
+        yield event("error", {"message": "the server ends; ask again later"})
     finally:
         order.cancel.set()
         drawn.cancel()
 
 
-def _event(name: str, data: Any) -> str:
+def event(name: str, data: Any) -> str:
+    """Return a server-sent event."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 

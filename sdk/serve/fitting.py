@@ -1,0 +1,193 @@
+"""Fits, one after another, in a thread of their own; after any end of the program they go on where they were."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..concepts import Concept
+from ..disk.file_names import mask_name
+from ..errors import InputError, SdkError
+from ..fit.reporting import StepReport
+from ..library import Job, Library
+from ..library.jobs import CANCELLED, DONE, FAILED
+from ..personalizer import Personalizer
+from ..runtime import Cancelled, Event, Progress
+from .described import described
+
+log = logging.getLogger("sdk.serve")
+PHOTO, PACK = "photo.png", "pack"
+_LOSSES = 2000  # steps whose losses are remembered
+
+
+@dataclass
+class Course:
+    """How far a fit has come.
+
+    Attributes:
+        event: what was told last.
+        losses: step and losses by name, of each step.
+        cancel: ends it.
+    """
+
+    event: Event = field(default_factory=lambda: Event("fit", 0, 1))
+    losses: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+class Fitter:
+    """Works on the library's jobs; a context manager, whose end lets a fit stop at its next checkpoint.
+
+    Args:
+        model: what is taught; it is used by nobody else, though it may share its modules.
+        library: has the jobs, and gets the packs.
+    """
+
+    def __init__(self, model: Personalizer, library: Library) -> None:
+        self.model, self.library = model, library
+        self._courses: dict[int, Course] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="fitting", daemon=True)
+        self._thread.start()
+
+    def add(self, asked: dict[str, Any], photo: Image.Image, masks: list[Image.Image] | None, png: Callable) -> Job:
+        """Check what is asked and put it into the line.
+
+        Args:
+            asked: see :meth:`settings`.
+            photo: the reference picture.
+            masks: white where each concept is, or ``None``.
+            png: makes a file of a picture.
+
+        Raises:
+            SdkError: what cannot be fitted.
+        """
+        concepts, _ = self.settings(asked)
+        if masks is not None and len(masks) != len(concepts):
+            raise InputError(f"give a mask for each of the {len(concepts)} concepts, or none, got {len(masks)}")
+        files = {PHOTO: png(photo)} | {mask_name(i): png(mask) for i, mask in enumerate(masks or [])}
+        job = self.library.jobs.add(asked | {"masks": 0 if masks is None else len(masks)}, files)
+        self.wake()
+        return job
+
+    def settings(self, asked: dict[str, Any]) -> tuple[list[Concept], Any]:
+        """Return concepts and settings of what is asked.
+
+        Args:
+            asked: ``concepts`` (nouns), ``method``, ``preset``, ``settings`` (a mapping), ``seed``, ``name``, and maybe
+                ``licence`` and ``consent``.
+
+        Raises:
+            SdkError: what cannot be fitted.
+        """
+        concepts = [Concept(noun, f"<new{i}>") for i, noun in enumerate(asked["concepts"], start=1)]
+        config = self.model.default_config(asked["preset"], asked["method"], **asked["settings"])
+        return concepts, config
+
+    def course(self, id: int) -> Course:
+        """Return how far a fit has come."""
+        with self._changed:
+            return self._courses.get(id, Course())
+
+    def wake(self) -> None:
+        """Look for what waits."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def cancel(self, id: int) -> None:
+        """End a fit before its next step, or take it out of the line; it can go on from there.
+
+        Raises:
+            MissingFileError: there is none.
+        """
+        self.library.jobs.get(id)
+        with self._changed:
+            course = self._courses.get(id)
+        if course is not None:
+            course.cancel.set()
+        else:
+            self.library.jobs.end(id, CANCELLED)
+
+    def close(self) -> None:
+        """Stop at the next checkpoint; the next program goes on from it."""
+        with self._changed:
+            self._closing = True
+            for course in self._courses.values():
+                course.cancel.set()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Fitter:
+        return self
+
+    def __exit__(self, *of: Any) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if self._closing:
+                    return
+                job = self.library.jobs.begin()
+                if job is None:
+                    self._changed.wait()
+                    continue
+                course = self._courses[job.id] = Course()
+            try:
+                self._fitted(job, course)
+            except Cancelled:
+                if not self._closing:  # else it waits for the next program
+                    self.library.jobs.end(job.id, CANCELLED)
+            except SdkError as error:
+                self.library.jobs.end(job.id, FAILED, str(error))
+            except Exception:  # a bug must not end the thread that works for everybody
+                log.exception("fit %d failed", job.id)
+                self.library.jobs.end(job.id, FAILED, "a mistake of the program; its log has more")
+            finally:
+                with self._changed:
+                    del self._courses[job.id]
+
+    def _fitted(self, job: Job, course: Course) -> None:
+        """Fit, and keep the pack."""
+        asked = job.asked
+        concepts, config = self.settings(asked)
+
+        def progress(event: Event) -> None:
+            course.event = event
+
+        def step(report: StepReport) -> None:
+            course.losses.append((report.step, dict(report.losses)))
+            del course.losses[:-_LOSSES]
+
+        masks = [job.folder / mask_name(i) for i in range(asked["masks"])]
+        told: Progress = progress
+        pack = self.model.fit(
+            job.folder / PHOTO,
+            concepts,
+            method=asked["method"],
+            config=config,
+            seed=asked["seed"],
+            masks=masks or None,
+            output_dir=job.folder / PACK,
+            resume=True,
+            callback=step,
+            progress=told,
+            cancel=course.cancel,
+            licence=asked.get("licence"),
+            consent=asked.get("consent"),
+        )
+
+        def write(place: Path) -> dict[str, Any]:
+            shutil.copytree(job.folder / PACK, place)
+            return described(pack)
+
+        kept = self.library.packs.put(asked["name"], write)
+        self.library.jobs.end(job.id, DONE, pack=kept.id)
