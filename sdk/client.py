@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -47,13 +47,12 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", token: str | None = None, timeout: float = 600.0) -> None:
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise InputError(
-                f"{url!r} or the token cannot be sent; give an address such as http://host:8000"
-            ) from error
+        if not _is_address(url):
+            raise InputError(f"{url!r} is no address of a server; give one such as http://127.0.0.1:8000")
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+            raise InputError("a token has letters and digits alone; give one of the server's")
+        headers = {} if token is None else {"authorization": f"Bearer {token.strip()}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self._timeout = timeout
 
     def close(self) -> None:
@@ -188,6 +187,14 @@ class Client:
             if answer.status_code != 429 or time.monotonic() + wait > until:
                 _checked(answer)
             time.sleep(wait)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _unreachable(url: object, error: httpx.HTTPError) -> ServerError:

@@ -7,10 +7,11 @@ answers its own machine alone. Stop it with Ctrl-C: what is being drawn is finis
 from __future__ import annotations
 
 import argparse
-import logging
 import os
+import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,10 @@ def run(arguments: argparse.Namespace) -> None:
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
         )
-        server = _Server(config)
-        server.run()
-        if not server.started:
-            raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another --port")
+        try:
+            _server(config).run()
+        except SystemExit as error:  # uvicorn's way to say that a port is taken
+            raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another") from error
 
 
 def _painter(arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -117,29 +118,26 @@ def _tokens(file: str | None) -> list[str]:
     return tokens
 
 
-class _Server:
-    """uvicorn's server, which says where it is once it answers."""
+def _server(config: Any) -> Any:
+    """uvicorn's server, which says where it is once it answers, and leaves what it is ended by at that."""
+    import uvicorn
 
-    def __init__(self, config: Any) -> None:
-        import uvicorn
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                place = self.servers[0].sockets[0].getsockname()
+                host = f"[{place[0]}]" if ":" in place[0] else place[0]
+                say_aside(f"serving on http://{host}:{place[1]}; Ctrl-C ends it")
 
-        class Told(uvicorn.Server):
-            async def startup(self, sockets: Any = None) -> None:
-                await super().startup(sockets)
-                if self.started:
-                    place = self.servers[0].sockets[0].getsockname()
-                    host = f"[{place[0]}]" if ":" in place[0] else place[0]
-                    say_aside(f"serving on http://{host}:{place[1]}; Ctrl-C ends it")
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own raises the signal again, which would end the program before fits and library are closed.
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
 
-        self.server = Told(config)
-
-    @property
-    def started(self) -> bool:
-        return bool(self.server.started)
-
-    def run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        try:
-            self.server.run()
-        except SystemExit:  # uvicorn's way to say that a port is taken, which it has logged
-            return
+    return Server(config)

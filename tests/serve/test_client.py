@@ -85,7 +85,7 @@ def test_what_is_wrong_is_said_as_a_call_says_it(client, server, packs, tmp_path
         (lambda: client.generate("a <new9> cat", progress=print), InputError, "<new9>, which was not learned"),
         (lambda: client.inpaint(picture, picture, "a cat", height=5), InputError, "no argument 'height'"),
         (lambda: client.remove_pack("nobody"), MissingFileError, "no pack 'nobody'"),
-        (lambda: client.remove_pack("../models"), MissingFileError, ""),
+        (lambda: client.remove_pack("../models"), MissingFileError, "status 404|Not Found|no pack"),
         (lambda: client.add_pack("x", tmp_path / "nothing"), MissingFileError, "no pack at"),
         (lambda: client.add_pack("a b", packs / "0.onnx_adapter"), InputError, "a pack's name"),
         (lambda: client.add_pack("folder", packs / "0"), InputError, "damaged or no adapter"),
@@ -93,7 +93,9 @@ def test_what_is_wrong_is_said_as_a_call_says_it(client, server, packs, tmp_path
         (lambda: Client(server, "another-token-of-nobody").generate("a cat"), ServerError, "send a token"),
         (lambda: Client("http://127.0.0.1:9").packs(), ServerError, "cannot be reached"),
         (lambda: Client("http://127.0.0.1:9").generate("a cat", progress=print), ServerError, "cannot be reached"),
-        (lambda: Client("http://[bad"), InputError, "give an address"),
+        (lambda: Client("http://[bad"), InputError, "no address of a server"),
+        (lambda: Client("localhost:8000"), InputError, "no address of a server"),
+        (lambda: Client(server, "two\nlines"), InputError, "letters and digits"),
     ):
         with pytest.raises(kind, match=part):
             call()

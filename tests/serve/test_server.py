@@ -298,7 +298,7 @@ def test_tokens(painter, tmp_path):
         assert client.get("/readyz").json() == {"status": "ready"}
         for headers in (
             {},
-            {"authorization": "Bearer "},
+            {"authorization": "Bearer"},
             {"authorization": "Bearer a-token"},
             {"authorization": tokens[0]},
         ):
