@@ -9,6 +9,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi import checks
 
 from sdk import Personalizer
 from sdk.library import Library
@@ -16,6 +17,8 @@ from sdk.serve import Fitter, Limits, TorchPainter, create_app
 from tests.serve.running import running
 
 pytestmark = pytest.mark.slow
+# No schema says which words a pack knows; fields of other servers are taken and not looked at.
+NOT_LOOKED_AT = [checks.positive_data_acceptance, checks.negative_data_rejection]
 LIMITS = Limits(body=1 << 20, images=2, steps=2, line=1000, seconds=30)
 
 
@@ -47,7 +50,7 @@ def test_nothing_that_is_sent_breaks_it(server):
         def ask(case):
             answer = case.call(base_url=server, timeout=60)
             seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
-            case.validate_response(answer)
+            case.validate_response(answer, excluded_checks=NOT_LOOKED_AT)
 
         strategy = schemathesis_strategy(operation)
         quick = settings(
