@@ -33,8 +33,8 @@ from benchmarks.kernels_cpu import processor
 from sdk.client import Client
 
 WAYS = ("together", "apart")
-ASKED = {"num_inference_steps": 20}
-FIELDS = ("processor", "engine", "way", "clients", "packs", "requests", "per_second", "p50", "p95", "megabytes")
+ASKED: dict[str, Any] = {"num_inference_steps": 20}  # and what --speed says
+FIELDS = ("processor", "engine", "speed", "way", "clients", "packs", "requests", "per_second", "p50", "p95", "megabytes")
 SERVER = """
 import sys, uvicorn
 from sdk.library import Library
@@ -135,6 +135,7 @@ def measure(arguments: argparse.Namespace, folder: Path, pack: Path, scratch: Pa
             {
                 "processor": processor(),
                 "engine": computed,
+                "speed": arguments.speed,
                 "way": way,
                 "clients": clients,
                 "packs": packs,
@@ -215,7 +216,9 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--speed", default="exact")
     arguments = parser.parse_args()
+    ASKED["speed"] = arguments.speed
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folder, pack = (arguments.folder, arguments.pack) if arguments.pack else bundled(scratch)

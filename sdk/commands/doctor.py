@@ -13,7 +13,17 @@ from .common import add_model_arguments, load_personalizer, say, speak_briefly
 
 EXAMPLE = "personalizer doctor --model path/to/stable-diffusion-v1-5"
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "accelerate", "peft")
-_OPTIONAL = ("triton", "xformers", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "tensorboard")
+_OPTIONAL = (
+    "triton",
+    "xformers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "nncf",
+    "fastapi",
+    "uvicorn",
+    "tensorboard",
+)
 _ROWS = (1, 2, 4, 8)
 _METHOD = "disendiff"
 
