@@ -36,6 +36,13 @@ class Busy(Exception):
         self.seconds = seconds
 
 
+def _running() -> Future[list[Image.Image]]:
+    """A future that only the line ends: who stops waiting for it does not cancel it."""
+    future: Future[list[Image.Image]] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclass(eq=False)
 class Order:
     """One request's pictures.
@@ -52,7 +59,7 @@ class Order:
     rows: Sequence[Row]
     how: How
     told: Callable[[float], Any] = lambda share: None
-    done: Future[list[Image.Image]] = field(default_factory=Future)
+    done: Future[list[Image.Image]] = field(default_factory=_running)
     cancel: threading.Event = field(default_factory=threading.Event)
     arrived: float = field(default_factory=time.monotonic)
     given: int = 0  # rows that went into a batch
