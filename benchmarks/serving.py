@@ -34,7 +34,19 @@ from sdk.client import Client
 
 WAYS = ("together", "apart")
 ASKED: dict[str, Any] = {"num_inference_steps": 20}  # and what --speed says
-FIELDS = ("processor", "engine", "speed", "way", "clients", "packs", "requests", "per_second", "p50", "p95", "megabytes")
+FIELDS = (
+    "processor",
+    "engine",
+    "speed",
+    "way",
+    "clients",
+    "packs",
+    "requests",
+    "per_second",
+    "p50",
+    "p95",
+    "megabytes",
+)
 SERVER = """
 import sys, uvicorn
 from sdk.library import Library

@@ -64,6 +64,10 @@ _FUNCTIONS = {
         [POINTER(Attention), *[Array] * 4, c_void_p, *[Array] * 3, POINTER(Runner)],
         c_int,
     ),
+    "pk_attention_long_backward": (
+        [POINTER(Attention), *[Array] * 4, c_void_p, *[Array] * 4, POINTER(Runner)],
+        c_int,
+    ),
     "pk_calibration_loss": ([POINTER(Calibration), *[c_void_p] * 3, POINTER(Runner)], c_int),
     "pk_instruction_set": ([], c_char_p),
     "pk_use_instruction_set": ([c_char_p], c_int),

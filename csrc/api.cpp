@@ -142,6 +142,29 @@ pk_status pk_attention_backward(const pk_attention *shape, pk_array query, pk_ar
                            });
 }
 
+pk_status pk_attention_long_backward(const pk_attention *shape, pk_array query, pk_array key, pk_array value,
+                                     pk_array out, const float *logsums, pk_array grad_out, pk_array grad_query,
+                                     pk_array grad_key, pk_array grad_value, const pk_runner *runner) {
+  pk_status status = pk::checked(shape);
+  if (status != PK_OK) return status;
+  const pk_attention &s = *shape;
+  status = pk::first_of(
+      {pk::checked_input(s, s.queries, query), pk::checked_input(s, s.keys, key), pk::checked_input(s, s.keys, value),
+       pk::checked_input(s, s.queries, out), pk::checked_input(s, s.queries, grad_out),
+       pk::checked_memory(logsums, s.batch * s.heads * s.queries, sizeof *logsums),
+       pk::checked_output(s, s.queries, grad_query), pk::checked_output(s, s.keys, grad_key),
+       pk::checked_output(s, s.keys, grad_value)});
+  if (status != PK_OK) return status;
+  const pk::Kernels &kernels = pk::kernels();
+  if (kernels.long_backward_head == nullptr || s.type != PK_BFLOAT16 || s.tracked > 0 || s.queries == 0 ||
+      s.queries % 32 != 0 || s.keys % 32 != 0)
+    return PK_BAD_OPTION;
+  const pk::LongBackward work = {shape, query, key, value, out, logsums, grad_out, grad_query, grad_key, grad_value};
+  return pk::for_each_head(s, kernels.long_scratch(s), runner, [&](int64_t row, int64_t head, float *scratch) {
+    kernels.long_backward_head(work, row, head, scratch);
+  });
+}
+
 pk_status pk_calibration_loss(const pk_calibration *options, const float *maps, float *loss, float *grad,
                               const pk_runner *runner) {
   pk_status status = pk::checked(options);

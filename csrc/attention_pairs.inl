@@ -153,6 +153,8 @@ void backward_pairs(const Backward &work, int64_t row, int64_t head, float *scra
   pack(m.grad_value, width, rows_of<uint16_t>(work.grad_value, row, head), work.grad_value.row_stride, s.keys, s.width);
 }
 
+#include "attention_long.inl"
+
 int64_t floats(int64_t bytes) { return (bytes + 3) / 4; }
 
 }  // namespace
@@ -176,8 +178,9 @@ int64_t floats(int64_t bytes) { return (bytes + 3) / 4; }
   void backward_head(const Backward &work, int64_t row, int64_t head, float *scratch) {                \
     (work.shape->type == PK_FLOAT32 ? BASE.backward_head : backward_pairs)(work, row, head, scratch);  \
   }                                                                                                    \
+  int64_t long_scratch(const pk_attention &s) { return floats(LongMemory(s, nullptr).bytes); }         \
   }                                                                                                    \
   }                                                                                                    \
   const Kernels VARIABLE = {TEXT, NAME::forward_scratch, NAME::backward_scratch, NAME::forward_head,   \
-                            NAME::backward_head};                                                      \
+                            NAME::backward_head, NAME::long_scratch, NAME::long_backward_pairs};       \
   }

@@ -18,6 +18,13 @@ struct Backward {
   pk_array grad_query, grad_key, grad_value;
 };
 
+struct LongBackward {
+  const pk_attention *shape;
+  pk_array query, key, value, out;
+  const float *logsums;  // [batch, heads, queries]
+  pk_array grad_out, grad_query, grad_key, grad_value;
+};
+
 struct Kernels {
   const char *name;
   // Floats of scratch memory that one head needs, forward and backward.
@@ -26,6 +33,9 @@ struct Kernels {
   // One head of one row of the batch.
   void (*forward_head)(const Forward &work, int64_t row, int64_t head, float *scratch);
   void (*backward_head)(const Backward &work, int64_t row, int64_t head, float *scratch);
+  // The gradient over many keys in bfloat16, or null.
+  int64_t (*long_scratch)(const pk_attention &shape);
+  void (*long_backward_head)(const LongBackward &work, int64_t row, int64_t head, float *scratch);
 };
 
 extern const Kernels portable_kernels;

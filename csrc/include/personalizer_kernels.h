@@ -79,6 +79,14 @@ PK_API pk_status pk_attention_backward(const pk_attention *shape, pk_array query
                                        pk_array grad_out, const float *grad_maps, pk_array grad_query,
                                        pk_array grad_key, pk_array grad_value, const pk_runner *runner);
 
+/* Gradients of attention over many keys that was computed elsewhere, from its result and, in logsums [batch, heads,
+ * queries], the logarithm of the sum of exp(logits) of every query. For bfloat16 on instruction sets that multiply pairs
+ * of it ("amx", "avx512_bf16", "tiles"), queries and keys in multiples of 32, tracked 0; else PK_BAD_OPTION. */
+PK_API pk_status pk_attention_long_backward(const pk_attention *shape, pk_array query, pk_array key, pk_array value,
+                                            pk_array out, const float *logsums, pk_array grad_out,
+                                            pk_array grad_query, pk_array grad_key, pk_array grad_value,
+                                            const pk_runner *runner);
+
 typedef struct {
   int64_t batch, concepts, height, width; /* maps are [batch, 2 * concepts, height, width] */
   int normalize;                          /* min-max every map first */

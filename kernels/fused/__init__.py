@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import (
+        attention,
         attention_with_columns,
         attention_with_maps,
         calibrated_attention,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrationOptions",
+    "attention",
     "attention_backend",
     "attention_with_columns",
     "attention_with_maps",

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_attention, check_blur, check_columns, check_maps, check_scale, check_token_values
+from .impl.long_attention import LongAttention, takes
 from .impl.registry import attention_backend, loss_backend
 from .options import CalibrationOptions
 
@@ -50,6 +52,25 @@ def attention_with_maps(
     """
     out, columns = attention_with_columns(query, key, value, token_indices, scale=scale, backend=backend)
     return out, columns[:, 0] if columns.shape[1] == 1 else columns.mean(1)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None) -> Tensor:
+    """Attend without maps: as stock attention does, but for its gradient over many keys in bfloat16 on a CPU.
+
+    That is the compiled library's where the processor multiplies pairs of bfloat16 (AMX, AVX512-BF16), N and T are
+    multiples of 32 and T is at least 512.
+
+    Args:
+        query: ``[B, H, N, D]``.
+        key: ``[B, H, T, D]``.
+        value: ``[B, H, T, D]``.
+        scale: factor on the logits; default ``D ** -0.5``.
+    """
+    if takes(query, key, value):
+        factor = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        check_scale(factor)
+        return LongAttention.apply(query, key, value, factor)
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
 def attention_with_columns(

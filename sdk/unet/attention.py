@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
+from .. import kernels
 from ..errors import InputError
 from ..kernels import attention_with_columns, square_side, with_first_detached
 from ..views import lock_of
@@ -178,7 +179,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, attention: s
         key: likewise.
         value: likewise.
         scale: factor on the logits.
-        attention: ``"xformers"``, or by whichever stock way is faster here.
+        attention: ``"xformers"``, or by whichever way is faster here.
     """
     if attention == "xformers":
         ops = import_module("xformers.ops")  # an extra; its layout is [B, N, H, D]
@@ -187,7 +188,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, attention: s
     slow = query.device.type == "cpu" and query.dtype != torch.float32
     if slow and query.shape[2] * key.shape[2] <= _EXPLICIT_LIMIT:
         return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return kernels.attention(query, key, value, scale=scale)
 
 
 @contextmanager

@@ -135,6 +135,34 @@ def _attention_backward(
     return grads
 
 
+def long_gradients(
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsums: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value of an attention over many keys that was computed elsewhere.
+
+    Args:
+        grad_out: of its result, bfloat16 ``[B, H, N, D]``.
+        query: likewise, N a multiple of 32.
+        key: ``[B, H, T, D]``, T a multiple of 32.
+        value: likewise.
+        out: the result.
+        logsums: the logarithm of the sum of exp(logits) of each query, float32 ``[B, H, N]``, contiguous.
+        scale: factor on the logits.
+
+    Raises:
+        ValueError: shapes, types or an instruction set for which there is no such code.
+    """
+    grad_out, out = with_dense_rows(grad_out), with_dense_rows(out)
+    shape = _described(query, key, logsums.new_empty((query.shape[0], 0), dtype=torch.int64), scale)
+    grads = rows_like(query), rows_like(key), rows_like(value)
+    inputs = (_array(query), _array(key), _array(value), _array(out))
+    outputs = (_array(grads[0]), _array(grads[1]), _array(grads[2]))
+    capi.check(
+        _library.pk_attention_long_backward(shape, *inputs, logsums.data_ptr(), _array(grad_out), *outputs, _threads)
+    )
+    return grads
+
+
 def _calibration(maps: Tensor, *options: bool | int | float):
     _check_calibration(maps, *options)
     maps = maps.contiguous()
