@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sdk import Concept, FitConfig, Personalizer, kernels, quiet
+from sdk import Concept, FitConfig, Personalizer, quiet
 from sdk.bindings.arrays import instruction_set
 from sdk.data import Batch
 from sdk.families import CONFIGURATIONS
@@ -63,6 +64,7 @@ def random_model() -> Personalizer:
 @contextmanager
 def attending(way: str) -> Iterator[None]:
     """Compute a block's attention as a way does."""
+    kernels = import_module("sdk.kernels")
     own = kernels.attention
     if way != "ready":
         kernels.attention = F.scaled_dot_product_attention

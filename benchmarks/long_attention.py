@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernels_cpu import processor
-from sdk import kernels
 from sdk.bindings.arrays import instruction_set
+from sdk.kernels import attention
 
 SIZES = ((1, 8, 4096, 40), (2, 8, 4096, 40), (1, 8, 1024, 80), (1, 10, 4096, 64), (1, 20, 1024, 64))
 
@@ -40,11 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    ways = {"ours": kernels.attention, "stock": F.scaled_dot_product_attention}
+    ways = {"ours": attention, "stock": F.scaled_dot_product_attention}
     print(f"{processor()}, {instruction_set()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print(
-        "| batch, heads, tokens, width | ours, ms | stock, ms | ratio | our error | stock's |\n|---|---|---|---|---|---|"
-    )
+    print("| batch, heads, tokens, width | ours, ms | stock, ms | ratio | our error | stock's |")
+    print("|---|---|---|---|---|---|")
     for batch, heads, tokens, width in SIZES:
         torch.manual_seed(0)
         four = [torch.randn(batch, tokens, heads, width).bfloat16().transpose(1, 2) for _ in range(4)]
