@@ -24,6 +24,7 @@ from .disk.reading import as_path
 from .errors import InputError, MissingFileError, SdkError
 from .images.image_io import load_image, load_mask, png
 from .images.record import read_png
+from .rules.arguments import text
 from .rules.drawing import Generation
 from .runtime import Event
 
@@ -135,8 +136,8 @@ class Client:
         }
         asked = {name: value for name, value in asked.items() if value is not None}
         if progress is None:
-            return _generation(self._asked("POST", _DRAW, json=asked).json())
-        return self._followed(asked | {"stream": True}, progress)
+            return _generation(self._asked("POST", _DRAW, **_json(asked)).json())
+        return self._followed(_json(asked | {"stream": True}), progress)
 
     def img2img(self, image: Any, prompt: str, *, strength: float = 0.6, **options: Any) -> Generation:
         """Draw a picture anew; ``options`` as in :meth:`generate`, without sizes and progress."""
@@ -156,7 +157,7 @@ class Client:
         if unknown:
             raise InputError(f"there is no argument {unknown[0]!r}; there are {', '.join(sorted(known))}")
         given = {names.get(name, name): str(value) for name, value in options.items() if value is not None}
-        data = {"prompt": prompt, **{name: str(value) for name, value in more.items()}, **given}
+        data = {"prompt": text(prompt, "prompt"), **{name: str(value) for name, value in more.items()}, **given}
         return _generation(self._asked("POST", _EDIT, data=data, files=files).json())
 
     def _asked(self, method: str, path: str, **content: Any) -> httpx.Response:
@@ -172,12 +173,12 @@ class Client:
                 return _checked(answer)
             time.sleep(wait)
 
-    def _followed(self, asked: dict[str, Any], progress: Callable[[Event], Any]) -> Generation:
+    def _followed(self, content: dict[str, Any], progress: Callable[[Event], Any]) -> Generation:
         """Ask for events, and tell of progress."""
         until = time.monotonic() + self._timeout
         while True:
             try:
-                with self._http.stream("POST", _DRAW, json=asked) as answer:
+                with self._http.stream("POST", _DRAW, **content) as answer:
                     if answer.status_code == 200:
                         return _generation(_last(_events(answer), progress))
                     answer.read()
@@ -187,6 +188,15 @@ class Client:
             if answer.status_code != 429 or time.monotonic() + wait > until:
                 _checked(answer)
             time.sleep(wait)
+
+
+def _json(asked: dict[str, Any]) -> dict[str, Any]:
+    """What httpx is given for a request in JSON; numbers of numpy are numbers."""
+    try:
+        content = json.dumps(asked, default=lambda value: value.item(), allow_nan=False).encode()
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"what is asked cannot be sent ({error}); give texts and numbers") from error
+    return {"content": content, "headers": {"content-type": "application/json"}}
 
 
 def _is_address(url: str) -> bool:

@@ -77,10 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(tokens),  # without, the address that asks must be the true one
             timeout_graceful_shutdown=_GRACE,
         )
         try:
-            _server(config).run()
+            _server(config, app).run()
         except SystemExit as error:  # uvicorn's way to say that a port is taken
             raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another") from error
 
@@ -118,7 +119,7 @@ def _tokens(file: str | None) -> list[str]:
     return tokens
 
 
-def _server(config: Any) -> Any:
+def _server(config: Any, app: Any) -> Any:
     """uvicorn's server, which says where it is once it answers, and leaves what it is ended by at that."""
     import uvicorn
 
@@ -129,6 +130,10 @@ def _server(config: Any) -> Any:
                 place = self.servers[0].sockets[0].getsockname()
                 host = f"[{place[0]}]" if ":" in place[0] else place[0]
                 say_aside(f"serving on http://{host}:{place[1]}; Ctrl-C ends it")
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            app.end()  # or it would wait for all who wait
+            await super().shutdown(sockets)
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:

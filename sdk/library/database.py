@@ -1,4 +1,4 @@
-"""SQLite as the library uses it: a connection a thread, and every change on the disk before it is acknowledged."""
+"""SQLite as the library uses it: every change on the disk before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SCRIPTS = (
 
 
 class Database:
-    """The database of one library.
+    """The database of one library. Several threads may use one; connections are lent, as many as are used at once.
 
     Args:
         file: where it is or shall be.
@@ -57,8 +57,7 @@ class Database:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._own = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._free: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         try:
             self._bring_up_to_date()
@@ -66,44 +65,55 @@ class Database:
             raise OutputError(f"{file} cannot be used ({error}); choose another library") from error
 
     def _bring_up_to_date(self) -> None:
-        connection = self._connection()
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_SCRIPTS):
-            raise OutputError(f"{self.file} is of a later version; update the package")
-        for number, script in enumerate(_SCRIPTS[version:], start=version + 1):
-            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        with self._lent() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(_SCRIPTS):
+                raise OutputError(f"{self.file} is of a later version; update the package")
+            for number, script in enumerate(_SCRIPTS[version:], start=version + 1):
+                connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
-    def _connection(self) -> sqlite3.Connection:
-        connection = getattr(self._own, "connection", None)
+    @contextmanager
+    def _lent(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._free.pop() if self._free else None
         if connection is None:
             connection = sqlite3.connect(self.file, timeout=_WAIT, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # in WAL mode the default would lose the last changes
-            self._own.connection = connection
+        try:
+            yield connection
+        except sqlite3.IntegrityError:  # of the question, not of the file
+            raise
+        except sqlite3.OperationalError as error:
+            raise OutputError(
+                f"cannot write to {self.file}: {error}; free some space, or choose another library"
+            ) from error
+        finally:
             with self._lock:
-                self._all.append(connection)
-        return connection
+                self._free.append(connection)
 
     def rows(self, question: str, *values: Any) -> list[sqlite3.Row]:
         """Return the answer to a question."""
-        return self._connection().execute(question, values).fetchall()
+        with self._lent() as connection:
+            return connection.execute(question, values).fetchall()
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """Have a connection whose changes are all made when the block ends well, or none."""
-        connection = self._connection()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+        with self._lent() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
-        """Close the connections of all threads, which use it no more."""
+        """Close the connections, which nobody uses any more."""
         with self._lock:
-            for connection in self._all:
+            for connection in self._free:
                 connection.close()
-            self._all.clear()
+            self._free.clear()

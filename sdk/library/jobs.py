@@ -103,14 +103,18 @@ class Jobs:
             change.execute("UPDATE jobs SET status = ? WHERE id = ?", (RUNNING, row["id"]))
         return self.get(row["id"])
 
-    def end(self, id: int, status: str, message: str = "", pack: int | None = None) -> bool:
-        """Note how a job ended; whether it had not ended yet."""
+    def end(self, id: int, status: str, message: str = "", pack: int | None = None, only: str = RUNNING) -> bool:
+        """Note how a job ended; whether it was what ``only`` says until then."""
         with self._database.change() as change:
             ended = change.execute(
-                "UPDATE jobs SET status = ?, message = ?, pack = ?, ended = ? WHERE id = ? AND status IN (?, ?)",
-                (status, message, pack, time.time(), id, WAITING, RUNNING),
+                "UPDATE jobs SET status = ?, message = ?, pack = ?, ended = ? WHERE id = ? AND status = ?",
+                (status, message, pack, time.time(), id, only),
             )
         return ended.rowcount > 0
+
+    def waiting(self) -> int:
+        """Return how many wait."""
+        return int(self._database.rows("SELECT COUNT(*) FROM jobs WHERE status = ?", WAITING)[0][0])
 
     def again(self, id: int) -> Job:
         """Let one that failed or was cancelled wait again: it goes on from its last checkpoint.

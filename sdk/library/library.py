@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from ..disk.files import prepare_output_folder
+from ..disk.files import prepare_output_folder, reporting_full_disk
 from ..disk.folders import exclusive
 from .database import Database
 from .jobs import Jobs
@@ -22,6 +23,7 @@ class Library:
 
     Attributes:
         folder: the folder.
+        uploads: for what is on its way in; emptied at every start.
         packs: what was learned.
         pictures: what was drawn.
         jobs: fits that were asked for.
@@ -37,6 +39,10 @@ class Library:
             stack.enter_context(exclusive(self.folder, refusal))
             database = Database(self.folder / "library.sqlite3")
             stack.callback(database.close)
+            self.uploads = self.folder / "uploads"
+            with reporting_full_disk(self.uploads):
+                shutil.rmtree(self.uploads, ignore_errors=True)  # of a killed program
+                self.uploads.mkdir(exist_ok=True)
             self.packs = Packs(database, self.folder / "packs")
             self.pictures = Pictures(database, self.folder / "pictures")
             self.jobs = Jobs(database, self.folder / "jobs")

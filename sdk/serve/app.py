@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..errors import MissingFileError, NotFiniteError, OutputError, SdkError
 from ..library import Library
@@ -28,7 +29,7 @@ from .drawing.painter import Painter
 from .guards import Guards, TooLarge
 from .limits import Limits
 from .metrics import Metrics
-from .service import Service, TooLong
+from .service import Service, TooLong, sentence
 
 log = logging.getLogger("sdk.serve")
 _TIDIES = 60.0  # seconds between two looks for what is to be forgotten
@@ -64,7 +65,7 @@ def create_app(
         try:
             yield
         finally:
-            service.ready = False
+            service.end()
             tidying.cancel()
             await run_in_threadpool(batcher.close)
 
@@ -88,8 +89,11 @@ async def _tidy(service: Service) -> None:
     """Forget pictures whose time is over, and packs that were removed."""
     while True:
         before = time.time() - service.limits.kept
-        await run_in_threadpool(service.library.pictures.forget, before)
-        await run_in_threadpool(service.library.packs.forget, before)
+        try:
+            await run_in_threadpool(service.library.pictures.forget, before)
+            await run_in_threadpool(service.library.packs.forget, before)
+        except Exception:  # a full disk for a while is no reason to stop tidying for good
+            log.exception("what is out of date could not be removed")
         await asyncio.sleep(_TIDIES)
 
 
@@ -102,8 +106,8 @@ def _health(app: FastAPI) -> None:
     @app.get("/readyz", responses={503: {"description": "It is about to end."}})
     async def readyz(request: Request) -> Response:
         """Whether it takes requests."""
-        ready = service_of(request).ready
-        return JSONResponse({"status": "ready" if ready else "ending"}, 200 if ready else 503)
+        works = service_of(request).works
+        return JSONResponse({"status": "ready" if works else "ending"}, 200 if works else 503)
 
     @app.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
@@ -123,10 +127,17 @@ def _errors(app: FastAPI, limits: Limits) -> None:
     @app.exception_handler(SdkError)
     async def sdk_error(request: Request, error: SdkError) -> Response:
         if isinstance(error, OutputError):  # the disk is full: no fault of who asked
-            log.error("%s", error)
-            return refused(503, "the server cannot write; tell whoever runs it", "server_error")
+            return refused(503, sentence(error), "server_error")
         status = 404 if isinstance(error, MissingFileError) else 422 if isinstance(error, NotFiniteError) else 400
-        return refused(status, str(error), "invalid_request_error")
+        return refused(status, sentence(error), "invalid_request_error")
+
+    @app.exception_handler(Exception)
+    async def mistake(request: Request, error: Exception) -> Response:
+        return refused(500, sentence(error), "server_error")
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return refused(400, "the request ended before it was whole", "invalid_request_error")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -145,11 +156,11 @@ def _errors(app: FastAPI, limits: Limits) -> None:
 
     @app.exception_handler(TooLong)
     async def too_long(request: Request, error: TooLong) -> Response:
-        return refused(408, f"it took longer than {limits.seconds:g} seconds; ask for less", "timeout")
+        return refused(408, sentence(error), "timeout")
 
     @app.exception_handler(Cancelled)
     async def cancelled(request: Request, error: Cancelled) -> Response:
-        return refused(503, "the server ends; ask again later", "busy", {"retry-after": "5"})
+        return refused(503, sentence(error), "busy", {"retry-after": "5"})
 
     @app.exception_handler(TooLarge)
     async def too_large(request: Request, error: TooLarge) -> Response:

@@ -17,13 +17,14 @@ from ..disk.file_names import mask_name
 from ..errors import InputError, SdkError
 from ..fit.reporting import StepReport
 from ..library import Job, Library
-from ..library.jobs import CANCELLED, DONE, FAILED
+from ..library.jobs import CANCELLED, DONE, FAILED, WAITING
 from ..personalizer import Personalizer
 from ..runtime import Cancelled, Event, Progress
 from .described import described
 
 log = logging.getLogger("sdk.serve")
 PHOTO, PACK = "photo.png", "pack"
+_LOOKS = 5.0  # seconds between two looks for what waits, beside those it is told of
 _LOSSES = 2000  # steps whose losses are remembered
 
 
@@ -35,11 +36,13 @@ class Course:
         event: what was told last.
         losses: step and losses by name, of each step.
         cancel: ends it.
+        unwanted: whether a user asked for that.
     """
 
     event: Event = field(default_factory=lambda: Event("fit", 0, 1))
     losses: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     cancel: threading.Event = field(default_factory=threading.Event)
+    unwanted: bool = False
 
 
 class Fitter:
@@ -89,7 +92,8 @@ class Fitter:
             SdkError: what cannot be fitted.
         """
         concepts = [Concept(noun, f"<new{i}>") for i, noun in enumerate(asked["concepts"], start=1)]
-        config = self.model.default_config(asked["preset"], asked["method"], **asked["settings"])
+        base = self.model.default_config(asked["preset"], asked["method"])
+        config = base.with_changes(**_known(asked["settings"]))
         return concepts, config
 
     def course(self, id: int) -> Course:
@@ -103,21 +107,44 @@ class Fitter:
             self._changed.notify_all()
 
     def cancel(self, id: int) -> None:
-        """End a fit before its next step, or take it out of the line; it can go on from there.
+        """End a fit before its next step, or take it out of the line; it can go on from there. Forget one that is over.
 
         Raises:
             MissingFileError: there is none.
         """
-        self.library.jobs.get(id)
+        job = self.library.jobs.get(id)
         with self._changed:
             course = self._courses.get(id)
-        if course is not None:
-            course.cancel.set()
-        else:
-            self.library.jobs.end(id, CANCELLED)
+            if course is not None:
+                course.unwanted = True
+                course.cancel.set()
+                return
+        if job.over:
+            self.library.jobs.remove(id)
+        elif not self.library.jobs.end(id, CANCELLED, only=WAITING):
+            self.cancel(id)  # it began or ended meanwhile
+
+    def again(self, id: int) -> Job:
+        """Let a fit that failed or was cancelled go on from its last step.
+
+        Raises:
+            InputError: it runs, or is still ending.
+            MissingFileError: there is none.
+        """
+        with self._changed:
+            if id in self._courses:
+                raise InputError("this fit runs, or is still ending; try again when it has ended")
+        job = self.library.jobs.again(id)
+        self.wake()
+        return job
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody works on fits."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
-        """Stop at the next checkpoint; the next program goes on from it."""
+        """Stop before the next step; the next program goes on from it."""
         with self._changed:
             self._closing = True
             for course in self._courses.values():
@@ -132,28 +159,36 @@ class Fitter:
         self.close()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                if self._closing:
-                    return
-                job = self.library.jobs.begin()
-                if job is None:
-                    self._changed.wait()
-                    continue
-                course = self._courses[job.id] = Course()
+        while not self._closing:
             try:
-                self._fitted(job, course)
-            except Cancelled:
-                if not self._closing:  # else it waits for the next program
-                    self.library.jobs.end(job.id, CANCELLED)
-            except SdkError as error:
-                self.library.jobs.end(job.id, FAILED, str(error))
-            except Exception:  # a bug must not end the thread that works for everybody
-                log.exception("fit %d failed", job.id)
-                self.library.jobs.end(job.id, FAILED, "a mistake of the program; its log has more")
-            finally:
-                with self._changed:
-                    del self._courses[job.id]
+                job = self.library.jobs.begin()
+                if job is not None:
+                    self._worked_on(job)
+                    continue
+            except Exception:  # a full disk for a while is no reason to stop working for good
+                log.exception("a fit could not be begun or ended")
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(_LOOKS)
+
+    def _worked_on(self, job: Job) -> None:
+        with self._changed:
+            course = self._courses[job.id] = Course()
+            if self._closing:
+                course.cancel.set()
+        try:
+            self._fitted(job, course)
+        except Cancelled:
+            if course.unwanted or not self._closing:  # else it waits for the next program
+                self.library.jobs.end(job.id, CANCELLED)
+        except SdkError as error:
+            self.library.jobs.end(job.id, FAILED, str(error).replace(str(job.folder), "the fit"))
+        except Exception:  # a bug must not end the thread that works for everybody
+            log.exception("fit %d failed", job.id)
+            self.library.jobs.end(job.id, FAILED, "a mistake of the program; its log has more")
+        finally:
+            with self._changed:
+                del self._courses[job.id]
 
     def _fitted(self, job: Job, course: Course) -> None:
         """Fit, and keep the pack."""
@@ -191,3 +226,12 @@ class Fitter:
 
         kept = self.library.packs.put(asked["name"], write)
         self.library.jobs.end(job.id, DONE, pack=kept.id)
+        shutil.rmtree(job.folder, ignore_errors=True)  # the photo, and all but the pack
+
+
+def _known(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, none of which is one that a fit is asked for otherwise."""
+    for name in ("preset", "method", "self", "base"):
+        if name in settings:
+            raise InputError(f"there is no setting {name!r} among the settings; ask for it beside them")
+    return settings

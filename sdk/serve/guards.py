@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 def _host_of(value: str) -> str:
     try:
-        return urlsplit(f"//{value}").hostname or ""
+        return "" if "@" in value else urlsplit(value if "//" in value else f"//{value}").hostname or ""
     except ValueError:
         return ""
 
@@ -57,15 +57,25 @@ class Guards:
         self.app, self.limits, self.metrics = app, limits, metrics
         self._tokens = [token.encode() for token in tokens]
 
+    def end(self) -> None:
+        """Let the server refuse what waits and what comes, before it is ended."""
+        if service := getattr(self.app.state, "service", None):
+            service.end()
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        begin, status = time.monotonic(), 500
+        begin, status, bound = time.monotonic(), 500, _Bound(receive, self.limits.body)
 
         async def noting(message: Any) -> None:
             nonlocal status
+            if bound.passed:  # whoever reads bodies may have made another error of it
+                if message["type"] == "http.response.start":
+                    status = 413
+                    await _refuse(send, status, f"a request may hold {self.limits.body} bytes")
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
@@ -76,7 +86,7 @@ class Guards:
             if problem is not None:
                 await _refuse(noting, *problem)
                 return
-            await self.app(scope, self._bounded(receive), noting)
+            await self.app(scope, bound, noting)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "elsewhere")
@@ -107,24 +117,26 @@ class Guards:
         if not is_loopback(_host_of(headers.get(b"host", ""))):
             return 403, "ask this server as localhost or 127.0.0.1"
         origin = headers.get(b"origin")
-        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+        if origin is not None and not is_loopback(_host_of(origin)):
             return 403, "pages of other sites may not ask this server"
         return None
 
-    def _bounded(self, receive: Any) -> Any:
-        """What comes in, until it is more than may be."""
-        seen = 0
 
-        async def bounded() -> Any:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self.limits.body:
-                    raise TooLarge
-            return message
+class _Bound:
+    """What comes in, until it is more than may be."""
 
-        return bounded
+    def __init__(self, receive: Any, most: int) -> None:
+        self.receive, self.most, self.passed = receive, most, False
+        self._seen = 0
+
+    async def __call__(self) -> Any:
+        message = await self.receive()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            if self._seen > self.most:
+                self.passed = True
+                raise TooLarge
+        return message
 
 
 async def _refuse(send: Any, status: int, message: str) -> None:

@@ -15,6 +15,7 @@ class Limits:
         steps: of the sampler.
         images: of one request.
         line: pictures that may wait.
+        fits: that may wait.
         seconds: that a request may take, its wait included.
         packs: bytes of packs that are held in memory.
         kept: seconds for which pictures that are asked for by address can be fetched.
@@ -25,6 +26,7 @@ class Limits:
     steps: int = 150
     images: int = 16
     line: int = 64
+    fits: int = 16
     seconds: float = 600.0
     packs: int = 1 << 30
     kept: float = 3600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, OutputError, PackError, SdkError
 from ..library import Library
 from ..runtime import Cancelled
 from .api.schemas import BASE, Asked, AskedGeneration
@@ -23,11 +24,33 @@ from .drawing.painter import Edit, How, Painter, Row
 from .limits import Limits
 from .metrics import Metrics
 
+log = logging.getLogger("sdk.serve")
+_DECODED = 2
 _LOOKS = 0.25  # seconds between two looks at whether anybody waits
 
 
 class TooLong(Exception):
-    """A request took longer than it may."""
+    """A request took longer than it may.
+
+    Args:
+        seconds: that it may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it took longer than {seconds:g} seconds; ask for less")
+
+
+def sentence(error: Exception) -> str:
+    """Return what a client is told of an error; of what is this machine's own the log alone has more."""
+    if isinstance(error, OutputError):
+        log.error("%s", error)
+        return "the server cannot write; tell whoever runs it"
+    if isinstance(error, SdkError | TooLong):
+        return str(error)
+    if isinstance(error, Cancelled):
+        return "the server ends; ask again later"
+    log.error("a mistake of the server", exc_info=error)
+    return "a mistake of the server; tell whoever runs it"
 
 
 @dataclass
@@ -42,6 +65,7 @@ class Service:
         batcher: the line.
         packs: in memory.
         fitter: a :class:`sdk.serve.fitting.Fitter`, where torch is.
+        decoding: pictures that are decoded at once: a small file may be a large picture.
         ready: whether requests are taken.
     """
 
@@ -52,6 +76,7 @@ class Service:
     batcher: Batcher
     packs: PackCache
     fitter: Any = None
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODED))
     ready: bool = field(default=True)
 
     def read(self, name: str) -> Any:
@@ -59,8 +84,25 @@ class Service:
 
         Raises:
             MissingFileError: none of this name.
+            PackError: a damaged one, or another model's.
         """
-        return None if name == BASE else self.packs.get(self.library.packs.get(name))
+        if name == BASE:
+            return None
+        kept = self.library.packs.get(name)
+        try:
+            return self.packs.get(kept)
+        except SdkError as error:  # where things are here is nobody's business there
+            raise PackError(str(error).replace(str(kept.path), f"the pack {name}")) from error
+
+    def end(self) -> None:
+        """Refuse what waits and what comes; what is being drawn is finished."""
+        self.ready = False
+        self.batcher.refuse()
+
+    @property
+    def works(self) -> bool:
+        """Whether requests are taken, and those who work on them live."""
+        return self.ready and self.batcher.alive and (self.fitter is None or self.fitter.alive)
 
     async def order(
         self, asked: Asked, edit: Edit | None = None, told: Callable[[float], Any] = lambda share: None
@@ -111,7 +153,7 @@ class Service:
                 if await request.is_disconnected():
                     raise Cancelled("the client has gone")
                 if time.monotonic() - begin > self.limits.seconds:
-                    raise TooLong
+                    raise TooLong(self.limits.seconds)
         finally:
             order.cancel.set()  # of a finished order it means nothing
             waiting.cancel()

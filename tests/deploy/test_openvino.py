@@ -118,6 +118,14 @@ def test_what_was_compiled_is_kept_on_disk(shared_export, adapter, tmp_path, mon
     assert from_disk.get_property("LOADED_FROM_CACHE")
 
 
+def test_the_cache_stays_within_bounds(shared_export, adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "own"))
+    monkeypatch.setattr("sdk.deploy.engines.openvino._CACHE", 1)
+    for side in (32, 40, 48, 56):
+        opened(shared_export, adapter).generate("a cat", height=side, **ASKED)
+    assert len(os.listdir(tmp_path / "own" / "openvino")) <= 4
+
+
 def test_without_a_cache_it_draws_all_the_same(shared_export, adapter, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "file"))

@@ -155,6 +155,16 @@ def test_who_goes_is_not_drawn(painter, line):
     assert painter.batches == [["first"], ["stays"]]
 
 
+def test_who_stops_waiting_for_a_future_ends_nobody(painter, line):
+    held(painter, line)
+    gone, stays = line.submit(order("gone")), line.submit(order("stays"))
+    assert not gone.done.cancel()
+    gone.cancel.set()
+    painter.free.release(3)
+    assert pictures(stays) == [0]
+    assert line.alive
+
+
 def test_a_batch_that_nobody_waits_for_ends_between_two_steps(painter, line):
     first = held(painter, line)
     first.cancel.set()

@@ -46,7 +46,7 @@ def near(ours, theirs):
 def test_it_draws_what_a_call_draws(client, painter, packs, picture):
     pack = painter.read_pack(packs / "0.onnx_adapter")
     asked = {"num_images": 2, "negative_prompt": "a car", "guidance_scale": 3.0, "scheduler": "dpm++", **STEPS}
-    drawn = client.generate("a <new1> cat", concepts="pets", height=32, width=48, **asked)
+    drawn = client.generate("a <new1> cat", concepts="pets", height=32, width=48, **asked | {"seed": np.int64(5)})
     own = painter.model.generate("a <new1> cat", concepts=pack, height=32, width=48, **asked)
     assert near(drawn.images, own.images)
     assert [record_of(image) for image in drawn.images] == [record_of(image) for image in own.images]
@@ -81,6 +81,8 @@ def test_what_is_wrong_is_said_as_a_call_says_it(client, server, packs, tmp_path
         (lambda: client.generate("a <new9> cat", concepts="pets"), InputError, "<new9>, which was not learned"),
         (lambda: client.generate("a cat", concepts="nobody"), MissingFileError, "no pack 'nobody'"),
         (lambda: client.generate("a cat", num_images=0), InputError, "n: "),
+        (lambda: client.generate("a cat", guidance_scale=float("nan")), InputError, "cannot be sent"),
+        (lambda: client.generate("\ud800"), InputError, ""),
         (lambda: client.generate("a cat", height=32), InputError, "both height and width"),
         (lambda: client.generate("a <new9> cat", progress=print), InputError, "<new9>, which was not learned"),
         (lambda: client.inpaint(picture, picture, "a cat", height=5), InputError, "no argument 'height'"),

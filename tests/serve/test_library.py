@@ -131,6 +131,37 @@ def test_threads_share_one(tmp_path):
         assert len(library.packs.all()) == 41
 
 
+def test_threads_that_end_leave_no_connections(tmp_path):
+    with Library(tmp_path) as library:
+        for _ in range(30):
+            thread = threading.Thread(target=library.packs.all)
+            thread.start()
+            thread.join()
+        assert len(library.packs._database._free) == 1
+
+
+def test_a_change_that_fails_leaves_nothing_behind(tmp_path):
+    with Library(tmp_path) as library:
+        library.packs.put("pets", write("one"))
+        database = library.packs._database
+
+        def fail():
+            with database.change() as change:
+                change.execute("UPDATE packs SET name = 'other'")
+                change.execute("no question at all")
+
+        with pytest.raises(OutputError, match="free some space"):
+            fail()
+        assert library.packs.get("pets").name == "pets"
+
+
+def test_uploads_of_a_killed_program_go(tmp_path):
+    with Library(tmp_path) as library:
+        (library.uploads / "left").mkdir()
+    with Library(tmp_path) as library:
+        assert not list(library.uploads.iterdir())
+
+
 def test_what_was_acknowledged_outlives_a_kill(tmp_path):
     program = """
 import sys

@@ -227,6 +227,8 @@ def test_hostile_uploads_are_refused_and_leave_nothing(client, packs, tmp_path):
             yield b"x" * (1 << 16)
 
     refusal(client.put("/v1/models/big", content=parts()), 413, "a request may hold")
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        refusal(client.post(DRAW, content=parts(), headers={"content-type": kind}), 413, "a request may hold")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
@@ -291,6 +293,66 @@ def test_time_runs_out_and_clients_go(painter, tmp_path, monkeypatch):
         assert client.post(DRAW, json={"prompt": "a cat"}).status_code == 200
 
 
+def test_a_pack_that_was_damaged_here_is_not_told_with_its_path(client, tmp_path):
+    for file in (tmp_path / "packs").iterdir():
+        file.write_bytes(b"damaged")
+    refusal(
+        client.post(DRAW, json={"model": "pets", "prompt": "a <new1> cat", **STEPS}), 400, "the pack pets is damaged"
+    )
+
+
+def test_what_cannot_be_written_is_the_servers_own(client, tmp_path):
+    import shutil
+
+    shutil.rmtree(tmp_path / "pictures")
+    asked = {"prompt": "a cat", "response_format": "url", **STEPS}
+    refusal(client.post(DRAW, json=asked), 503, "the server cannot write")
+    told = client.post(DRAW, json=asked | {"stream": True}).text
+    assert "the server cannot write" in told
+    assert "/tmp" not in told
+
+
+def test_mistakes_are_one_sentence_too(painter, tmp_path, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(painter, "check", broken)
+    with Library(tmp_path) as library, running(create_app(library, painter)) as client:
+        refusal(client.post(DRAW, json={"prompt": "a cat"}), 500, "a mistake of the server")
+
+
+def test_the_end_refuses_who_waits(painter, tmp_path, monkeypatch):
+    begun, free = threading.Semaphore(0), threading.Event()
+    draw = painter.draw
+
+    def slow(*given):
+        begun.release()
+        assert free.wait(60)
+        return draw(*given)
+
+    monkeypatch.setattr(painter, "draw", slow)
+    with Library(tmp_path) as library:
+        app = create_app(library, painter)
+        with running(app) as client:
+            answers = {}
+
+            def ask(steps):
+                answers[steps] = client.post(DRAW, json={"prompt": "a cat", "steps": steps}).status_code
+
+            threads = [threading.Thread(target=ask, args=(steps,)) for steps in (2, 3)]
+            threads[0].start()
+            assert begun.acquire(timeout=60)
+            threads[1].start()
+            while "personalizer_waiting 1.0" not in client.get("/metrics").text:
+                time.sleep(0.02)
+            app.end()
+            threads[1].join()
+            assert client.get("/readyz").status_code == 503
+            free.set()
+            threads[0].join()
+            assert answers == {2: 200, 3: 503}
+
+
 def test_tokens(painter, tmp_path):
     tokens = ["a-token-of-one-client", "a-token-of-the-other"]
     with Library(tmp_path) as library, running(create_app(library, painter, tokens=tokens)) as client:
@@ -314,7 +376,14 @@ def test_tokens(painter, tmp_path):
 def test_without_tokens_this_machine_alone_is_served(client, painter, tmp_path):
     import asyncio
 
-    for headers in ({"host": "example.org"}, {"origin": "https://example.org"}, {"origin": "null"}, {"host": "::::"}):
+    for headers in (
+        {"host": "example.org"},
+        {"origin": "https://example.org"},
+        {"origin": "null"},
+        {"host": "::::"},
+        {"origin": "http://["},
+        {"host": "evil.com@localhost"},
+    ):
         assert client.get("/v1/models", headers=headers).status_code == 403
     for headers in ({"host": "localhost:8000"}, {"host": "[::1]:80"}, {"origin": "http://localhost:3000"}):
         assert client.get("/v1/models", headers=headers).status_code == 200

@@ -27,6 +27,7 @@ from .onnxruntime import OnnxRuntime
 
 _TYPES = {"f16": "float16", "f32": "float32", "i64": "int64"}
 _CACHED = 1 << 30  # bytes of weights; reading more from a disk takes longer than compiling them
+_CACHE = 4 << 30  # bytes on disk of what was compiled
 _FAILURES = (  # of its readers; they are kinds of their own
     frontend.GeneralFailure,
     frontend.InitializationFailure,
@@ -137,6 +138,7 @@ class OpenVinoGraph(Graph):
             folder = cache_folder() / "openvino"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                _bounded(folder)
                 return self._core.compile_model(model, "CPU", {**settings, "CACHE_DIR": str(folder)})
             except self.failures as error:  # a full disk, another's folder; a damaged graph fails again below
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -193,6 +195,14 @@ class OpenVinoBound(Bound):
 
     def _cast(self, name: str, array: np.ndarray) -> np.ndarray:
         return np.asarray(array, self.graph.type_of(name), order="C")
+
+
+def _bounded(folder: Path) -> None:
+    """Remove the older half of what was compiled where it is more than is kept: every size of a picture is one more."""
+    files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.stat().st_mtime)
+    if sum(file.stat().st_size for file in files) > _CACHE:
+        for file in files[: (len(files) + 1) // 2]:
+            file.unlink(missing_ok=True)
 
 
 def _cores() -> int:

@@ -18,6 +18,7 @@ from ...library import Job
 from ...library.packs import check_pack_name
 from ...rights import stated_rights
 from ...rules.drawing import check_seed
+from ..drawing.batching import Busy
 from .images import event, service_of
 from .schemas import BASE, FitStatus, FitStatuses, refusals
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # it has torch
 
 router = APIRouter(prefix="/v1/fits")
 Number = Annotated[int, Path(ge=1, lt=2**63)]
+_FIT = 60.0  # seconds after which a full line of fits is worth another try
 _LOOKS = 0.25  # seconds between two looks at how far a fit has come
 
 
@@ -55,7 +57,7 @@ def _status(job: Job, fitter: Fitter) -> FitStatus:
     )
 
 
-@router.post("", status_code=202, responses=refusals(400))
+@router.post("", status_code=202, responses=refusals(400, 429, 503))
 async def fit(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture; its centre square is used.")],
@@ -87,9 +89,13 @@ async def fit(
         "seed": check_seed(seed),
         **stated_rights(licence, consent),
     }
-    photo = await run_in_threadpool(load_image, await image.read())
-    parts = [await run_in_threadpool(load_mask, await mask.read()) for mask in masks or []]
-    job = await run_in_threadpool(fitter.add, asked, photo, parts or None, png)
+    service = service_of(request)
+    if await run_in_threadpool(fitter.library.jobs.waiting) >= service.limits.fits:
+        raise Busy(_FIT)
+    async with service.decoding:
+        photo = await run_in_threadpool(load_image, await image.read())
+        parts = [await run_in_threadpool(load_mask, await mask.read()) for mask in masks or []]
+        job = await run_in_threadpool(fitter.add, asked, photo, parts or None, png)
     return _status(job, fitter)
 
 
@@ -131,16 +137,15 @@ async def events(id: Number, request: Request) -> StreamingResponse:
 
 @router.delete("/{id}", responses=refusals(400, 404))
 async def cancel(id: Number, request: Request) -> FitStatus:
-    """Cancel a fit; what it has learned so far is kept, and `again` goes on from there."""
+    """Cancel a fit; what it has learned so far is kept, and `again` goes on from there. Forget one that has ended."""
     fitter = _fitter(request)
+    before = await run_in_threadpool(fitter.library.jobs.get, id)
     await run_in_threadpool(fitter.cancel, id)
-    return _status(await run_in_threadpool(fitter.library.jobs.get, id), fitter)
+    return _status(before if before.over else await run_in_threadpool(fitter.library.jobs.get, id), fitter)
 
 
 @router.post("/{id}/again", responses=refusals(400, 404))
 async def again(id: Number, request: Request) -> FitStatus:
     """Let a fit that failed or was cancelled go on from its last checkpoint."""
     fitter = _fitter(request)
-    job = await run_in_threadpool(fitter.library.jobs.again, id)
-    fitter.wake()
-    return _status(job, fitter)
+    return _status(await run_in_threadpool(fitter.again, id), fitter)

@@ -15,13 +15,13 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import ValidationError
 
-from ...errors import InputError, SdkError
-from ...images.image_io import load_image
+from ...errors import InputError
+from ...images.image_io import load_image, square
 from ...images.record import png_bytes, record_of
-from ...runtime import Cancelled
+from ...rules.drawing import picture_and_hole
 from ..drawing.batching import Order
 from ..drawing.painter import Edit
-from ..service import Service, TooLong
+from ..service import Service, sentence
 from .schemas import Asked, AskedGeneration, Picture, Pictures, refusals
 
 router = APIRouter()
@@ -33,13 +33,13 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-@router.post("/v1/images/generations", response_model=Pictures, responses=_DRAWING)
+@router.post("/v1/images/generations", response_model=Pictures, response_model_exclude_none=True, responses=_DRAWING)
 async def generations(asked: AskedGeneration, request: Request) -> Response | Pictures:
     """Draw pictures with a pack, or with none."""
     return await _answer(asked, None, request)
 
 
-@router.post("/v1/images/edits", response_model=Pictures, responses=_DRAWING)
+@router.post("/v1/images/edits", response_model=Pictures, response_model_exclude_none=True, responses=_DRAWING)
 async def edits(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture; its centre square is used.")],
@@ -79,20 +79,25 @@ async def edits(
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-    picture, hole = await run_in_threadpool(_read, await image.read(), None if mask is None else await mask.read())
+    service = service_of(request)
+    service.batcher.check_room(asked.n)  # before anything large is decoded
+    parts = await image.read(), None if mask is None else await mask.read()
+    async with service.decoding:
+        picture, hole = await run_in_threadpool(_read, *parts, service.painter.resolution)
     return await _answer(asked, Edit(picture, hole, strength), request)
 
 
-def _read(image: bytes, mask: bytes | None) -> tuple[Image.Image, Image.Image | None]:
-    """A picture, and what of it is redrawn in white."""
+def _read(image: bytes, mask: bytes | None, side: int) -> tuple[Image.Image, Image.Image | None]:
+    """The centre square of a picture, and what of it is redrawn in white: all that is kept while a request waits."""
     picture = load_image(image)
     if mask is None:
-        return picture, None
+        return square(picture, side), None
     alpha: list[Image.Image] = []
     hole = load_image(mask, alpha)
     if alpha:
         hole = alpha[0].point(lambda level: 255 - level)
-    return picture, hole.convert("L")
+    picture, hole = picture_and_hole(picture, hole.convert("L"), side)
+    return picture, hole
 
 
 async def _answer(asked: Asked, edit: Edit | None, request: Request) -> Response | Pictures:
@@ -124,12 +129,8 @@ async def _events(
                 yield event("progress", {"share": round(share.result(), 4)})
             share.cancel()
         yield event("completed", drawn.result().model_dump(exclude_none=True))
-    except SdkError as error:
-        yield event("error", {"message": str(error)})
-    except TooLong:
-        yield event("error", {"message": f"it took longer than {service.limits.seconds:g} seconds"})
-    except Cancelled:
-        yield event("error", {"message": "the server ends; ask again later"})
+    except Exception as error:  # an answer that has begun has no status any more
+        yield event("error", {"message": sentence(error)})
     finally:
         order.cancel.set()
         drawn.cancel()

@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from ...disk.files import reporting_full_disk
 from ...errors import InputError
 from ...library import KeptPack
 from .images import service_of
@@ -59,7 +60,8 @@ async def put(name: str, request: Request) -> ServedModel:
     service = service_of(request)
     if name == BASE:
         raise InputError(f"{BASE} is the base model; choose another name")
-    with tempfile.TemporaryDirectory(dir=service.library.folder, prefix=".upload-") as folder:
+    uploads = service.library.uploads
+    with reporting_full_disk(uploads), tempfile.TemporaryDirectory(dir=uploads) as folder:
         sent = Path(folder) / "sent"
         with sent.open("wb") as file:
             async for part in request.stream():

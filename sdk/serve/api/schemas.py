@@ -38,7 +38,7 @@ class Asked(BaseModel):
 class AskedGeneration(Asked):
     """A picture from words alone."""
 
-    size: Annotated[str, Field(pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4}|auto)$")] = Field(
+    size: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}x[1-9][0-9]{0,4}|auto)$")] = Field(
         "auto", description="Width and height in pixels, such as `512x512`; `auto`: the model's own."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -44,9 +45,14 @@ def unpack(archive: Path, folder: Path, most: int) -> None:
                 if not is_plain_name(name) or each.flag_bits & 1 or each.compress_type not in _KINDS:
                     raise PackError(f"the zip file holds {name!r}, which no pack does; zip the pack's folder")
                 most = _copied(opened, each, folder / name, most)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, FileExistsError) as error:
-        if isinstance(error, PackError):
+    except PackError:
+        raise
+    except OSError as error:
+        # Numbers in a damaged file lead before its beginning; anything else is the disk's.
+        if error.errno not in (errno.EINVAL, errno.EEXIST):
             raise
+        raise PackError("what was sent is no zip file of a pack, or damaged; zip the pack's folder") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise PackError("what was sent is no zip file of a pack, or damaged; zip the pack's folder") from error
 
 

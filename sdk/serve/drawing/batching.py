@@ -109,22 +109,39 @@ class Batcher:
             Busy: the line is full, or the server is about to end.
         """
         with self._changed:
-            waiting = self._count()
-            if self._closing or (waiting and waiting + len(order.rows) > self.line):
-                raise Busy(max(1.0, waiting * self._pace))
+            self._check_room(len(order.rows))
             self._waiting.append(order)
             self._changed.notify_all()
         return order
 
-    def close(self) -> None:
-        """Draw the batch at hand to its end, refuse what waits, and stop."""
+    def check_room(self, rows: int) -> None:
+        """Raise :class:`Busy` if there is no room for so many rows now."""
+        with self._changed:
+            self._check_room(rows)
+
+    def _check_room(self, rows: int) -> None:
+        waiting = self._count()
+        if self._closing or (waiting and waiting + rows > self.line):
+            raise Busy(max(1.0, waiting * self._pace))
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody draws."""
+        return self._thread.is_alive()
+
+    def refuse(self) -> None:
+        """Refuse what waits and what comes; the batch at hand is drawn to its end."""
         with self._changed:
             self._closing = True
+            refused, self._waiting = self._waiting, []
             self._changed.notify_all()
+        for order in refused:
+            self._failed(order, Cancelled("the server ends"))
+
+    def close(self) -> None:
+        """The same, and wait for that end."""
+        self.refuse()
         self._thread.join()
-        for order in self._waiting:
-            order.done.set_exception(Cancelled("the server ends"))
-        self._waiting.clear()
 
     def __enter__(self) -> Batcher:
         return self
@@ -135,10 +152,15 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next():
             begin = time.monotonic()
-            self._drawn(batch)
-            taken = time.monotonic() - begin
-            self._pace = 0.8 * self._pace + 0.2 * taken / len(batch)
-            self.watch(len(batch), taken)
+            try:
+                self._drawn(batch)
+                taken = time.monotonic() - begin
+                self._pace = 0.8 * self._pace + 0.2 * taken / len(batch)
+                self.watch(len(batch), taken)
+            except Exception as error:  # a bug must not end the thread that draws for everybody
+                log.exception("a batch of %d rows failed", len(batch))
+                for order, _ in batch:
+                    self._failed(order, error)
 
     def _next(self) -> list[tuple[Order, int]]:
         """The next batch: orders and places of their rows; empty when it is time to stop."""
@@ -146,7 +168,8 @@ class Batcher:
             while True:
                 for order in [each for each in self._waiting if each.cancel.is_set()]:
                     self._waiting.remove(order)
-                    order.done.set_exception(Cancelled())
+                    if not order.done.done():
+                        order.done.set_exception(Cancelled())
                 if self._closing:
                     return []
                 if self._waiting:
@@ -194,10 +217,6 @@ class Batcher:
                 return
             for order in orders:
                 self._drawn([each for each in batch if each[0] is order])
-        except Exception as error:  # a bug must not end the thread that draws for everybody
-            log.exception("a batch of %d rows failed", len(batch))
-            for order in orders:
-                self._failed(order, error)
         else:
             for (order, place), image in zip(batch, images, strict=True):
                 order.images[place] = image

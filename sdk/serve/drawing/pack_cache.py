@@ -56,13 +56,14 @@ class PackCache:
         self.watch("miss")
         try:
             pack = self.painter.read_pack(kept.path)
+            size = self.painter.size_of(pack)
         except BaseException as error:
             with self._lock:
                 del self._reading[kept.id]
             future.set_exception(error)
             raise
         with self._lock:
-            self._held[kept.id] = pack, self.painter.size_of(pack)
+            self._held[kept.id] = pack, size
             del self._reading[kept.id]
             while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.budget:
                 self._held.popitem(last=False)
