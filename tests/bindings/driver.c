@@ -64,6 +64,27 @@ static void attention(int64_t batch, int64_t heads, int64_t queries, int64_t key
   free(maps);
 }
 
+/* The gradient over many keys; `there`: whether this instruction set has it. */
+static void long_attention(int64_t batch, int64_t heads, int64_t queries, int64_t keys, int64_t width, int there) {
+  const pk_attention shape = {batch, heads, queries, keys, width, 0, NULL, 0.3f, PK_BFLOAT16};
+  const int64_t long_side = batch * heads * queries * width, short_side = batch * heads * keys * width;
+  void *long_ones[4], *short_ones[4];
+  for (unsigned i = 0; i < 4; ++i) long_ones[i] = filled(long_side, PK_BFLOAT16, i);
+  for (unsigned i = 0; i < 4; ++i) short_ones[i] = filled(short_side, PK_BFLOAT16, 4 + i);
+  float *logsums = filled(batch * heads * queries, PK_FLOAT32, 9);
+  const pk_runner runner = pk_threads(3);
+  const pk_status wanted = there && queries % 32 == 0 && keys % 32 == 0 ? PK_OK : PK_BAD_OPTION;
+  expect(pk_attention_long_backward(&shape, dense(long_ones[0], heads, queries, width),
+                                    dense(short_ones[0], heads, keys, width), dense(short_ones[1], heads, keys, width),
+                                    dense(long_ones[1], heads, queries, width), logsums,
+                                    dense(long_ones[2], heads, queries, width),
+                                    dense(long_ones[3], heads, queries, width), dense(short_ones[2], heads, keys, width),
+                                    dense(short_ones[3], heads, keys, width), &runner) == wanted,
+         "the gradient over many keys");
+  for (int i = 0; i < 4; ++i) free(long_ones[i]), free(short_ones[i]);
+  free(logsums);
+}
+
 /* Another library's loops: one that works, and one that cannot. */
 static int32_t halves(int64_t first, int64_t last, int64_t grain, pk_body body, void *argument) {
   const int64_t middle = (first + last) / 2;
@@ -108,6 +129,13 @@ int main(void) {
         const int64_t *s = shapes[i];
         attention(s[0], s[1], s[2], s[3], s[4], s[5], (pk_type)type);
       }
+    static const int64_t longer[][5] = {{1, 2, 32, 32, 1},    {2, 3, 96, 544, 40}, {1, 1, 160, 288, 80},
+                                        {1, 1, 128, 256, 33}, {1, 1, 40, 64, 8},   {1, 1, 64, 40, 8}};
+    const int there = set >= 3;
+    for (size_t i = 0; i < sizeof longer / sizeof *longer; ++i) {
+      const int64_t *s = longer[i];
+      long_attention(s[0], s[1], s[2], s[3], s[4], there);
+    }
     printf("%s\n", pk_instruction_set());
   }
   calibration(3, 2, 16, 16);
