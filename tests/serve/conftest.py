@@ -36,3 +36,17 @@ def painter(shared_export):
     from sdk.serve import ExportedPainter
 
     return ExportedPainter(shared_export, "onnxruntime")
+
+
+@pytest.fixture
+def client(painter, packs, tmp_path):
+    """A client of a server that has both packs."""
+    from sdk.library import Library
+    from sdk.serve import create_app
+    from tests.serve.running import LIMITS, running
+
+    with Library(tmp_path) as library, running(create_app(library, painter, limits=LIMITS)) as client:
+        for index, name in enumerate(("pets", "things")):
+            kept = client.put(f"/v1/models/{name}", content=(packs / f"{index}.onnx_adapter").read_bytes())
+            assert kept.status_code == 200, kept.text
+        yield client

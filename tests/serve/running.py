@@ -1,15 +1,26 @@
-"""A server in this process, on a port of its own."""
+"""A server in this process, on a port of its own, and what is asked of its answers."""
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
+from PIL import Image
+
+from sdk.serve import Limits
+
+DRAW, EDIT = "/v1/images/generations", "/v1/images/edits"
+STEPS = {"steps": 2, "seed": 5}
+LIMITS = Limits(body=1 << 20, line=16, steps=50, images=4)
 
 
 @contextmanager
@@ -28,3 +39,33 @@ def running(app: Any, **options: Any) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join(60)
+
+
+def zipped(folder, prefix=""):
+    """A folder's files as a zip file."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, prefix + file.name)
+    return packed.getvalue()
+
+
+def opened(text):
+    """A picture out of base64."""
+    image = Image.open(io.BytesIO(base64.b64decode(text)))
+    image.load()
+    return image
+
+
+def pixels(image):
+    """As whole numbers."""
+    return np.asarray(image.convert("RGB"), int)
+
+
+def refusal(answer, status, part):
+    """An answer is a refusal in one sentence that tells nothing of this machine."""
+    assert answer.status_code == status, answer.text
+    said = answer.json()["error"]["message"]
+    assert part in said
+    assert "Traceback" not in said
+    assert "/tmp" not in said
