@@ -76,7 +76,7 @@ class Client:
         """Send a pack, instead of the server's one of this name.
 
         Args:
-            name: 1 to 64 letters, digits and ``.-_`` between them.
+            name: 1 to 64 letters, digits, ``-`` and ``_``.
             path: an ``.onnx_adapter`` file, or, for a server with torch, a pack's folder.
 
         Raises:

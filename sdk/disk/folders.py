@@ -81,7 +81,7 @@ def new_folder(
     try:
         with reporting_full_disk(destination, work):
             yield work
-            _synchronised(work)
+            synchronise(work)
             if not replace and manifest is not None and (target / manifest).exists():
                 raise OutputError(f"{destination} holds something else by now; move it away, or give another folder")
             _put(work, target, manifest, by_products)
@@ -129,7 +129,7 @@ def _put(work: Path, target: Path, manifest: str | None, by_products: Sequence[s
             if target.is_dir():
                 work.chmod(target.stat().st_mode & 0o7777)
             os.rename(work, target)  # onto nothing or an empty folder: it fails where anything else has appeared
-            _synchronise(target.parent)
+            _synchronise_names(target.parent)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM):
@@ -168,7 +168,7 @@ def _exchange(work: Path, target: Path, manifest: str, by_products: Sequence[str
         for entry in work.iterdir():  # the old one is here now
             if entry.name not in ours and not os.path.lexists(target / entry.name):
                 os.rename(entry, target / entry.name)  # it appeared in the last moment
-    _synchronise(target.parent)
+    _synchronise_names(target.parent)
 
 
 def _exchanged(first: Path, second: Path) -> bool:
@@ -192,7 +192,7 @@ def _fill(work: Path, target: Path, manifest: str | None, by_products: Sequence[
         try:
             for entry in sorted(work.iterdir()):
                 shutil.move(entry, incoming / entry.name)  # copied where it comes from another file system
-            _synchronised(incoming)
+            synchronise(incoming)
             (incoming / _COMPLETE).touch()
         except BaseException:
             shutil.rmtree(incoming, ignore_errors=True)
@@ -213,7 +213,7 @@ def _move_in(incoming: Path, target: Path, manifest: str | None) -> None:
     )
     for name in names:
         os.replace(incoming / name, target / name)
-    _synchronise(target)
+    _synchronise_names(target)
 
 
 def _removed(path: Path) -> None:
@@ -260,15 +260,15 @@ def _own(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _synchronised(folder: Path) -> None:
-    """Have the disk hold every file of a folder."""
-    for file in folder.rglob("*"):
+def synchronise(path: Path) -> None:
+    """Have the disk hold a file, or every file of a folder."""
+    for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
 
-def _synchronise(folder: Path) -> None:
+def _synchronise_names(folder: Path) -> None:
     """Have the disk hold the names in a folder."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +25,21 @@ from .image_io import MOST_PIXELS
 
 KEY, LINE, XMP = "personalizer", "parameters", "XML:com.adobe.xmp"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+# What Pillow raises for PNG files that are none, damaged, or claim to be huge.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    IndexError,
+    TypeError,
+    KeyError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _LARGEST = 1 << 28  # bytes of a file
 _LONGEST = 1 << 16  # characters of an entry that is read
 _LATER = ("guidance_rescale", "clip_skip", "speed")  # what records of the first versions do not have
@@ -149,7 +166,7 @@ def _opened(file: BinaryIO, name: object) -> Image.Image:
         opened.load()  # entries may come after the pixels
     except ImageError:
         raise
-    except Exception as error:  # of a decoder
+    except _DAMAGED as error:
         raise ImageError(f"{name} cannot be read as a PNG file; only those carry how they were drawn") from error
     return opened
 

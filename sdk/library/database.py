@@ -83,12 +83,10 @@ class Database:
             connection.execute("PRAGMA synchronous = FULL")  # in WAL mode the default would lose the last changes
         try:
             yield connection
-        except sqlite3.IntegrityError:  # of the question, not of the file
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):  # of what is asked, not of the file
             raise
-        except sqlite3.OperationalError as error:
-            raise OutputError(
-                f"cannot write to {self.file}: {error}; free some space, or choose another library"
-            ) from error
+        except sqlite3.DatabaseError as error:
+            raise OutputError(f"cannot use {self.file}: {error}; free some space, or choose another library") from error
         finally:
             with self._lock:
                 self._free.append(connection)

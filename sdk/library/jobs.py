@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from ..disk.files import reporting_full_disk, write_bytes
 from ..errors import MissingFileError
 from .database import Database
+from .folder import own_folder, remove
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 STATUSES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
@@ -62,12 +62,7 @@ class Jobs:
         self._database, self._folder = database, folder
         with database.change() as change:
             change.execute("UPDATE jobs SET status = ? WHERE status = ?", (WAITING, RUNNING))
-        with reporting_full_disk(folder):
-            folder.mkdir(exist_ok=True)
-            known = {row["folder"] for row in database.rows("SELECT folder FROM jobs")}
-            for path in folder.iterdir():
-                if path.name not in known:
-                    shutil.rmtree(path, ignore_errors=True)
+        own_folder(folder, {row["folder"] for row in database.rows("SELECT folder FROM jobs")})
 
     def add(self, asked: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         """Keep a job and its files, whose names are the program's, and put it at the end of the line."""
@@ -133,7 +128,7 @@ class Jobs:
     def remove(self, id: int) -> None:
         """Forget a job that is over, and its files."""
         job = self.get(id)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        remove(job.folder)
         with self._database.change() as change:
             change.execute("DELETE FROM jobs WHERE id = ?", (id,))
 

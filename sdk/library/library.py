@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from ..disk.files import prepare_output_folder, reporting_full_disk
+from ..disk.files import prepare_output_folder
 from ..disk.folders import exclusive
 from .database import Database
+from .folder import own_folder
 from .jobs import Jobs
 from .packs import Packs
 from .pictures import Pictures
@@ -40,9 +40,7 @@ class Library:
             database = Database(self.folder / "library.sqlite3")
             stack.callback(database.close)
             self.uploads = self.folder / "uploads"
-            with reporting_full_disk(self.uploads):
-                shutil.rmtree(self.uploads, ignore_errors=True)  # of a killed program
-                self.uploads.mkdir(exist_ok=True)
+            own_folder(self.uploads, ())
             self.packs = Packs(database, self.folder / "packs")
             self.pictures = Pictures(database, self.folder / "pictures")
             self.jobs = Jobs(database, self.folder / "jobs")

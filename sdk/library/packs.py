@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -13,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..disk.file_names import check_name
 from ..disk.files import reporting_full_disk
+from ..disk.folders import synchronise
 from ..errors import InputError, MissingFileError
 from ..rules.arguments import shown
 from .database import Database
-
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+from .folder import own_folder, remove
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,6 @@ class KeptPack:
     about: dict[str, Any]
 
 
-def check_pack_name(name: Any) -> str:
-    """Return a pack's name: 1 to 64 letters, digits and ``.-_`` between them, or raise :class:`InputError`."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f"a pack's name has at most 64 letters, digits and .-_ between them, such as my-pets, not {shown(name)}"
-        )
-    return name
-
-
 class Packs:
     """The packs of one library. Several threads may use one.
 
@@ -61,28 +51,24 @@ class Packs:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database, self._folder = database, folder
-        with reporting_full_disk(folder):
-            folder.mkdir(exist_ok=True)
-            known = {row["file"] for row in database.rows("SELECT file FROM packs")}
-            for path in folder.iterdir():
-                if path.name not in known:
-                    _remove(path)
+        own_folder(folder, {row["file"] for row in database.rows("SELECT file FROM packs")})
 
     def put(self, name: str, write: Callable[[Path], dict[str, Any]], suffix: str = "") -> KeptPack:
         """Keep a pack, instead of the one of this name if there is one.
 
         Args:
-            name: see :func:`check_pack_name`.
+            name: see :func:`sdk.disk.file_names.check_name`.
             write: makes a file or a folder, and returns what is told of it; what it raises passes, and nothing is kept.
             suffix: of the file.
         """
-        check_pack_name(name)
+        check_name(name)
         file = secrets.token_hex(12) + suffix
         path = self._folder / file
         with reporting_full_disk(self._folder):
             try:
                 about = write(path)
                 size = _size(path)
+                synchronise(path)
                 with self._database.change() as change:
                     change.execute(
                         "UPDATE packs SET removed = ? WHERE name = ? AND removed IS NULL", (time.time(), name)
@@ -92,7 +78,7 @@ class Packs:
                         (name, file, size, time.time(), json.dumps(about)),
                     )
             except BaseException:
-                _remove(path)
+                remove(path)
                 raise
         return self.get(name)
 
@@ -119,7 +105,7 @@ class Packs:
             InputError: a name that is taken, or none that can be.
         """
         kept = self.get(name)
-        check_pack_name(new)
+        check_name(new)
         try:
             with self._database.change() as change:
                 change.execute("UPDATE packs SET name = ? WHERE id = ?", (new, kept.id))
@@ -160,7 +146,7 @@ class Packs:
         """Remove the files of what was removed or replaced before a time, in seconds since 1970; return how many."""
         rows = self._database.rows("SELECT id, file FROM packs WHERE removed < ?", before)
         for row in rows:
-            _remove(self._folder / row["file"])
+            remove(self._folder / row["file"])
             with self._database.change() as change:
                 change.execute("DELETE FROM packs WHERE id = ?", (row["id"],))
         return len(rows)
@@ -173,10 +159,3 @@ class Packs:
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..disk.files import reporting_full_disk, write_bytes
+from ..disk.files import write_bytes
 from ..errors import MissingFileError
 from .database import Database
+from .folder import own_folder, remove
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,7 @@ class Pictures:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database, self._folder = database, folder
-        with reporting_full_disk(folder):
-            folder.mkdir(exist_ok=True)
-            known = {row["file"] for row in database.rows("SELECT file FROM pictures")}
-            for path in folder.iterdir():
-                if path.name not in known:
-                    path.unlink()
+        own_folder(folder, {row["file"] for row in database.rows("SELECT file FROM pictures")})
 
     def put(self, png: bytes, about: Mapping[str, Any]) -> KeptPicture:
         """Keep a picture."""
@@ -71,7 +67,7 @@ class Pictures:
         """Remove pictures that were drawn before a time, in seconds since 1970; return how many."""
         rows = self._database.rows("SELECT file FROM pictures WHERE created < ?", before)
         for row in rows:
-            (self._folder / row["file"]).unlink(missing_ok=True)
+            remove(self._folder / row["file"])
             with self._database.change() as change:
                 change.execute("DELETE FROM pictures WHERE file = ?", (row["file"],))
         return len(rows)

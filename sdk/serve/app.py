@@ -92,8 +92,8 @@ async def _tidy(service: Service) -> None:
         try:
             await run_in_threadpool(service.library.pictures.forget, before)
             await run_in_threadpool(service.library.packs.forget, before)
-        except Exception:  # a full disk for a while is no reason to stop tidying for good
-            log.exception("what is out of date could not be removed")
+        except OSError as error:  # for a while: no reason to stop tidying for good
+            log.error("old files could not be removed (%s); free some space, and let the server write there", error)
         await asyncio.sleep(_TIDIES)
 
 

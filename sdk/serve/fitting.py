@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..concepts import Concept
 from ..disk.file_names import mask_name
-from ..errors import InputError, SdkError
+from ..errors import InputError, OutputError, SdkError
 from ..fit.reporting import StepReport
+from ..images.image_io import png
 from ..library import Job, Library
 from ..library.jobs import CANCELLED, DONE, FAILED, WAITING
 from ..personalizer import Personalizer
-from ..runtime import Cancelled, Event, Progress
-from .described import described
+from ..runtime import Cancelled, Event
+from .described import described, without_path
 
 log = logging.getLogger("sdk.serve")
 PHOTO, PACK = "photo.png", "pack"
@@ -58,17 +59,17 @@ class Fitter:
         self._courses: dict[int, Course] = {}
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="fitting", daemon=True)
+        self._fitting = ThreadPoolExecutor(1, "fitting")
+        self._thread = threading.Thread(target=self._work, name="fits", daemon=True)
         self._thread.start()
 
-    def add(self, asked: dict[str, Any], photo: Image.Image, masks: list[Image.Image] | None, png: Callable) -> Job:
+    def add(self, asked: dict[str, Any], photo: Image.Image, masks: list[Image.Image] | None) -> Job:
         """Check what is asked and put it into the line.
 
         Args:
             asked: see :meth:`settings`.
             photo: the reference picture.
             masks: white where each concept is, or ``None``.
-            png: makes a file of a picture.
 
         Raises:
             SdkError: what cannot be fitted.
@@ -151,6 +152,7 @@ class Fitter:
                 course.cancel.set()
             self._changed.notify_all()
         self._thread.join()
+        self._fitting.shutdown()
 
     def __enter__(self) -> Fitter:
         return self
@@ -165,8 +167,8 @@ class Fitter:
                 if job is not None:
                     self._worked_on(job)
                     continue
-            except Exception:  # a full disk for a while is no reason to stop working for good
-                log.exception("a fit could not be begun or ended")
+            except OutputError as error:  # for a while: no reason to stop working for good
+                log.error("no fit could be begun or ended: %s", error)
             with self._changed:
                 if not self._closing:
                     self._changed.wait(_LOOKS)
@@ -176,16 +178,18 @@ class Fitter:
             course = self._courses[job.id] = Course()
             if self._closing:
                 course.cancel.set()
+        # What it raises is this fit's alone: the next one is fitted all the same.
+        error = self._fitting.submit(self._fitted, job, course).exception()
         try:
-            self._fitted(job, course)
-        except Cancelled:
-            if course.unwanted or not self._closing:  # else it waits for the next program
-                self.library.jobs.end(job.id, CANCELLED)
-        except SdkError as error:
-            self.library.jobs.end(job.id, FAILED, str(error).replace(str(job.folder), "the fit"))
-        except Exception:  # a bug must not end the thread that works for everybody
-            log.exception("fit %d failed", job.id)
-            self.library.jobs.end(job.id, FAILED, "a mistake of the program; its log has more")
+            if isinstance(error, Cancelled):
+                if course.unwanted or not self._closing:  # else it waits for the next program
+                    self.library.jobs.end(job.id, CANCELLED)
+            elif isinstance(error, SdkError):
+                self.library.jobs.end(job.id, FAILED, without_path(error, job.folder, "the fit"))
+            elif error is not None:
+                log.error("a mistake of the program: fit %d failed; report it", job.id, exc_info=error)
+                told = "a mistake of the program; tell whoever runs the server, whose log has more"
+                self.library.jobs.end(job.id, FAILED, told)
         finally:
             with self._changed:
                 del self._courses[job.id]
@@ -203,7 +207,6 @@ class Fitter:
             del course.losses[:-_LOSSES]
 
         masks = [job.folder / mask_name(i) for i in range(asked["masks"])]
-        told: Progress = progress
         pack = self.model.fit(
             job.folder / PHOTO,
             concepts,
@@ -214,7 +217,7 @@ class Fitter:
             output_dir=job.folder / PACK,
             resume=True,
             callback=step,
-            progress=told,
+            progress=progress,
             cancel=course.cancel,
             licence=asked.get("licence"),
             consent=asked.get("consent"),

@@ -18,6 +18,7 @@ from ..errors import InputError, OutputError, PackError, SdkError
 from ..library import Library
 from ..runtime import Cancelled
 from .api.schemas import BASE, Asked, AskedGeneration
+from .described import without_path
 from .drawing.batching import Batcher, Order
 from .drawing.pack_cache import PackCache
 from .drawing.painter import Edit, How, Painter, Row
@@ -40,7 +41,7 @@ class TooLong(Exception):
         super().__init__(f"it took longer than {seconds:g} seconds; ask for less")
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """Return what a client is told of an error; of what is this machine's own the log alone has more."""
     if isinstance(error, OutputError):
         log.error("%s", error)
@@ -77,7 +78,7 @@ class Service:
     packs: PackCache
     fitter: Any = None
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODED))
-    ready: bool = field(default=True)
+    ready: bool = True
 
     def read(self, name: str) -> Any:
         """Return a pack by name, ``None`` for the base model.
@@ -91,8 +92,8 @@ class Service:
         kept = self.library.packs.get(name)
         try:
             return self.packs.get(kept)
-        except SdkError as error:  # where things are here is nobody's business there
-            raise PackError(str(error).replace(str(kept.path), f"the pack {name}")) from error
+        except SdkError as error:
+            raise PackError(without_path(error, kept.path, f"the pack {name}")) from error
 
     def end(self) -> None:
         """Refuse what waits and what comes; what is being drawn is finished."""

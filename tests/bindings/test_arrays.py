@@ -9,23 +9,15 @@ import numpy as np
 import pytest
 
 from sdk.bindings import arrays
+from tests.instruction_sets import ALL, computing_on, needs_library
 
-try:
-    arrays.library()
-except ImportError as error:
-    pytest.skip(f"no compiled CPU library: {error}", allow_module_level=True)
-
-SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx", "tiles")
+needs_library()
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=ALL)
 def instruction_set(request):
-    try:
-        arrays.use_instruction_set(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    arrays.use_instruction_set(None)
+    with computing_on(request.param) as name:
+        yield name
 
 
 def expected(query, key, value, tokens, scale):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from sdk.bindings import capi
 from sdk.kernels import attention_with_maps, available_backends, calibrated_attention, calibration_loss
+from tests.instruction_sets import ALL, computing_on
 
 pytestmark = pytest.mark.skipif(
     available_backends()["cpp"] != "ready", reason=f"no compiled CPU library: {available_backends()['cpp']}"
@@ -24,14 +24,10 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["amx", "avx512_bf16", "avx512", "avx2", "portable", "tiles"])
+@pytest.fixture(params=ALL)
 def instruction_set(request):
-    try:
-        capi.use_instruction_set(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    capi.use_instruction_set(None)
+    with computing_on(request.param) as name:
+        yield name
 
 
 def inputs(batch, heads, pixels, tokens, width, dtype):

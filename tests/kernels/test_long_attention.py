@@ -9,18 +9,15 @@ import torch.nn.functional as F
 from sdk.bindings import arrays
 from sdk.kernels import attention
 from sdk.kernels.impl import cpp, long_attention
+from tests.instruction_sets import computing_on, needs_library
 
-pytestmark = pytest.mark.skipif(cpp.BACKEND.problem is not None, reason=str(cpp.BACKEND.problem))
+needs_library()
 
 
 @pytest.fixture(params=["amx", "avx512_bf16", "tiles"])
 def pairs(request):
-    try:
-        arrays.use_instruction_set(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    arrays.use_instruction_set(None)
+    with computing_on(request.param) as name:
+        yield name
 
 
 def inputs(batch=1, heads=2, queries=96, keys=512, width=40, spread=1.0):
@@ -99,8 +96,7 @@ def test_what_it_is_not_made_for_is_refused(pairs):
 def test_a_call_takes_it_where_a_gradient_is_wanted(monkeypatch):
     monkeypatch.setattr(long_attention, "_ON", ("tiles",))
     query, key, value, grad = inputs()
-    arrays.use_instruction_set("tiles")
-    try:
+    with computing_on("tiles"):
         assert not long_attention.takes(query, key, value)
         leaves = [each.requires_grad_() for each in (query, key, value)]
         assert long_attention.takes(*leaves)
@@ -116,5 +112,3 @@ def test_a_call_takes_it_where_a_gradient_is_wanted(monkeypatch):
             assert (one.double() - wanted).norm() <= 0.012 * wanted.norm()
         with pytest.raises(RuntimeError, match="cpp"):
             torch.autograd.grad(found[0].sum(), leaves)
-    finally:
-        arrays.use_instruction_set(None)

@@ -41,6 +41,26 @@ def running(app: Any, **options: Any) -> Iterator[httpx.Client]:
         thread.join(60)
 
 
+class Held:
+    """Lets a painter begin, and draw when it is let.
+
+    Attributes:
+        begun: released at each batch.
+        free: set to let them all draw.
+    """
+
+    def __init__(self, painter: Any, monkeypatch: Any) -> None:
+        self.begun, self.free = threading.Semaphore(0), threading.Event()
+        draw = painter.draw
+
+        def slow(*given: Any) -> Any:
+            self.begun.release()
+            assert self.free.wait(60)
+            return draw(*given)
+
+        monkeypatch.setattr(painter, "draw", slow)
+
+
 def zipped(folder, prefix=""):
     """A folder's files as a zip file."""
     packed = io.BytesIO()

@@ -18,7 +18,7 @@ from sdk.errors import InputError, MissingFileError
 from sdk.images.record import record_of
 from sdk.library import Library
 from sdk.serve import Limits, create_app
-from tests.serve.running import running
+from tests.serve.running import Held, running
 
 TOKEN = "a-token-of-this-test"
 STEPS = {"num_inference_steps": 2, "seed": 5}
@@ -82,14 +82,14 @@ def test_what_is_wrong_is_said_as_a_call_says_it(client, server, packs, tmp_path
         (lambda: client.generate("a cat", concepts="nobody"), MissingFileError, "no pack 'nobody'"),
         (lambda: client.generate("a cat", num_images=0), InputError, "n: "),
         (lambda: client.generate("a cat", guidance_scale=float("nan")), InputError, "cannot be sent"),
-        (lambda: client.generate("\ud800"), InputError, ""),
+        (lambda: client.generate("\ud800"), InputError, "half a character"),
         (lambda: client.generate("a cat", height=32), InputError, "both height and width"),
         (lambda: client.generate("a <new9> cat", progress=print), InputError, "<new9>, which was not learned"),
         (lambda: client.inpaint(picture, picture, "a cat", height=5), InputError, "no argument 'height'"),
         (lambda: client.remove_pack("nobody"), MissingFileError, "no pack 'nobody'"),
         (lambda: client.remove_pack("../models"), MissingFileError, "status 404|Not Found|no pack"),
         (lambda: client.add_pack("x", tmp_path / "nothing"), MissingFileError, "no pack at"),
-        (lambda: client.add_pack("a b", packs / "0.onnx_adapter"), InputError, "a pack's name"),
+        (lambda: client.add_pack("a b", packs / "0.onnx_adapter"), InputError, "goes into prompts"),
         (lambda: client.add_pack("folder", packs / "0"), InputError, "damaged or no adapter"),
         (lambda: Client(server).packs(), ServerError, "send a token"),
         (lambda: Client(server, "another-token-of-nobody").generate("a cat"), ServerError, "send a token"),
@@ -104,16 +104,8 @@ def test_what_is_wrong_is_said_as_a_call_says_it(client, server, packs, tmp_path
 
 
 def test_a_busy_server_is_asked_again(painter, tmp_path, monkeypatch):
-    begun, free = threading.Semaphore(0), threading.Event()
-    draw = painter.draw
-
-    def slow(*given):
-        begun.release()
-        assert free.wait(60)
-        return draw(*given)
-
-    monkeypatch.setattr(painter, "draw", slow)
-    monkeypatch.setattr("sdk.client.time.sleep", lambda seconds: free.set())
+    held = Held(painter, monkeypatch)
+    monkeypatch.setattr("sdk.client.time.sleep", lambda seconds: held.free.set())
     with Library(tmp_path) as library, running(create_app(library, painter, limits=Limits(line=1))) as http:
         url, found = str(http.base_url), []
 
@@ -122,7 +114,7 @@ def test_a_busy_server_is_asked_again(painter, tmp_path, monkeypatch):
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         threads[0].start()
-        assert begun.acquire(timeout=60)
+        assert held.begun.acquire(timeout=60)
         for thread in threads[1:]:
             thread.start()
         for thread in threads:

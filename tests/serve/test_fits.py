@@ -116,7 +116,7 @@ def test_masks_are_used(client, picture, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "part"),
     [
-        ({"name": "a b"}, "a pack's name"),
+        ({"name": "a b"}, "goes into prompts"),
         ({"name": "base"}, "base is the base model"),
         ({"concepts": ""}, "concept"),
         ({"method": "magic"}, "magic"),

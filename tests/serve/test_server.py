@@ -17,11 +17,12 @@ pytest.importorskip("httpx", reason="httpx is not installed")
 
 import httpx
 
+from sdk.errors import NotFiniteError
 from sdk.images.image_io import square
 from sdk.images.record import record_of
 from sdk.library import Library
 from sdk.serve import Limits, create_app
-from tests.serve.running import DRAW, EDIT, STEPS, opened, pixels, refusal, running
+from tests.serve.running import DRAW, EDIT, STEPS, Held, opened, pixels, refusal, running
 
 
 def test_it_draws_what_a_call_draws(client, painter, packs):
@@ -165,21 +166,17 @@ def test_what_cannot_be_drawn_is_one_sentence(client, asked, part):
     refusal(client.post(DRAW, content=content, headers={"content-type": "application/json"}), 400, part)
 
 
-def test_what_overflows_is_no_bug(client):
-    asked = {"prompt": "a cat", "guidance_scale": 100, "steps": 1, "seed": 0}
-    assert client.post(DRAW, json=asked).status_code in (200, 422)
+def test_what_overflows_is_no_bug(painter, tmp_path, monkeypatch):
+    def overflows(*given):
+        raise NotFiniteError("the latents hold NaN; take a smaller guidance_scale")
+
+    monkeypatch.setattr(painter, "draw", overflows)
+    with Library(tmp_path) as library, running(create_app(library, painter)) as client:
+        refusal(client.post(DRAW, json={"prompt": "a cat"}), 422, "take a smaller guidance_scale")
 
 
 def test_a_full_line_is_429_and_loses_nothing(painter, tmp_path, monkeypatch):
-    begun, free = threading.Semaphore(0), threading.Event()
-    draw = painter.draw
-
-    def slow(*given):
-        begun.release()
-        assert free.wait(60)
-        return draw(*given)
-
-    monkeypatch.setattr(painter, "draw", slow)
+    held = Held(painter, monkeypatch)
     limits = Limits(line=2)
     with Library(tmp_path) as library, running(create_app(library, painter, limits=limits)) as client:
         answers = []
@@ -189,7 +186,7 @@ def test_a_full_line_is_429_and_loses_nothing(painter, tmp_path, monkeypatch):
 
         threads = [threading.Thread(target=ask) for _ in range(3)]
         threads[0].start()
-        assert begun.acquire(timeout=60)
+        assert held.begun.acquire(timeout=60)
         for thread in threads[1:]:
             thread.start()
         while "personalizer_waiting 2.0" not in client.get("/metrics").text:
@@ -197,7 +194,7 @@ def test_a_full_line_is_429_and_loses_nothing(painter, tmp_path, monkeypatch):
         full = client.post(DRAW, json={"prompt": "a cat", **STEPS})
         refusal(full, 429, "try again later")
         assert int(full.headers["retry-after"]) >= 1
-        free.set()
+        held.free.set()
         for thread in threads:
             thread.join()
         assert answers == [200] * 3
@@ -260,15 +257,7 @@ def test_mistakes_are_one_sentence_too(painter, tmp_path, monkeypatch):
 
 
 def test_the_end_refuses_who_waits(painter, tmp_path, monkeypatch):
-    begun, free = threading.Semaphore(0), threading.Event()
-    draw = painter.draw
-
-    def slow(*given):
-        begun.release()
-        assert free.wait(60)
-        return draw(*given)
-
-    monkeypatch.setattr(painter, "draw", slow)
+    held = Held(painter, monkeypatch)
     with Library(tmp_path) as library:
         app = create_app(library, painter)
         with running(app) as client:
@@ -279,13 +268,13 @@ def test_the_end_refuses_who_waits(painter, tmp_path, monkeypatch):
 
             threads = [threading.Thread(target=ask, args=(steps,)) for steps in (2, 3)]
             threads[0].start()
-            assert begun.acquire(timeout=60)
+            assert held.begun.acquire(timeout=60)
             threads[1].start()
             while "personalizer_waiting 1.0" not in client.get("/metrics").text:
                 time.sleep(0.02)
             app.end()
             threads[1].join()
             assert client.get("/readyz").status_code == 503
-            free.set()
+            held.free.set()
             threads[0].join()
             assert answers == {2: 200, 3: 503}

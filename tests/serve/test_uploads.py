@@ -25,7 +25,7 @@ def test_hostile_uploads_are_refused_and_leave_nothing(client, packs, tmp_path):
         answer = client.put("/v1/models/bad", content=content)
         refusal(answer, 400, "")
     refusal(client.put("/v1/models/a%2Fb", content=good), 404, "")
-    refusal(client.put("/v1/models/.hidden", content=good), 400, "a pack's name")
+    refusal(client.put("/v1/models/.hidden", content=good), 400, "goes into prompts")
     refusal(client.put("/v1/models/big", content=b"x" * ((1 << 20) + 1)), 413, "a request may hold")
 
     def parts():

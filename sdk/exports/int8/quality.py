@@ -43,10 +43,8 @@ def drift_of(errors: Sequence[float], timesteps: Sequence[int], levels: Levels) 
     cosines = np.sqrt(np.asarray(levels.alphas, float)[list(timesteps)])
     angles = [*np.arccos(cosines), 0.0]
     noise = "prediction_type" not in levels.about or levels.about.text("prediction_type") == "epsilon"
-    return sum(
-        error / (cosine if noise else 1.0) * math.sin(max(a - b, 0.0))
-        for error, cosine, a, b in zip(errors, cosines, angles, angles[1:], strict=False)
-    )
+    steps = zip(errors, cosines, angles, angles[1:], strict=False)
+    return float(sum(error / (cosine if noise else 1.0) * math.sin(max(a - b, 0.0)) for error, cosine, a, b in steps))
 
 
 def judged(folder: Path, pack: ConceptPack | None, adapter: Path | None, trial: Path) -> dict[str, list[float]]:

@@ -11,11 +11,11 @@ from fastapi import APIRouter, File, Form, Path, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from ...disk.file_names import check_name
 from ...disk.reading import parse_json
 from ...errors import InputError
-from ...images.image_io import load_image, load_mask, png
+from ...images.image_io import load_image, load_mask
 from ...library import Job
-from ...library.packs import check_pack_name
 from ...rights import stated_rights
 from ...rules.drawing import check_seed
 from ..drawing.batching import Busy
@@ -81,7 +81,7 @@ async def fit(
     if not isinstance(further, dict):
         raise InputError('settings must be a JSON object, such as {"steps": 100}')
     asked: dict[str, Any] = {
-        "name": check_pack_name(name),
+        "name": check_name(name),
         "concepts": [noun.strip() for noun in concepts.split(",") if noun.strip()],
         "method": method,
         "preset": preset,
@@ -95,7 +95,7 @@ async def fit(
     async with service.decoding:
         photo = await run_in_threadpool(load_image, await image.read())
         parts = [await run_in_threadpool(load_mask, await mask.read()) for mask in masks or []]
-        job = await run_in_threadpool(fitter.add, asked, photo, parts or None, png)
+        job = await run_in_threadpool(fitter.add, asked, photo, parts or None)
     return _status(job, fitter)
 
 

@@ -22,7 +22,7 @@ from ...rules.drawing import picture_and_hole
 from ..drawing.batching import Order
 from ..drawing.painter import Edit
 from ..service import Service, sentence
-from .schemas import Asked, AskedGeneration, Picture, Pictures, refusals
+from .schemas import BASE, Asked, AskedGeneration, Picture, Pictures, refusals
 
 router = APIRouter()
 _DRAWING = refusals(400, 404, 408, 422, 429, 503)
@@ -49,7 +49,7 @@ async def edits(
         File(description="What is redrawn: transparent, or white in a picture without transparency; else all is."),
     ] = None,
     strength: Annotated[float, Form(gt=0, le=1, description="Without a mask: the share that is drawn anew.")] = 0.6,
-    model: Annotated[str, Form()] = "base",
+    model: Annotated[str, Form()] = BASE,
     n: Annotated[int, Form()] = 1,
     seed: Annotated[int | None, Form()] = None,
     negative_prompt: Annotated[str, Form()] = "",
@@ -128,9 +128,11 @@ async def _events(
             if share.done():
                 yield event("progress", {"share": round(share.result(), 4)})
             share.cancel()
-        yield event("completed", drawn.result().model_dump(exclude_none=True))
-    except Exception as error:  # an answer that has begun has no status any more
-        yield event("error", {"message": sentence(error)})
+        error = drawn.exception()
+        if error is None:
+            yield event("completed", drawn.result().model_dump(exclude_none=True))
+        else:  # an answer that has begun has no status any more
+            yield event("error", {"message": sentence(error)})
     finally:
         order.cancel.set()
         drawn.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import zipfile
 import zlib
@@ -12,11 +11,13 @@ from typing import Any
 
 from ...disk.file_names import is_plain_name
 from ...errors import PackError, SdkError
-from ..described import described
+from ..described import described, without_path
 from ..drawing.painter import Painter
 
 _MOST_FILES = 64
 _READ = 1 << 20
+# What Python's reader raises; RuntimeError: encrypted or patched members, and formats of later versions than it reads.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 _KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -47,12 +48,10 @@ def unpack(archive: Path, folder: Path, most: int) -> None:
                 most = _copied(opened, each, folder / name, most)
     except PackError:
         raise
-    except OSError as error:
-        # Numbers in a damaged file lead before its beginning; anything else is the disk's.
-        if error.errno not in (errno.EINVAL, errno.EEXIST):
+    except (*_DAMAGED, OSError) as error:
+        # Numbers in a damaged file lead before its beginning; any other error of the system is the disk's.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EEXIST):
             raise
-        raise PackError("what was sent is no zip file of a pack, or damaged; zip the pack's folder") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise PackError("what was sent is no zip file of a pack, or damaged; zip the pack's folder") from error
 
 
@@ -81,12 +80,10 @@ def keep(painter: Painter, sent: Path, place: Path, most: int) -> dict[str, Any]
     """
     if painter.suffix:
         shutil.copyfile(sent, place)
-        with place.open("rb") as file:
-            os.fsync(file.fileno())
     else:
         unpack(sent, place, most)
     try:
         pack = painter.read_pack(place)
     except SdkError as error:  # where things are here is nobody's business there
-        raise PackError(str(error).replace(str(place), "what was sent")) from error
+        raise PackError(without_path(error, place, "what was sent")) from error
     return described(pack)

@@ -1,6 +1,6 @@
 """Batches across packs: whoever waits shares the next pass of the UNet, each row with its own pack.
 
-A thread of its own draws, one batch after another. While it does, requests come together; when it is free, the oldest
+One batch after another is drawn. While it does, requests come together; when it is free, the oldest
 one says what is drawn, and rows of others that go with it (:class:`sdk.serve.drawing.How` is equal) join until it is
 full. A request of many pictures goes to the end of the line after each batch, so that nobody waits for all of them.
 """
@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._pace = 1.0  # seconds a row, lately
-        self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
+        self._drawing = ThreadPoolExecutor(1, "drawing")
+        self._thread = threading.Thread(target=self._work, name="batching", daemon=True)
         self._thread.start()
 
     @property
@@ -142,6 +143,7 @@ class Batcher:
         """The same, and wait for that end."""
         self.refuse()
         self._thread.join()
+        self._drawing.shutdown()
 
     def __enter__(self) -> Batcher:
         return self
@@ -152,15 +154,16 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next():
             begin = time.monotonic()
-            try:
-                self._drawn(batch)
-                taken = time.monotonic() - begin
-                self._pace = 0.8 * self._pace + 0.2 * taken / len(batch)
-                self.watch(len(batch), taken)
-            except Exception as error:  # a bug must not end the thread that draws for everybody
-                log.exception("a batch of %d rows failed", len(batch))
+            # What it raises is this batch's alone: the next one is drawn all the same.
+            error = self._drawing.submit(self._drawn, batch).exception()
+            if error is not None:
+                log.error("a mistake of the program: a batch of %d rows failed; report it", len(batch), exc_info=error)
                 for order, _ in batch:
                     self._failed(order, error)
+                continue
+            taken = time.monotonic() - begin
+            self._pace = 0.8 * self._pace + 0.2 * taken / len(batch)
+            self.watch(len(batch), taken)
 
     def _next(self) -> list[tuple[Order, int]]:
         """The next batch: orders and places of their rows; empty when it is time to stop."""

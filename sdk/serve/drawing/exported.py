@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...deploy import OnnxPersonalizer
+from ...deploy.adapters import Adapter
 from ...errors import InputError
 from ...runtime import Progress
 from .painter import How, Painter, Row
@@ -41,12 +42,11 @@ class ExportedPainter(Painter):
     def base(self) -> str:
         return str(self.model.model.base.name)
 
-    def read_pack(self, path: Path) -> object:
+    def read_pack(self, path: Path) -> Adapter:
         return self.model.read_pack(path)
 
-    def size_of(self, pack: object) -> int:
-        arrays = [pack.rows, *pack.weights.values()]  # type: ignore[attr-defined]
-        return sum(array.nbytes for array in arrays)
+    def size_of(self, pack: Adapter) -> int:
+        return sum(array.nbytes for array in (pack.rows, *pack.weights.values()))
 
     def draw(
         self, rows: Sequence[Row], how: How, progress: Progress | None = None, cancel: threading.Event | None = None

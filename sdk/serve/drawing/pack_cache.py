@@ -27,6 +27,7 @@ class PackCache:
         self.painter, self.budget, self.watch = painter, budget, watch
         self._held: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         self._reading: dict[int, Future] = {}
+        self._gone: set[int] = set()  # removed while they were read
         self._lock = threading.Lock()
 
     @property
@@ -63,8 +64,10 @@ class PackCache:
             future.set_exception(error)
             raise
         with self._lock:
-            self._held[kept.id] = pack, size
             del self._reading[kept.id]
+            if kept.id not in self._gone:
+                self._held[kept.id] = pack, size
+            self._gone.discard(kept.id)
             while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.budget:
                 self._held.popitem(last=False)
                 self.watch("evicted")
@@ -75,3 +78,5 @@ class PackCache:
         """Let go of a pack that was removed."""
         with self._lock:
             self._held.pop(id, None)
+            if id in self._reading:
+                self._gone.add(id)
