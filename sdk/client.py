@@ -123,7 +123,7 @@ class Client:
         if (height is None) != (width is None):
             raise InputError("give both height and width, or neither")
         asked = {
-            "prompt": prompt,
+            "prompt": text(prompt, "prompt"),
             "model": concepts,
             "n": num_images,
             "seed": seed,
