@@ -49,8 +49,8 @@ def drawers(personalizer: Personalizer, base: Path, pack: ConceptPack, adapter: 
     return found
 
 
-def run_scene(personalizer: Personalizer, base: Path, folder: Path, index: int, prompts: int):
-    """Yield one row for each way to draw one scene."""
+def run_scene(personalizer: Personalizer, base: Path, folder: Path, index: int, prompts: int, done: set[str]):
+    """Yield one row for each way to draw one scene, but for engines that have drawn it."""
     scene = reference_scene("test", index, 2)
     picture, _ = render(scene)
     concepts = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
@@ -62,7 +62,8 @@ def run_scene(personalizer: Personalizer, base: Path, folder: Path, index: int, 
         personalizer.fit(picture, concepts, seed=index).save_pretrained(own)
     pack = ConceptPack.from_pretrained(own)
     adapter = pack.export_adapter(folder / f"scene-{index}.onnx_adapter")
-    for engine, draw in drawers(personalizer, base, pack, adapter).items():
+    ways = drawers(personalizer, base, pack, adapter)
+    for engine, draw in ((engine, draw) for engine, draw in ways.items() if engine not in done):
         for speed in SPEEDS:
             images = draw([p.learned for p in wanted], seed=1000, speed=speed).images
             drawn = [Drawn(p.learned, p.asked, p.background, [i]) for p, i in zip(wanted, images, strict=True)]
@@ -102,9 +103,10 @@ def main() -> None:
         with arguments.csv.open(newline="") as opened:
             rows = list(csv.DictReader(opened))
     for index in range(arguments.scenes):
-        if any(int(r["scene"]) == index for r in rows):
+        done = {r["engine"] for r in rows if int(r["scene"]) == index}
+        if done >= {"torch", *ENGINES}:
             continue
-        rows += run_scene(personalizer, base, arguments.folder, index, arguments.prompts)
+        rows += run_scene(personalizer, base, arguments.folder, index, arguments.prompts, done)
         with arguments.csv.open("w", newline="") as opened:
             writer = csv.DictWriter(opened, FIELDS)
             writer.writeheader()

@@ -83,6 +83,27 @@ def test_it_is_drawn_where_it_is_there_and_is_near_float32(quantized, shared_exp
     assert small.generate(["a cat", "a dog", "a car"], speed="fast", seed=1).images  # other batches, deep features
 
 
+def test_parts_of_a_batch_have_copies_and_large_graphs_none(quantized, monkeypatch):
+    """Streams of one quantised graph are prepared at once, and one in six then computes something else."""
+    folder, _ = quantized
+    monkeypatch.setattr("sdk.deploy.engines.openvino._cores", lambda: 2)
+    asked = {"guidance_scale": 3.0, **ASKED}
+
+    def drawn():
+        loaded = OnnxPersonalizer.from_pretrained(folder, engine="openvino", precision="int8")
+        image = loaded.generate("a cat", **asked).images[0]
+        (each,) = loaded.model.graphs["unet"]._compiled.values()
+        return image, each
+
+    halves, copies = drawn()
+    assert len({id(copy) for copy in copies}) == 2
+    assert [copy.get_property("NUM_STREAMS") for copy in copies] == [1, 1]
+    monkeypatch.setattr("sdk.deploy.engines.openvino._COPIED", 1)
+    whole, alone = drawn()
+    assert [copy.get_property("NUM_STREAMS") for copy in alone] == [1]
+    assert np.abs(np.asarray(halves, float) - np.asarray(whole, float)).max() <= 2
+
+
 def test_errors_that_are_too_large_write_nothing(shared_export, tmp_path, monkeypatch):
     folder = shutil.copytree(shared_export, tmp_path / "folder")
     monkeypatch.setattr("sdk.exports.int8.quantizing._quantized", lambda model, ranges: model)
