@@ -83,7 +83,7 @@ if __name__ == "__main__":
     setup(
         packages=packages(),
         package_dir=FOLDERS,
-        package_data={"sdk": [*DATA, "bundled/**/*"], "sdk.kernels": DATA},
+        package_data={"sdk": [*DATA, "bundled/**/*", "studio/*.css", "studio/*.png"], "sdk.kernels": DATA},
         include_package_data=False,  # MANIFEST.in is for the source distribution, which holds much more
         long_description=long_description(),
         long_description_content_type="text/markdown",

@@ -23,6 +23,7 @@ _COMMANDS = {
     "masks": "find where the concepts are in a picture",
     "merge": "join packs that were fitted apart",
     "export": "write a pack for ONNX Runtime or other tools",
+    "studio": "open a page to learn and draw on",
     "serve": "draw over HTTP, many packs at once",
     "verify": "check a pack's files and its base model, and say which tools load it",
     "doctor": "show what this machine has",

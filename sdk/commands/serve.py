@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..deploy.onnx_folder import MANIFEST
 from ..disk.reading import read_text
 from ..errors import InputError, OutputError
 from .common import add_model_arguments, load_personalizer, say_aside
+from .serving import server
 
 EXAMPLE = "personalizer serve packs --model deployed/base --port 8000"
 _TOKENS = "PERSONALIZER_TOKENS"
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
             timeout_graceful_shutdown=_GRACE,
         )
         try:
-            _server(config, app).run()
+            server(config, lambda address: say_aside(f"serving on {address}; Ctrl-C ends it"), app.end).run()
         except SystemExit as error:  # uvicorn's way to say that a port is taken
             raise OutputError(f"port {arguments.port} of {arguments.host} cannot be had; give another") from error
 
@@ -117,32 +116,3 @@ def _tokens(file: str | None) -> list[str]:
             "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
         )
     return tokens
-
-
-def _server(config: Any, app: Any) -> Any:
-    """uvicorn's server, which says where it is once it answers, and leaves what it is ended by at that."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                place = self.servers[0].sockets[0].getsockname()
-                host = f"[{place[0]}]" if ":" in place[0] else place[0]
-                say_aside(f"serving on http://{host}:{place[1]}; Ctrl-C ends it")
-
-        async def shutdown(self, sockets: Any = None) -> None:
-            app.end()  # or it would wait for all who wait
-            await super().shutdown(sockets)
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own raises the signal again, which would end the program before fits and library are closed.
-            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for each, handler in before.items():
-                    signal.signal(each, handler)
-
-    return Server(config)

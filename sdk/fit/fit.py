@@ -22,11 +22,11 @@ from ..pack import ConceptPack
 from ..printable import printable
 from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
-from .kept.artifacts import concept_pictures, write_artifacts
+from .kept.artifacts import attention_of, concept_pictures, write_artifacts
 from .kept.output import is_last_of, opened, settings_before
 from .loop import run
 from .prepare import PreparedFit, prepare
-from .reporting import Report, check_report_to, reporters
+from .reporting import Looks, Report, check_report_to, reporters
 from .request import FitRequest, check_request
 from .validation import Validator
 
@@ -114,6 +114,7 @@ class Fit:
                 work=work,
                 asked=self.asked,
                 report=self.report,
+                looks=Looks(lambda: fit.pack(engine), lambda: attention_of(fit)),
                 validate=None if scorer is None else self._validator(fit, scorer),
                 progress=self.progress,
                 cancel=self.cancel,

@@ -22,7 +22,7 @@ from .early_stopping import Best
 from .kept.checkpoint import CHECKPOINT, Checkpoints
 from .kept.metrics import MetricsLog
 from .optimizers import build_optimizer
-from .reporting import Report, StepReport
+from .reporting import Looks, Report, StepReport
 from .request import FitRequest
 from .step.accelerate import compiled_blocks, do_steps, tensor_cores
 from .step.losses import PendingLosses, StepLosses
@@ -41,6 +41,7 @@ def run(
     work: Path | None,
     asked: FitRequest,
     report: Report,
+    looks: Looks,
     validate: Callable[[], dict[str, float]] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -55,6 +56,7 @@ def run(
         work: folder of the checkpoint and ``metrics.jsonl``, or ``None`` to keep nothing.
         asked: what the result depends on; a checkpoint of another fit is not resumed.
         report: called after each step.
+        looks: what it may look at.
         validate: returns a ``"score"`` and more of the present weights, asked every ``settings.validate_every`` steps;
             the fit ends with the weights that scored best.
         progress: told about each step, phase ``"fit"``.
@@ -107,7 +109,7 @@ def run(
 
     def tell(each: StepLosses) -> None:
         phase.step(1, each.values)
-        report(StepReport(each.step, settings.steps, each.values, phase.seconds_left or 0.0))
+        report(StepReport(each.step, settings.steps, each.values, phase.seconds_left or 0.0, looks))
 
     with (
         deferred_interrupt() as interrupted,

@@ -5,13 +5,29 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..errors import InputError, OutputError
+from ..pack import ConceptPack
 
 REPORTS = ("none", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Looks at what is learned so far, for a callback; they take their time, and change nothing of the fit.
+
+    Attributes:
+        pack: returns it as a pack, which may be drawn with.
+        attention: returns a sheet of where the concepts' words look, before the fit and now, as ``attention.png``.
+    """
+
+    pack: Callable[[], ConceptPack]
+    attention: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -23,12 +39,14 @@ class StepReport:
         steps: steps in all.
         losses: scalars by name.
         seconds_left: estimate.
+        looks: to be called within the callback.
     """
 
     step: int
     steps: int
     losses: dict[str, float]
     seconds_left: float
+    looks: Looks = field(repr=False)
 
 
 Report = Callable[[StepReport], Any]

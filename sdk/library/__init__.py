@@ -9,5 +9,6 @@ from __future__ import annotations
 from .jobs import Job
 from .library import Library
 from .packs import KeptPack
+from .pictures import KeptPicture
 
-__all__ = ["Job", "KeptPack", "Library"]
+__all__ = ["Job", "KeptPack", "KeptPicture", "Library"]

@@ -42,6 +42,10 @@ _SCRIPTS = (
         pack INTEGER
     );
     """,
+    """
+    ALTER TABLE pictures ADD COLUMN gallery INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX pictures_of_the_gallery ON pictures (gallery, id);
+    """,
 )
 
 

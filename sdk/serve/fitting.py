@@ -27,6 +27,7 @@ log = logging.getLogger("sdk.serve")
 PHOTO, PACK = "photo.png", "pack"
 _LOOKS = 5.0  # seconds between two looks for what waits, beside those it is told of
 _LOSSES = 2000  # steps whose losses are remembered
+_SAMPLE_STEPS = 12  # of the sampler: samples while a fit runs are to be looked at, not kept
 
 
 @dataclass
@@ -36,12 +37,18 @@ class Course:
     Attributes:
         event: what was told last.
         losses: step and losses by name, of each step.
+        samples: each concept alone, and all together, as they are drawn so far; drawn anew now and then.
+        attention: where the concepts' words look, before the fit and at that time.
+        looked: the step after which that was.
         cancel: ends it.
         unwanted: whether a user asked for that.
     """
 
     event: Event = field(default_factory=lambda: Event("fit", 0, 1))
     losses: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    samples: list[Image.Image] = field(default_factory=list)
+    attention: Image.Image | None = None
+    looked: int = 0
     cancel: threading.Event = field(default_factory=threading.Event)
     unwanted: bool = False
 
@@ -52,10 +59,11 @@ class Fitter:
     Args:
         model: what is taught; it is used by nobody else, though it may share its modules.
         library: has the jobs, and gets the packs.
+        looks: how many times samples are drawn while a fit runs.
     """
 
-    def __init__(self, model: Personalizer, library: Library) -> None:
-        self.model, self.library = model, library
+    def __init__(self, model: Personalizer, library: Library, looks: int = 0) -> None:
+        self.model, self.library, self.looks = model, library, looks
         self._courses: dict[int, Course] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -205,6 +213,8 @@ class Fitter:
         def step(report: StepReport) -> None:
             course.losses.append((report.step, dict(report.losses)))
             del course.losses[:-_LOSSES]
+            if self.looks and report.step < report.steps and report.step % max(1, report.steps // self.looks) == 0:
+                self._look(course, report)
 
         masks = [job.folder / mask_name(i) for i in range(asked["masks"])]
         pack = self.model.fit(
@@ -230,6 +240,25 @@ class Fitter:
         kept = self.library.packs.put(asked["name"], write)
         self.library.jobs.end(job.id, DONE, pack=kept.id)
         shutil.rmtree(job.folder, ignore_errors=True)  # the photo, and all but the pack
+
+    def _look(self, course: Course, report: StepReport) -> None:
+        """Draw what is learned so far; whether that succeeds is nothing to the fit."""
+        try:
+            course.attention = report.looks.attention()
+            pack = report.looks.pack()
+            prompts = [f"photo of a {concept.phrase}" for concept in pack.concepts]
+            course.samples = self.model.generate(
+                prompts if len(prompts) == 1 else [*prompts, pack.prompt],
+                concepts=pack,
+                seed=0,
+                num_inference_steps=self.model.steps_for(_SAMPLE_STEPS),
+                cancel=course.cancel,
+            ).images
+            course.looked = report.step
+        except Cancelled:  # the fit ends before its next step
+            pass
+        except SdkError as error:
+            log.warning("no samples after step %d: %s", report.step, error)
 
 
 def _known(settings: dict[str, Any]) -> dict[str, Any]:

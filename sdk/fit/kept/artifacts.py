@@ -41,18 +41,23 @@ def write_artifacts(
         progress: told about them, phase ``"sheets"``.
         cancel: looked at between them and while samples are drawn.
     """
-    image, concepts, method = fit.request.images[0], fit.request.concepts, fit.method
+    image, concepts = fit.request.images[0], fit.request.concepts
     phase = Phase("sheets", 3, progress, cancel)
-    after = method.probe.reference_maps(fit.clean[0], method.embeddings)
-    write_bytes(folder / "attention.png", png(attention_sheet(image, concepts, fit.before, after)))
+    write_bytes(folder / "attention.png", png(attention_of(fit)))
     phase.step()
-    masks = concept_pictures(concepts, method.masks[0], image.size)
+    masks = concept_pictures(concepts, fit.method.masks[0], image.size)
     for index, mask in enumerate(masks):
         write_bytes(folder / mask_name(index), png(mask))
     write_bytes(folder / "masks.png", png(mask_sheet(image, concepts, masks)))
     phase.step()
     write_bytes(folder / "samples.png", png(samples(engine, pack, progress, cancel)))
     phase.step()
+
+
+def attention_of(fit: PreparedFit) -> Image.Image:
+    """Return a sheet of where the concepts' words look on the first picture, before the fit and now."""
+    now = fit.method.probe.reference_maps(fit.clean[0], fit.method.embeddings)
+    return attention_sheet(fit.request.images[0], fit.request.concepts, fit.before, now)
 
 
 def concept_pictures(concepts: list[Concept], masks: Tensor, size: tuple[int, int]) -> list[Image.Image]:

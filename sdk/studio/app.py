@@ -1,0 +1,74 @@
+"""The studio as an ASGI application: the page, and before it who may see it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from ..serve.guards import Guards
+from ..serve.limits import Limits
+from ..serve.metrics import Metrics
+from .page import build_page, look
+from .workshop import Workshop
+
+# Whatever a page may hold, a browser loads it from here alone; Gradio's own scripts need eval and inline ones.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
+    "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def create_studio(shop: Workshop) -> Any:
+    """Return the studio, for uvicorn or another ASGI server; this machine alone may ask it.
+
+    Args:
+        shop: what the page works with; it stays the caller's to close.
+    """
+    scratch = shop.library.uploads / "page"
+    scratch.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch)  # what is uploaded and shown; it goes at the next start
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return Response("ok")
+
+    app = gr.mount_gradio_app(
+        app,
+        build_page(shop, scratch),
+        path="/",
+        footer_links=[],
+        show_error=False,
+        max_file_size=Limits().body,
+        allowed_paths=[str(shop.library.folder / "pictures")],
+        ssr_mode=False,
+        enable_monitoring=False,
+        **look(),
+    )
+    return Guards(_WithHeaders(app), (), Limits(), Metrics())
+
+
+class _WithHeaders:
+    """An ASGI application whose answers have further headers."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.state = app, app.state
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        await self.app(scope, receive, sending if scope["type"] == "http" else send)
