@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ..serve.guards import Guards
@@ -49,7 +51,7 @@ def create_studio(shop: Workshop) -> Any:
         build_page(shop, scratch),
         path="/",
         footer_links=[],
-        show_error=False,
+        show_error=True,
         max_file_size=Limits().body,
         allowed_paths=[str(shop.library.folder / "pictures")],
         ssr_mode=False,
@@ -71,4 +73,5 @@ class _WithHeaders:
                 message = message | {"headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
-        await self.app(scope, receive, sending if scope["type"] == "http" else send)
+        with suppress(ClientDisconnect):  # a page was closed while it sent something
+            await self.app(scope, receive, sending if scope["type"] == "http" else send)

@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from ..concepts import MAX_CONCEPTS
+from ..disk.checked import shown
 from ..errors import InputError
 from ..images.image_io import square
 from ..library import KeptPicture
@@ -26,6 +27,10 @@ from .workshop import MOST_PICTURES, Workshop
 WORDS, CHANGE, HOLE = "From words", "Change a picture", "Fill a hole in a picture"
 _SPEEDS = [("Exact", "exact"), ("Balanced", "balanced"), ("Fast", "fast")]
 _ALONE = "Nothing learned: the model alone"
+# In the page itself: the next chip may be clicked before an answer from here.
+_ADD = "(text, name) => text.trim() === '' ? name : /(,|\\b(and|with|to|of|a))\\s*$/i.test(text) ? " + (
+    "text.trimEnd() + ' ' + name : text.trimEnd() + ' and ' + name"
+)
 _LOOKS = 0.3  # seconds between two looks at how far a drawing is
 
 
@@ -62,8 +67,12 @@ class DrawTab:
 
     def _start(self) -> None:
         with gr.Column(visible=False) as self.starting:
+            gr.HTML(
+                "<p class='hint'>The picture to start from; its middle square is used. To fill a hole, paint over what "
+                "shall be drawn anew.</p>"
+            )
             self.start = gr.ImageEditor(
-                label="The picture; its middle square is used. To fill a hole, paint what shall be drawn anew.",
+                show_label=False,
                 type="pil",
                 format="png",
                 sources=("upload", "clipboard"),
@@ -80,7 +89,7 @@ class DrawTab:
     def _settings(self) -> None:
         with gr.Row():
             self.count = gr.Slider(1, MOST_PICTURES, 4, step=1, label="How many", buttons=[], elem_id="count")
-            self.seed = gr.Number(None, precision=0, minimum=0, label="Seed; empty: any", elem_id="draw-seed")
+            self.seed = gr.Textbox("", label="Seed; empty: any", max_length=20, elem_id="draw-seed")
         self.speed = gr.Radio(_SPEEDS, value="exact", label="Speed", elem_id="speed")
         with gr.Accordion("More settings", open=False):
             self.negative = gr.Textbox("", label="What to stay away from", elem_id="negative")
@@ -100,7 +109,7 @@ class DrawTab:
     def _pictures(self) -> None:
         self.state = gr.HTML("", elem_id="drawing")
         self.drawn = gr.Gallery(
-            label="Drawn; all of it is kept in the gallery",
+            show_label=False,
             format="png",
             columns=2,
             height="auto",
@@ -112,7 +121,7 @@ class DrawTab:
     def _connect(self) -> None:
         self.pack.change(self.chosen, self.pack, self.chips, show_progress="hidden")
         for chip in self.chips:
-            chip.click(_with_name, [self.prompt, chip], self.prompt, show_progress="hidden")
+            chip.click(None, [self.prompt, chip], self.prompt, js=_ADD)
         self.way.change(self.started, self.way, [self.starting, self.strength], show_progress="hidden")
         given = [self.prompt, self.pack, self.way, self.start, self.strength, self.count, self.seed, self.speed]
         given += [self.negative, self.size, self.steps, self.guidance]
@@ -153,7 +162,7 @@ class DrawTab:
         start: dict[str, Any] | None,
         strength: float,
         count: float,
-        seed: float | None,
+        seed: str,
         speed: str,
         negative: str,
         size: str,
@@ -170,7 +179,7 @@ class DrawTab:
             width, height, int(steps) if steps else None, speed, None, float(guidance) if guidance else None, edit
         )
         shares: queue.SimpleQueue[float] = queue.SimpleQueue()
-        first = None if seed is None else check_seed(int(seed))
+        first = _seed(seed)
         begin = time.monotonic()
         order, remarks = self.shop.draw(text, pack or None, how, int(count), first, negative, shares.put)
         share = 0.0
@@ -229,7 +238,7 @@ class DrawTab:
         return [
             about.get("prompt", ""),
             gr.update(value=pack) if there or not pack else gr.skip(),
-            about.get("seed"),
+            str(about.get("seed", "")),
             about.get("speed", "exact"),
             about.get("negative_prompt", ""),
             about.get("size", ""),
@@ -251,12 +260,9 @@ class DrawTab:
         return [gr.update(value=HOLE), value, gr.update(visible=True), gr.update(visible=False)]
 
 
-def _with_name(prompt: str, name: str) -> str:
-    """The prompt with a concept's name at its end."""
-    if not prompt.strip():
-        return name
-    return (
-        f"{prompt.rstrip()} {name}"
-        if prompt.rstrip().endswith((" and", ",", " with", " next to"))
-        else (f"{prompt.rstrip()} and {name}")
-    )
+def _seed(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal():
+        raise InputError(f"a seed is a whole number, got {shown(text)}; leave it empty for any")
+    return check_seed(int(text))

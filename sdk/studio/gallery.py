@@ -41,7 +41,7 @@ class GalleryTab:
             self.newer, self.older = gr.Button("Newer", size="sm"), gr.Button("Older", size="sm")
         with gr.Row(visible=False, equal_height=False) as self.single:
             self.large = gr.Image(
-                label="The picture",
+                show_label=False,
                 format="png",
                 interactive=False,
                 height=360,

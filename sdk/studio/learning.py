@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..images.image_io import load_image
 from ..library import Job
 from ..library.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
+from ..masks.attention_maps import LOW_CONFIDENCE
 from ..methods import METHODS, PRESETS
 from ..rights import stated_rights
 from ..rules.drawing import check_seed
@@ -50,8 +51,9 @@ class LearnTab:
 
     def _photo(self) -> None:
         gr.HTML("<h2>1. A photo</h2>")
+        gr.HTML("<p class='hint'>With two or three things in it. Drop it here, choose a file, or paste it.</p>")
         self.upload = gr.Image(
-            label="Drop a photo with two or three things in it, or choose a file",
+            label="Photo",
             type="filepath",
             sources=["upload", "clipboard"],
             height=220,
@@ -60,8 +62,9 @@ class LearnTab:
         )
         self.example = gr.Button("Use the example picture", size="sm", elem_id="example")
         with gr.Column(visible=False) as self.cropping:
+            gr.HTML("<p class='hint'>The bright square is learned from. Click where its middle shall be.</p>")
             self.shown = gr.Image(
-                label="What is learned from: the bright square. Click where its middle shall be.",
+                show_label=False,
                 interactive=False,
                 format="png",
                 height=320,
@@ -78,7 +81,8 @@ class LearnTab:
         self.nouns = gr.Dropdown(
             self.shop.nouns,
             value=[],
-            label="One plain word for each thing, such as cat, dog or teddy bear; Enter adds it",
+            label="One plain word for each thing; Enter adds it",
+            info="Such as cat, dog or teddy bear.",
             multiselect=True,
             allow_custom_value=True,
             max_choices=MAX_CONCEPTS,
@@ -99,7 +103,7 @@ class LearnTab:
                 "with the eraser what does not.</p>"
             )
             self.confidence = gr.HTML("")
-            with gr.Row():
+            with gr.Row(elem_id="editors"):
                 for index in range(MAX_CONCEPTS):
                     colour = photos.COLOURS[index % len(photos.COLOURS)]
                     editor = gr.ImageEditor(
@@ -141,24 +145,37 @@ class LearnTab:
             self.go_on = gr.Button("Go on", visible=False, elem_id="go-on")
             self.forget = gr.Button("Forget it", visible=False, elem_id="forget")
         with gr.Row(visible=False) as self.watching:
-            self.samples = gr.Gallery(
-                label="What is drawn so far", format="png", columns=3, height="auto", buttons=[], elem_id="samples"
+            with gr.Column():
+                gr.HTML("<h3>What is drawn so far</h3>")
+                self.samples = self._samples()
+            with gr.Column():
+                gr.HTML("<h3>Losses</h3>")
+                self.plot = gr.LinePlot(x="step", y="loss", color="kind", height=260, buttons=[], elem_id="losses")
+        with gr.Column(visible=False) as self.maps:
+            gr.HTML("<h3>Where the words look: before learning, and now</h3>")
+            self.attention = gr.Image(
+                show_label=False,
+                format="png",
+                interactive=False,
+                buttons=["fullscreen"],
+                alt_text="Maps of attention over the photo for every word",
+                elem_id="attention",
             )
-            self.plot = gr.LinePlot(
-                x="step", y="loss", color="kind", label="Losses", height=260, buttons=[], elem_id="losses"
-            )
-        self.attention = gr.Image(
-            label="Where the words look: before learning, and now",
-            format="png",
-            interactive=False,
-            visible=False,
-            buttons=["fullscreen"],
-            alt_text="Maps of attention over the photo for every word",
-            elem_id="attention",
-        )
         with gr.Accordion("All that was asked for", open=False):
             self.jobs = gr.Dropdown([], label="Show", interactive=True, elem_id="jobs")
         self.timer = gr.Timer(_LOOKS)
+
+    def _samples(self) -> gr.Gallery:
+        return gr.Gallery(
+            show_label=False,
+            format="png",
+            columns=3,
+            height="auto",
+            object_fit="contain",
+            allow_preview=False,
+            buttons=[],
+            elem_id="samples",
+        )
 
     def _connect(self) -> None:
         box = [self.across, self.down, self.share]
@@ -191,7 +208,7 @@ class LearnTab:
     def watched(self) -> list[Any]:
         """What a look at the fit changes."""
         buttons = [self.stop, self.go_on, self.forget]
-        pictures = [self.watching, self.samples, self.plot, self.attention]
+        pictures = [self.watching, self.samples, self.plot, self.maps, self.attention]
         return [self.job, self.looked, self.done, self.state, *buttons, *pictures, self.jobs]
 
     # The photo
@@ -247,7 +264,7 @@ class LearnTab:
         unsure = [
             f"The mask of {concept.noun} is a guess: correct it."
             for concept, mask in zip(concepts, found, strict=True)
-            if mask.info.get("confidence", 1.0) < 0.5
+            if mask.info.get("confidence", 1.0) < LOW_CONFIDENCE
         ]
         editors = [
             gr.update(visible=True, label=concept.noun, value=photos.to_paint_on(crop, mask, photos.COLOURS[index]))
@@ -304,7 +321,7 @@ class LearnTab:
         choices = gr.update(choices=[(job_line(each), each.id) for each in jobs], value=None if job is None else job.id)
         if job is None:
             hidden = gr.update(visible=False)
-            return [None, (0, -1), done, "", hidden, hidden, hidden, hidden, [], None, hidden, choices]
+            return [None, (0, -1), done, "", hidden, hidden, hidden, hidden, [], None, hidden, None, choices]
         course = self.shop.fitter.course(job.id)
         buttons = [
             gr.update(visible=job.status in (RUNNING, WAITING)),
@@ -312,13 +329,12 @@ class LearnTab:
             gr.update(visible=job.over),
         ]
         now = (job.id, course.looked)
-        pictures: list[Any] = [gr.update(visible=bool(course.losses)), gr.skip(), gr.skip(), gr.skip()]
+        pictures: list[Any] = [gr.update(visible=bool(course.losses)), *[gr.skip()] * 4]
         if course.losses:
             pictures[2] = losses_of(course)
         if now != tuple(looked):
-            there = course.attention is not None
-            pictures[1] = gr.update(value=samples_of(job, course), visible=bool(course.samples))
-            pictures[3] = gr.update(value=course.attention, visible=there)
+            pictures[1] = samples_of(job, course)
+            pictures[3:] = [gr.update(visible=course.attention is not None), course.attention]
         learned = sum(each.status == DONE for each in jobs)
         words = job_words(job, course)
         return [job.id, now, learned, words, *buttons, *pictures, choices]

@@ -32,7 +32,7 @@ class PacksTab:
         self.done, self.removed, self.sent = gr.State(0), gr.State(None), gr.State(None)
         self.list = gr.HTML("", elem_id="pack-list")
         self.pack = gr.Dropdown([], label="Pack", elem_id="pack")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             self.new = gr.Textbox("", label="Another name", max_length=64, elem_id="new-name")
             self.rename = gr.Button("Rename", elem_id="rename")
             self.remove = gr.Button("Delete", elem_id="delete-pack")

@@ -1,0 +1,193 @@
+"""A person's way through the studio, in a real browser on the bundled model."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from tests.studio.running import studio
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser is installed: chromium")
+LONG = 120_000  # milliseconds: a machine may be busy
+KEPT = os.environ.get("PERSONALIZER_SCREENSHOTS")  # a folder for pictures of the pages
+
+
+class Visit:
+    """A page of the studio, and what went wrong on it."""
+
+    def __init__(self, page, address):
+        self.page, self.address = page, address
+        self.outside, self.mistakes = [], []
+        page.set_default_timeout(LONG)
+        page.on("request", lambda asked: self._look(asked.url))
+        page.on("pageerror", lambda error: self.mistakes.append(str(error)))
+
+    def _look(self, url):
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.outside.append(url)
+
+    def shot(self, name):
+        if KEPT:
+            for width in (1280, 390):
+                self.page.set_viewport_size({"width": width, "height": 900})
+                self.page.wait_for_timeout(1500)
+                self.page.screenshot(path=Path(KEPT) / f"{name}-{width}.png", full_page=True)
+            self.page.set_viewport_size({"width": 1280, "height": 900})
+            self.page.wait_for_timeout(500)
+
+    def tab(self, name):
+        self.page.get_by_role("tab", name=name).click()
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def said(self):
+        return self.page.locator(".toast-body").all_inner_texts()
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory):
+    library = tmp_path_factory.mktemp("journey") / "library"
+    with studio(library) as (address, _), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        visit = Visit(page, address)
+        page.goto(address)
+        expect(visit.button("Learn")).to_be_visible(timeout=LONG)
+        yield visit
+        browser.close()
+
+
+def paint(visit, editor, way):
+    """A stroke over the middle of an editor, by shares of its side."""
+    canvas = visit.page.locator(f"{editor} canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    side = min(box["width"], box["height"])
+    mouse = visit.page.mouse
+    for index, (right, down) in enumerate(way):
+        mouse.move(x + right * side, y + down * side, steps=5)
+        if index == 0:
+            mouse.down()
+    mouse.up()
+
+
+def test_the_whole_journey(visit):
+    page = visit.page
+    expect(page.get_by_role("complementary")).to_contain_text("small practice model")
+    visit.button("Use the example picture").click()
+    expect(page.locator("#crop img")).to_be_visible(timeout=LONG)
+    expect(page.locator("#nouns")).to_contain_text("cat")
+    visit.button("Find where they are").click()
+    expect(page.locator("#mask-1 canvas").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#mask-0 canvas").first).to_be_visible(timeout=LONG)
+    page.wait_for_timeout(2000)  # the picture fades in
+    paint(visit, "#mask-0", [(-0.3, 0.3), (-0.2, 0.35), (-0.1, 0.3)])
+    visit.shot("studio-masks")
+    page.locator("#pack-name").get_by_role("textbox").fill("pets")
+    page.get_by_role("button", name=re.compile("More settings")).first.click()
+    page.get_by_label("Steps; 0: the preset's own").fill("6")
+    visit.button("Learn").click()
+    expect(page.locator("#samples img").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#attention img")).to_be_visible(timeout=LONG)
+    visit.shot("studio-learning")
+    expect(page.locator("#course")).to_contain_text("my cat and my dog", timeout=LONG)
+
+    visit.tab("Draw")
+    visit.button("my cat").click()
+    visit.button("my dog").click()
+    expect(page.get_by_label("What to draw")).to_have_value("my cat and my dog")
+    page.get_by_label("number input for How many").fill("2")
+    page.get_by_label("Seed; empty: any").fill("5")
+    page.get_by_label("Fast").check()
+    page.locator("#draw").click()
+    expect(page.locator("#drawn img")).to_have_count(2, timeout=LONG)
+    visit.shot("studio-draw")
+
+    visit.tab("Gallery")
+    page.locator("#gallery button").nth(1).click()  # of seed 5: the newest is first
+    expect(page.locator("#about")).to_contain_text("my cat and my dog", timeout=LONG)
+    visit.shot("studio-gallery")
+    with page.expect_download() as loading:
+        page.locator("#download").click()
+    with Image.open(loading.value.path()) as image:
+        assert image.size == (64, 64)
+        assert "my cat" not in image.text["parameters"]
+        assert "<new1> cat" in image.text["parameters"]
+    visit.button("Change it").click()
+    expect(page.locator("#start canvas").first).to_be_visible(timeout=LONG)
+    page.wait_for_timeout(2000)
+    paint(visit, "#start", [(-0.2, 0.2), (0, 0.25), (0.2, 0.2)])
+    page.locator("#draw").click()
+    expect(page.locator("#drawn img")).to_have_count(2, timeout=LONG)
+    expect(page.locator("#drawing")).to_contain_text("seconds. All", timeout=LONG)
+    visit.shot("studio-hole")
+    visit.tab("Gallery")
+    expect(page.locator("#gallery-count")).to_contain_text("4 pictures", timeout=LONG)
+
+    visit.tab("Packs")
+    expect(page.locator("#pack-list")).to_contain_text("my cat, my dog", timeout=LONG)
+    page.get_by_role("button", name=re.compile("Use it in other tools")).click()
+    visit.button("Write it").click()
+    expect(page.locator("#words")).to_contain_text("<lora:pets:1>", timeout=LONG)
+    visit.shot("studio-packs")
+    page.get_by_label("Another studio, or this package").check()
+    visit.button("Write it").click()
+    expect(page.locator("#words")).to_contain_text("another studio takes", timeout=LONG)
+    with page.expect_download() as loading:
+        page.locator("#export-file").click()
+    pack = Path(loading.value.path()).read_bytes()
+    assert zipfile.ZipFile(io.BytesIO(pack)).testzip() is None
+    page.get_by_role("button", name=re.compile("A pack from somebody else")).click()
+    sent = page.locator("#pack-file input[type=file]")
+    sent.set_input_files({"name": "../../x.zip", "mimeType": "application/zip", "buffer": pack})
+    expect(page.locator("#facts")).to_contain_text("whole", timeout=LONG)
+    page.get_by_label("Keep it as").fill("theirs")
+    visit.button("Keep it").click()
+    expect(page.locator("#pack-list")).to_contain_text("theirs", timeout=LONG)
+    assert visit.outside == [], "the page loads from elsewhere"
+    assert visit.mistakes == []
+
+
+def test_a_mistake_is_one_sentence(visit):
+    page = visit.page
+    visit.tab("Draw")
+    page.get_by_label("What to draw").fill("a <new7> cat")
+    page.get_by_label("From words").check()
+    page.locator("#draw").click()
+    expect(page.locator(".toast-body").first).to_contain_text("<new7>, which was not learned", timeout=LONG)
+
+
+@pytest.mark.parametrize("name", ["Learn", "Draw", "Gallery", "Packs"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page_is_for_everybody(visit, name, width):
+    page = visit.page
+    page.set_viewport_size({"width": width, "height": 900})
+    visit.tab(name)
+    expect(page.get_by_role("tabpanel")).to_be_visible(timeout=LONG)
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 1, "the page is wider than the screen"
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, select, img, iframe, progress')]
+          .filter(e => e.offsetParent !== null && getComputedStyle(e).visibility !== 'hidden')
+          .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('title') || e.alt || e.querySelector('img[alt]')
+            || e.innerText && e.innerText.trim() || e.labels && e.labels.length || e.getAttribute('aria-labelledby')))
+          .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert unnamed == []
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement !== document.body"), "the keyboard goes nowhere"
