@@ -65,6 +65,7 @@ class Fitter:
     def __init__(self, model: Personalizer, library: Library, looks: int = 0) -> None:
         self.model, self.library, self.looks = model, library, looks
         self._courses: dict[int, Course] = {}
+        self._last: tuple[int, Course] | None = None  # that ended
         self._changed = threading.Condition()
         self._closing = False
         self._fitting = ThreadPoolExecutor(1, "fitting")
@@ -106,9 +107,10 @@ class Fitter:
         return concepts, config
 
     def course(self, id: int) -> Course:
-        """Return how far a fit has come."""
+        """Return how far a fit has come; of the one that ended last, how it went."""
         with self._changed:
-            return self._courses.get(id, Course())
+            last = self._last[1] if self._last is not None and self._last[0] == id else Course()
+            return self._courses.get(id, last)
 
     def wake(self) -> None:
         """Look for what waits."""
@@ -200,7 +202,7 @@ class Fitter:
                 self.library.jobs.end(job.id, FAILED, told)
         finally:
             with self._changed:
-                del self._courses[job.id]
+                self._last = job.id, self._courses.pop(job.id)
 
     def _fitted(self, job: Job, course: Course) -> None:
         """Fit, and keep the pack."""

@@ -57,6 +57,7 @@ class LearnTab:
             type="filepath",
             sources=["upload", "clipboard"],
             height=220,
+            alt_text="The photo that was given",
             buttons=[],
             elem_id="photo",
         )
@@ -195,7 +196,7 @@ class LearnTab:
         self.learn.click(
             told(self.ask),
             [self.crop, self.nouns, self.name, self.ready, *asked, *self.editors],
-            [self.job, self.name],
+            [self.job, self.name, self.ready, self.masking],
             show_progress="minimal",
         ).then(self.look, [self.job, self.looked, self.done], self.watched, show_progress="hidden")
         self.timer.tick(self.look, [self.job, self.looked, self.done], self.watched, show_progress="hidden")
@@ -296,7 +297,7 @@ class LearnTab:
         consent: str,
         *edited: Any,
     ) -> list[Any]:
-        """Put a fit in the line."""
+        """Put a fit in the line; the editors go, so that there is room for how far it comes."""
         crop, concepts = self._whole(crop, nouns)
         masks = None
         if masked:
@@ -312,7 +313,7 @@ class LearnTab:
             **stated_rights(licence.strip() or None, consent.strip() or None),
         }
         job = self.shop.fitter.add(asked, crop, masks)
-        return [job.id, ""]
+        return [job.id, "", False, gr.update(visible=False)]
 
     def look(self, id: int | None, looked: tuple[int, int], done: int) -> list[Any]:
         """How far the fit that is shown has come."""
