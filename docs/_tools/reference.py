@@ -20,7 +20,17 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 ROOMS = (
     *("sdk", "sdk.fit", "sdk.sampling", "sdk.masks", "sdk.combine", "sdk.eval", "sdk.comparison", "sdk.exports"),
-    *("sdk.deploy", "sdk.serve", "sdk.client", "sdk.library", "sdk.model", "sdk.kernels", "sdk.errors", "sdk.runtime"),
+    *(
+        "sdk.deploy",
+        "sdk.serve",
+        "sdk.studio",
+        "sdk.client",
+        "sdk.library",
+        "sdk.model",
+        "sdk.kernels",
+        "sdk.errors",
+        "sdk.runtime",
+    ),
 )
 FIRST = ("Personalizer", "OnnxPersonalizer")  # what a reader of a page wants to see before the rest
 PRESETS = ("best", "reference", "paper")  # "code" is "reference" by another name

@@ -30,6 +30,7 @@ class GalleryTab:
         self.pictures = gr.Gallery(
             show_label=False,
             columns=6,
+            fit_columns=False,
             height="auto",
             object_fit="contain",
             allow_preview=False,

@@ -66,6 +66,7 @@ def bar(label: str, share: float, beside: str = "") -> str:
 def duration(seconds: float) -> str:
     """Return a time for people: ``about 2 minutes``."""
     if seconds < 90:
-        return f"about {max(1, round(seconds))} seconds"
+        whole = max(1, round(seconds))
+        return f"about {whole} second{'s' if whole > 1 else ''}"
     minutes = seconds / 60
     return f"about {round(minutes)} minutes" if minutes < 90 else f"about {minutes / 60:.1f} hours"
