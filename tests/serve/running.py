@@ -24,9 +24,9 @@ LIMITS = Limits(body=1 << 20, line=16, steps=50, images=4)
 
 
 @contextmanager
-def running(app: Any, **options: Any) -> Iterator[httpx.Client]:
+def running(app: Any, host: str = "127.0.0.1", **options: Any) -> Iterator[httpx.Client]:
     """Serve an application; yield a client of it."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
