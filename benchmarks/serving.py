@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def first_pictures(folder: Path, pack: Path, scratch: Path, engine: str, count: 
         )
 
 
+def alone_and_together(folder: Path, pack: Path, scratch: Path) -> None:
+    """Print how much 16 pictures of 16 packs that were asked for at once differ from each asked for alone."""
+    with serving(folder, scratch / "equal", "onnxruntime", "together") as (client, _, computed):
+        for name in names_of(16):
+            client.add_pack(name, pack)
+        prompt = prompt_of(client)
+
+        def drawn(index: int) -> np.ndarray:
+            return np.asarray(
+                client.generate(prompt, concepts=names_of(16)[index], seed=index, **ASKED).images[0], float
+            )
+
+        alone = [drawn(index) for index in range(16)]
+        with ThreadPoolExecutor(16) as clients:
+            together = list(clients.map(drawn, range(16)))
+    errors = [float(np.square(a - b).mean()) for a, b in zip(alone, together, strict=True)]
+    print(f"{computed}, alone and together: PSNR at least {10 * np.log10(255**2 / max(*errors, 1e-9)):.1f} dB")
+
+
 def soak(folder: Path, pack: Path, scratch: Path, engine: str, minutes: float) -> None:
     """Load of eight clients on 64 packs; memory every half minute."""
     with serving(folder, scratch / "soak", engine, "together") as (client, process, computed):
@@ -243,6 +263,7 @@ def main() -> None:
         for row in rows:
             print("| " + " | ".join(str(row[name]) for name in FIELDS[1:]) + " |")
         first_pictures(folder, pack, scratch, arguments.engine, max(arguments.packs))
+        alone_and_together(folder, pack, scratch)
         if arguments.csv:
             with arguments.csv.open("w", newline="") as opened:
                 writer = csv.DictWriter(opened, FIELDS)
