@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from .drawing import DrawTab
-from .gallery import GalleryTab
-from .learning import LearnTab
-from .packs import PacksTab
+from .tabs.drawing import DrawTab
+from .tabs.gallery import GalleryTab
+from .tabs.learning import LearnTab
+from .tabs.packs import PacksTab
 from .telling import text, told
 from .workshop import Workshop
 

@@ -16,8 +16,8 @@ import gradio as gr
 
 from sdk.errors import InputError, SdkError
 from sdk.images.record import read_record
-from sdk.studio.drawing import CHANGE, HOLE, WORDS, DrawTab
-from sdk.studio.gallery import GalleryTab
+from sdk.studio.tabs.drawing import CHANGE, HOLE, WORDS, DrawTab
+from sdk.studio.tabs.gallery import GalleryTab
 
 PAGE = SimpleNamespace(session_hash="a page")
 

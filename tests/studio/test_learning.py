@@ -16,7 +16,7 @@ import gradio as gr
 from sdk import Personalizer
 from sdk.concepts import MAX_CONCEPTS
 from sdk.errors import InputError
-from sdk.studio.learning import LearnTab
+from sdk.studio.tabs.learning import LearnTab
 from sdk.studio.telling import told
 
 SETTINGS = ("textual_inversion", "best", 4, 3, "", "")  # method, preset, steps, seed, licence, consent

@@ -13,7 +13,7 @@ import gradio as gr
 
 from sdk.errors import InputError, PackError
 from sdk.studio.exporting import FORMATS_OF_PEOPLE
-from sdk.studio.packs import PacksTab
+from sdk.studio.tabs.packs import PacksTab
 from sdk.studio.telling import told
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..concepts import MAX_CONCEPTS
-from ..disk.checked import shown
-from ..errors import InputError
-from ..images.image_io import square
-from ..library import KeptPicture
-from ..rules.drawing import check_seed, check_strength, picture_and_hole
-from ..runtime import Cancelled
-from ..serve.drawing.batching import Order
-from ..serve.drawing.painter import Edit, How
-from . import photo as photos
-from .telling import bar, duration, notes, told
-from .words import names_of
-from .workshop import MOST_PICTURES, Workshop
+from ...concepts import MAX_CONCEPTS
+from ...disk.checked import shown
+from ...errors import InputError
+from ...images.image_io import square
+from ...library import KeptPicture
+from ...rules.drawing import check_seed, check_strength, picture_and_hole
+from ...runtime import Cancelled
+from ...serve.drawing.batching import Order
+from ...serve.drawing.painter import Edit, How
+from .. import photo as photos
+from ..telling import bar, duration, notes, told
+from ..words import names_of
+from ..workshop import MOST_PICTURES, Workshop
 
 WORDS, CHANGE, HOLE = "From words", "Change a picture", "Fill a hole in a picture"
 _SPEEDS = [("Exact", "exact"), ("Balanced", "balanced"), ("Fast", "fast")]

@@ -8,20 +8,20 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..concepts import MAX_CONCEPTS, Concept, resolve_concepts
-from ..disk.file_names import kept_name
-from ..errors import InputError
-from ..images.image_io import load_image
-from ..library import Job
-from ..library.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
-from ..masks.attention_maps import LOW_CONFIDENCE
-from ..methods import METHODS, PRESETS
-from ..rights import stated_rights
-from ..rules.drawing import check_seed
-from . import photo as photos
-from .course import job_line, job_words, losses_of, samples_of
-from .telling import notes, told
-from .workshop import Workshop
+from ...concepts import MAX_CONCEPTS, Concept, resolve_concepts
+from ...disk.file_names import kept_name
+from ...errors import InputError
+from ...images.image_io import load_image
+from ...library import Job
+from ...library.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
+from ...masks.attention_maps import LOW_CONFIDENCE
+from ...methods import METHODS, PRESETS
+from ...rights import stated_rights
+from ...rules.drawing import check_seed
+from .. import photo as photos
+from ..course import job_line, job_words, losses_of, samples_of
+from ..telling import notes, told
+from ..workshop import Workshop
 
 _LOOKS = 1.5  # seconds between two looks at how far a fit has come
 
@@ -223,7 +223,7 @@ class LearnTab:
 
     def take_example(self) -> list[Any]:
         """A cat and a dog, for who has no photo at hand."""
-        return [str(files(__package__).joinpath("example.png")), ["cat", "dog"]]
+        return [str(files("sdk.studio").joinpath("example.png")), ["cat", "dog"]]
 
     def cut(self, picture: Image.Image | None, across: float, down: float, share: float) -> list[Any]:
         """The square was moved."""

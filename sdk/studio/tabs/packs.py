@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..disk.file_names import kept_name
-from ..errors import InputError
-from ..library import KeptPack
-from .exporting import FORMATS_OF_PEOPLE, exported, facts_of
-from .telling import notes, text, told
-from .words import names_of
-from .workshop import Workshop, concepts_of
+from ...disk.file_names import kept_name
+from ...errors import InputError
+from ...library import KeptPack
+from ..exporting import FORMATS_OF_PEOPLE, exported, facts_of
+from ..telling import notes, text, told
+from ..words import names_of
+from ..workshop import Workshop, concepts_of
 
 
 class PacksTab:
@@ -116,8 +116,8 @@ class PacksTab:
 
     def measured(self, name: str | None, progress: Any = gr.Progress()) -> str:
         """A report on a pack, in a frame of its own that may do nothing."""
-        from ..eval.evaluation import evaluate
-        from ..eval.report import render_page
+        from ...eval.evaluation import evaluate
+        from ...eval.report import render_page
 
         def shown(event: Any) -> None:
             progress((event.done, event.total), desc="Drawing" if event.phase == "draw" else "Measuring")
@@ -129,7 +129,7 @@ class PacksTab:
 
     def combined(self, names: list[str], new: str, progress: Any = gr.Progress()) -> list[Any]:
         """Several packs become one."""
-        from ..combine import merge
+        from ...combine import merge
 
         if len(names) < 2:
             raise InputError("choose two packs or more")

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import InputError, MissingFileError
-from ..library import KeptPicture
-from .telling import notes, text, told
-from .workshop import Workshop
+from ...errors import InputError, MissingFileError
+from ...library import KeptPicture
+from ..telling import notes, text, told
+from ..workshop import Workshop
 
 _PAGE = 24  # pictures
 
