@@ -29,7 +29,7 @@ from .rules.drawing import check_seed
 from .runtime import Progress
 from .sampling.calls import Drawer, Picture
 from .sampling.loras import load_lora, unload_loras
-from .turns import all_alone, beside_others
+from .turns import beside_others
 
 
 class Personalizer(Drawer):
@@ -211,7 +211,6 @@ class Personalizer(Drawer):
         """Remove all LoRAs, from the next call on."""
         unload_loras(self)
 
-    @all_alone()
     def export_onnx(
         self,
         folder: str | Path,

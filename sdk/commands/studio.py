@@ -65,6 +65,6 @@ def run(arguments: argparse.Namespace) -> None:
             timeout_graceful_shutdown=_GRACE,
         )
         try:
-            server(config, up, shop.batcher.refuse).run()
+            server(config, up, shop.stop).run()
         except SystemExit as error:  # uvicorn's way to say that a port is taken
             raise OutputError(f"port {arguments.port} cannot be had; give another with --port") from error

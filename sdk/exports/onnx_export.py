@@ -35,6 +35,7 @@ from ..model.schedules import guidance_condition
 from ..model.text import TextConditioner
 from ..pack import ConceptPack
 from ..runtime import Phase, Progress
+from ..turns import all_alone
 from ..unet.attention import attention_processors
 from ..unet.inpainting import paints_over
 from ..unet.matrices import whole
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}
 
 
+@all_alone()
 def export_model(
     base: BaseModel,
     folder: str | Path,

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..errors import InputError, MissingFileError
 from ..rules.arguments import shown
 from .database import Database
 from .folder import own_folder, remove
+
+_NAMES = "SELECT name FROM packs WHERE removed IS NULL"
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,16 @@ class Packs:
         self._database, self._folder = database, folder
         own_folder(folder, {row["file"] for row in database.rows("SELECT file FROM packs")})
 
-    def put(self, name: str, write: Callable[[Path], dict[str, Any]], suffix: str = "") -> KeptPack:
+    def put(
+        self, name: str, write: Callable[[Path], dict[str, Any]], suffix: str = "", replaces: bool = True
+    ) -> KeptPack:
         """Keep a pack, instead of the one of this name if there is one.
 
         Args:
             name: see :func:`sdk.disk.file_names.check_name`.
             write: makes a file or a folder, and returns what is told of it; what it raises passes, and nothing is kept.
             suffix: of the file.
+            replaces: whether one of this name goes; else this one gets a number behind its name.
         """
         check_name(name)
         file = secrets.token_hex(12) + suffix
@@ -70,6 +76,8 @@ class Packs:
                 size = _size(path)
                 synchronise(path)
                 with self._database.change() as change:
+                    if not replaces:
+                        name = _free(name, {row["name"] for row in change.execute(_NAMES)})
                     change.execute(
                         "UPDATE packs SET removed = ? WHERE name = ? AND removed IS NULL", (time.time(), name)
                     )
@@ -96,6 +104,11 @@ class Packs:
     def all(self) -> list[KeptPack]:
         """Return all packs, by name."""
         return [self._kept(r) for r in self._database.rows("SELECT * FROM packs WHERE removed IS NULL ORDER BY name")]
+
+    def removed(self) -> list[KeptPack]:
+        """Return what was removed or replaced and is not forgotten, the last one first."""
+        rows = self._database.rows("SELECT * FROM packs WHERE removed IS NOT NULL ORDER BY removed DESC")
+        return [self._kept(row) for row in rows]
 
     def rename(self, name: str, new: str) -> KeptPack:
         """Give a pack another name, which no other has.
@@ -154,6 +167,13 @@ class Packs:
     def _kept(self, row: sqlite3.Row) -> KeptPack:
         about = json.loads(row["about"])
         return KeptPack(row["id"], row["name"], self._folder / row["file"], row["bytes"], row["created"], about)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or with the first number behind it that nobody has."""
+    if name not in taken:
+        return name
+    return next(each for number in count(2) if (each := f"{name}-{number}") not in taken)
 
 
 def _size(path: Path) -> int:

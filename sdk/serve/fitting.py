@@ -96,7 +96,7 @@ class Fitter:
 
         Args:
             asked: ``concepts`` (nouns), ``method``, ``preset``, ``settings`` (a mapping), ``seed``, ``name``, and maybe
-                ``licence`` and ``consent``.
+                ``licence``, ``consent``, and ``replaces``: whether a pack of that name goes, or this one gets another.
 
         Raises:
             SdkError: what cannot be fitted.
@@ -123,17 +123,32 @@ class Fitter:
         Raises:
             MissingFileError: there is none.
         """
-        job = self.library.jobs.get(id)
+        if self.library.jobs.get(id).over:
+            self.forget(id)
+        else:
+            self.stop(id)
+
+    def stop(self, id: int) -> None:
+        """End a fit before its next step, or take it out of the line; it can go on from there."""
         with self._changed:
             course = self._courses.get(id)
             if course is not None:
                 course.unwanted = True
                 course.cancel.set()
                 return
-        if job.over:
+        self.library.jobs.end(id, CANCELLED, only=WAITING)
+
+    def forget(self, id: int) -> None:
+        """Forget a fit that is over, and its files.
+
+        Raises:
+            InputError: it runs, waits or is still ending.
+            MissingFileError: there is none.
+        """
+        with self._changed:
+            if id in self._courses or not self.library.jobs.get(id).over:
+                raise InputError("this fit runs, waits or is still ending; stop it first")
             self.library.jobs.remove(id)
-        elif not self.library.jobs.end(id, CANCELLED, only=WAITING):
-            self.cancel(id)  # it began or ended meanwhile
 
     def again(self, id: int) -> Job:
         """Let a fit that failed or was cancelled go on from its last step.
@@ -239,7 +254,7 @@ class Fitter:
             shutil.copytree(job.folder / PACK, place)
             return described(pack)
 
-        kept = self.library.packs.put(asked["name"], write)
+        kept = self.library.packs.put(asked["name"], write, replaces=asked.get("replaces", True))
         self.library.jobs.end(job.id, DONE, pack=kept.id)
         shutil.rmtree(job.folder, ignore_errors=True)  # the photo, and all but the pack
 

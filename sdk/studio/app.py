@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -23,6 +24,7 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
+_BODY = 1 << 30  # bytes of a request: whole packs come
 _HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -46,28 +48,39 @@ def create_studio(shop: Workshop) -> Any:
     async def healthz() -> Response:
         return Response("ok")
 
+    page = build_page(shop, scratch)
+    page.has_launched = True  # else Gradio takes paths of this machine for files that were uploaded
     app = gr.mount_gradio_app(
         app,
-        build_page(shop, scratch),
+        page,
         path="/",
         footer_links=[],
         show_error=True,
-        max_file_size=Limits().body,
-        allowed_paths=[str(shop.library.folder / "pictures")],
+        max_file_size=_BODY,
+        allowed_paths=[str(shop.library.folder / "pictures"), str(files(__package__).joinpath("example.png"))],
         ssr_mode=False,
         enable_monitoring=False,
         **look(),
     )
-    return Guards(_WithHeaders(app), (), Limits(), Metrics())
+    return Guards(_OwnPages(app), (), Limits(body=_BODY), Metrics())
 
 
-class _WithHeaders:
-    """An ASGI application whose answers have further headers."""
+class _OwnPages:
+    """An ASGI application for its own pages alone, whose answers have further headers.
+
+    Programs of this machine may have pages, too, at other ports: these may not ask.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app, self.state = app, app.state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if origin is not None and origin != b"http://" + headers.get(b"host", b""):
+            await Response("pages of other sites may not ask the studio", 403)(scope, receive, send)
+            return
+
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = message | {"headers": [*message.get("headers", []), *_HEADERS]}

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..exports import load_format
 from ..pack import ConceptPack
 from .telling import text
@@ -51,6 +52,8 @@ def exported(shop: Workshop, name: str, kind: str, scratch: Path) -> tuple[str, 
     if format_name in ("webui", "onnx"):
         options = options | {"name": name}
     pack = shop.read(name)
+    if format_name == "onnx" and shop.learns:
+        raise InputError("something is being learned, which a whole model would wait for; write it when that has ended")
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         place = Path(folder) / name
         result = load_format(format_name).export(pack, shop.model, place, **options)

@@ -47,9 +47,14 @@ def build_page(shop: Workshop, scratch: Path) -> gr.Blocks:
                 gallery = GalleryTab(shop)
             with gr.Tab("Packs", id="packs-tab"):
                 packs = PacksTab(shop, scratch)
+        quietly: dict[str, Any] = {"show_progress": "hidden"}
         for changed in (learn.done.change, packs.done.change, page.load):
-            quietly: dict[str, Any] = {"show_progress": "hidden"}
-            changed(draw.offered, draw.pack, draw.pack, **quietly).then(draw.chosen, draw.pack, draw.chips, **quietly)
+            offered = (
+                changed(draw.newest, None, draw.pack, **quietly)
+                if changed is learn.done.change
+                else (changed(draw.offered, draw.pack, draw.pack, **quietly))
+            )
+            offered.then(draw.chosen, draw.pack, draw.chips, **quietly)
             changed(packs.show, packs.pack, packs.listed, **quietly)
         for changed in (draw.done.change, page.load, shown.select):
             changed(gallery.show, None, gallery.listed, show_progress="hidden")

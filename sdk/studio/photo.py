@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -66,10 +68,15 @@ def cropped(photo: Image.Image, box: Box) -> Image.Image:
     return part.resize((_LARGEST, _LARGEST), Image.Resampling.LANCZOS) if part.width > _LARGEST else part
 
 
-def to_paint_on(crop: Image.Image, mask: Image.Image | None, colour: str) -> dict[str, Any]:
+def key_of(crop: Image.Image, nouns: Sequence[str]) -> str:
+    """Return what tells a crop and words from others."""
+    return hashlib.sha256(crop.tobytes() + "\n".join(nouns).encode()).hexdigest()
+
+
+def to_paint_on(crop: Image.Image, mask: Image.Image | None, colour: str, side: int = EDITED) -> dict[str, Any]:
     """Return what an editor shows: the crop, and a mask (white where a concept is) as a layer of colour."""
-    size = (EDITED, EDITED)
-    resampling = Image.Resampling.NEAREST if crop.width < EDITED / 2 else Image.Resampling.LANCZOS
+    size = (side, side)
+    resampling = Image.Resampling.NEAREST if crop.width < side / 2 else Image.Resampling.LANCZOS
     background = crop.convert("RGB").resize(size, resampling)
     layer = Image.new("RGBA", size, (0, 0, 0, 0))
     if mask is not None:

@@ -12,6 +12,7 @@ import gradio as gr
 
 from ..errors import SdkError
 from ..printable import printable
+from ..runtime import Cancelled
 
 
 def text(value: object, longest: int = 2000) -> str:
@@ -32,7 +33,7 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
         def stepping(*given: Any, **named: Any) -> Any:
             try:
                 yield from handler(*given, **named)
-            except SdkError as error:
+            except (SdkError, Cancelled) as error:
                 raise problem(error) from error
 
         return stepping
@@ -41,7 +42,7 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     def once(*given: Any, **named: Any) -> Any:
         try:
             return handler(*given, **named)
-        except SdkError as error:
+        except (SdkError, Cancelled) as error:
             raise problem(error) from error
 
     return once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..errors import InputError, PackError, SdkError
 from ..eval.scorers import registered_scorers
 from ..images.record import png_bytes, record_of
 from ..library import KeptPack, KeptPicture, Library
+from ..library.jobs import DONE
 from ..pack import ConceptPack
 from ..serve.api.uploads import unpack
 from ..serve.described import described, without_path
@@ -25,7 +27,7 @@ from ..serve.drawing.batching import Batcher, Busy, Order
 from ..serve.drawing.pack_cache import PackCache
 from ..serve.drawing.painter import How, Painter, Row
 from ..serve.fitting import Fitter
-from .words import names_of, to_prompt
+from .words import to_prompt
 
 MOST_PICTURES = 16  # of one drawing
 _LINE = 64  # pictures that may wait
@@ -48,6 +50,7 @@ class Workshop:
         self.library, self.painter, self.fitter = library, painter, fitter
         self.packs = PackCache(painter, _HELD)
         self.batcher = Batcher(painter, painter.most_at_once, _LINE)
+        self.stopping = threading.Event()
         self.nouns = self._known_nouns()
         library.packs.forget(time.time() - _UNDO)
 
@@ -60,8 +63,13 @@ class Workshop:
         return self
 
     def __exit__(self, *of: Any) -> None:
-        self.batcher.refuse()
+        self.stop()
         self.batcher.close()
+
+    def stop(self) -> None:
+        """Let what is being done end soon, and refuse what waits and what comes."""
+        self.stopping.set()
+        self.batcher.refuse()
 
     # What is there
 
@@ -69,10 +77,14 @@ class Workshop:
         """Return the names of all packs."""
         return [kept.name for kept in self.library.packs.all()]
 
-    def concepts(self, name: str | None) -> list[Concept]:
-        """Return a pack's concepts, none of the base model or of a pack that is not there any more."""
-        kept = next((kept for kept in self.library.packs.all() if kept.name == name), None)
-        return [] if kept is None else concepts_of(kept)
+    def find(self, id: int | None) -> KeptPack | None:
+        """Return a pack by its id, whatever it is called now; ``None`` if it is not there any more."""
+        return next((kept for kept in self.library.packs.all() if kept.id == id), None)
+
+    @property
+    def learns(self) -> bool:
+        """Whether something is being learned, or waits for it."""
+        return any(not job.over for job in self.library.jobs.all())
 
     def read(self, name: str) -> ConceptPack:
         """Return a pack.
@@ -86,9 +98,13 @@ class Workshop:
         except SdkError as error:
             raise PackError(without_path(error, kept.path, f"the pack {name}")) from error
 
+    def taken(self) -> set[str]:
+        """Return the names of all packs, and of those that are being learned or can be learned further."""
+        return {*self.names(), *(job.asked["name"] for job in self.library.jobs.all() if job.status != DONE)}
+
     def free_name(self, wanted: str) -> str:
         """Return a name that no pack has: the one that is wanted, or with a number behind it."""
-        taken, number, name = set(self.names()), 2, wanted
+        taken, number, name = self.taken(), 2, wanted
         while name in taken:
             name, number = f"{wanted}-{number}", number + 1
         return name
@@ -100,8 +116,8 @@ class Workshop:
             InputError: none that can be, or taken.
         """
         check_name(name)
-        if name in self.names():
-            raise InputError(f"there is a pack {name} already; choose another name")
+        if name in self.taken():
+            raise InputError(f"there is a pack {name} already, or one is being learned; choose another name")
         return name
 
     # Drawing
@@ -109,7 +125,7 @@ class Workshop:
     def draw(
         self,
         text: str,
-        pack_name: str | None,
+        pack: ConceptPack | None,
         how: How,
         count: int,
         seed: int | None,
@@ -120,7 +136,7 @@ class Workshop:
 
         Args:
             text: what to draw, with concepts as people name them.
-            pack_name: of the pack; ``None``: the base model alone.
+            pack: to draw with; ``None``: the base model alone.
             how: all pictures are drawn.
             count: of pictures.
             seed: of the first; ``None``: any.
@@ -132,7 +148,6 @@ class Workshop:
         """
         if not 1 <= count <= MOST_PICTURES:
             raise InputError(f"draw 1 to {MOST_PICTURES} pictures at once, not {count}")
-        pack = None if pack_name is None else self.read(pack_name)
         concepts = [] if pack is None else pack.concepts
         prompt, negative = to_prompt(text, concepts), to_prompt(negative, concepts)
         notes = self.painter.check(prompt, negative, pack)
@@ -200,8 +215,3 @@ class Workshop:
 def concepts_of(kept: KeptPack) -> list[Concept]:
     """Return what a pack that is kept has learned."""
     return [Concept(each["noun"], each["token"]) for each in kept.about.get("concepts", [])]
-
-
-def spoken(concepts: list[Concept]) -> str:
-    """Return how a prompt may name all of them: ``my cat and my dog``."""
-    return " and ".join(names_of(concepts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 import gradio as gr
 
-from sdk.errors import InputError, SdkError
+from sdk.errors import InputError
 from sdk.images.record import read_record
 from sdk.studio.tabs.drawing import CHANGE, HOLE, WORDS, DrawTab
 from sdk.studio.tabs.gallery import GalleryTab
@@ -34,7 +35,7 @@ def gallery(shop):
         yield GalleryTab(shop)
 
 
-def drawn(tab, text="my cat", pack="pets", way=WORDS, start=None, count=2, seed="7", speed="exact", size="", steps=2):
+def drawn(tab, text="my cat", pack="1", way=WORDS, start=None, count=2, seed="7", speed="exact", size="", steps=2):
     return list(tab.drawing(text, pack, way, start, 0.5, count, seed, speed, "", size, steps, 0, PAGE))
 
 
@@ -88,12 +89,13 @@ def test_a_picture_is_changed_and_a_hole_filled(tab, packs, shop):
         ({"seed": "many"}, "a seed is a whole number"),
         ({"seed": "9" * 20}, "seed"),
         ({"count": 99}, "1 to 16"),
-        ({"pack": "nobody"}, "there is no pack"),
+        ({"pack": "99"}, "was deleted"),
     ],
 )
 def test_what_cannot_be_drawn_says_so_and_nothing_is_kept(tab, packs, shop, asked, said):
-    with pytest.raises(SdkError, match=said):
-        drawn(tab, **asked)
+    state, pictures, _ = drawn(tab, **asked)[-1]
+    assert 'class="problem"' in state
+    assert re.search(said, state)
     assert shop.library.pictures.in_gallery() == 0
     assert tab._orders == {}
 
@@ -110,7 +112,7 @@ def test_stopping(tab, packs, shop, monkeypatch):
         return draw(rows, how, told, cancel)
 
     monkeypatch.setattr(shop.painter, "draw", slowly)
-    events = tab.drawing("my cat", "pets", WORDS, None, 0.5, 1, "1", "exact", "", "", 150, 0, PAGE)
+    events = tab.drawing("my cat", "1", WORDS, None, 0.5, 1, "1", "exact", "", "", 150, 0, PAGE)
     next(events)
     assert begun.wait(60)
     tab.halt(PAGE)
@@ -119,12 +121,14 @@ def test_stopping(tab, packs, shop, monkeypatch):
 
 
 def test_chips_and_packs_on_offer(tab, packs, shop):
-    assert [chip.get("value") for chip in tab.chosen("pets")[:3]] == ["my cat", "my dog", None]
+    assert [chip.get("value") for chip in tab.chosen("1")[:3]] == ["my cat", "my dog", None]
     assert not any(chip["visible"] for chip in tab.chosen(""))
-    assert tab.offered("pets")["value"] == "pets"
-    assert tab.offered("gone")["value"] == "others", "the newest is offered"
-    shop.library.packs.remove("pets")
-    assert "pets" not in [value for _, value in tab.offered(None)["choices"]]
+    shop.library.packs.rename("pets", "animals")
+    assert tab.offered("1")["value"] == "1"
+    assert ("animals", "1") in tab.offered("1")["choices"]
+    assert tab.offered("9")["value"] == tab.newest()["value"] == "2"
+    shop.library.packs.remove("animals")
+    assert "1" not in [value for _, value in tab.offered(None)["choices"]]
 
 
 def test_the_gallery_shows_compares_repeats_and_deletes(tab, gallery, packs, shop):
@@ -140,10 +144,13 @@ def test_the_gallery_shows_compares_repeats_and_deletes(tab, gallery, packs, sho
     both = gallery.choose(ids, left, SimpleNamespace(index=1))
     assert both[7]["visible"]
     assert [each["alt_text"] for each in both[8:]] == ["my cat, seed 8", "my cat, seed 7"]
-    prompt, pack, seed, *_ = tab.again(gallery.picture(ids[0]))
-    assert (prompt, pack["value"], seed) == ("my cat", "pets", "8")
+    prompt, pack, way, seed, *_ = tab.again(gallery.picture(ids[0]))
+    assert (prompt, pack["value"], way, seed) == ("my cat", "1", WORDS, "8")
+    shop.library.packs.remove("pets")
+    with pytest.raises(InputError, match="pack pets was deleted"):
+        tab.again(gallery.picture(ids[0]))
     assert tab.start_from(gallery.picture(ids[0]))[0]["value"] == HOLE
-    gallery.away(ids[0], 0)
+    assert gallery.away(ids[0], 0)[-4:-2] == [None, {"visible": False, "__type__": "update"}]
     assert gallery.show()[1] == ids[1:]
     with pytest.raises(InputError, match="was deleted"):
         gallery.picture(ids[0])

@@ -29,7 +29,7 @@ def tab(shop):
         yield LearnTab(shop)
 
 
-def asked(tab, crop, nouns=("cat", "dog"), name="pets", masked=False, settings=SETTINGS, edited=()):
+def asked(tab, crop, nouns=("cat", "dog"), name="pets", masked="", settings=SETTINGS, edited=()):
     return tab.ask(crop, list(nouns), name, masked, *settings, *edited)[0]
 
 
@@ -52,7 +52,7 @@ def watched(tab, id, until):
 def test_a_photo_is_cut_and_masks_are_of_that_very_cut(tab, tmp_path, picture):
     Image.new("RGB", (90, 60), "blue").save(tmp_path / "photo.png")
     photo, across, down, share, cropping, shown, crop, ready, masking = tab.take(str(tmp_path / "photo.png"))
-    assert (photo.size, crop.size, ready) == ((90, 60), (60, 60), False)
+    assert (photo.size, crop.size, ready) == ((90, 60), (60, 60), "")
     assert (across, down, share) == (50, 50, 100)
     assert cropping["visible"]
     assert not masking["visible"]
@@ -79,7 +79,7 @@ def test_words_are_checked_against_the_model(tab):
 
 def test_masks_are_proposed_painted_and_used(tab, picture):
     found = tab.propose(picture, ["cat", "dog"], progress=lambda share, desc: None)
-    assert found[2] is True
+    key = found[2]
     editors = found[3:]
     assert len(editors) == MAX_CONCEPTS
     assert [e["visible"] for e in editors] == [True, True, *[False] * (MAX_CONCEPTS - 2)]
@@ -87,7 +87,7 @@ def test_masks_are_proposed_painted_and_used(tab, picture):
     left, right = (Image.new("RGBA", (512, 512)) for _ in range(2))
     left.paste((255, 0, 0, 200), (0, 0, 256, 512))
     right.paste((255, 0, 0, 200), (256, 0, 512, 512))
-    id = asked(tab, picture, masked=True, edited=[{"layers": [left]}, {"layers": [right]}, *[None] * 6])
+    id = asked(tab, picture, masked=key, edited=[{"layers": [left]}, {"layers": [right]}, *[None] * 6])
     job = tab.shop.library.jobs.get(id)
     assert job.asked["masks"] == 2
     with (
@@ -97,7 +97,14 @@ def test_masks_are_proposed_painted_and_used(tab, picture):
     ):
         assert np.asarray(mask.convert("L")).mean(0).argmin() >= 32
     with pytest.raises(InputError, match="the mask of dog is empty"):
-        asked(tab, picture, name="more", masked=True, edited=[{"layers": [left]}, {"layers": []}])
+        asked(tab, picture, name="more", masked=key, edited=[{"layers": [left]}, {"layers": []}])
+    with pytest.raises(InputError, match="another square or of other words"):
+        asked(tab, picture, ["dog", "cat"], "more", key, edited=[{"layers": [left]}, {"layers": [right]}])
+    with pytest.raises(InputError, match="there is a pack pets already, or one is being learned"):
+        asked(tab, picture)
+    assert asked(tab, picture, name="") != asked(tab, picture, name="")
+    names = [job.asked["name"] for job in tab.shop.library.jobs.all()]
+    assert len(set(names)) == 3
 
 
 def test_nothing_is_learned_without_photo_words_or_a_free_name(tab, picture):
@@ -127,16 +134,18 @@ def test_a_fit_is_followed_to_its_end(tab, picture, tiny_model):
     same = alone.fit(picture, ["cat", "dog"], method="textual_inversion", config=config, seed=3, licence="CC0")
     assert tab.shop.read("my-cat-dog").content_hash() == same.content_hash(), "looking changed what is learned"
     assert tab.shop.free_name("my-cat-dog") == "my-cat-dog-2"
-    tab.cancel(id)
+    tab.away(id)
     assert tab.look(id, (0, -1), 0)[0] is None
 
 
 def test_a_fit_is_stopped_and_goes_on(tab, picture):
     id = asked(tab, picture, settings=("textual_inversion", "best", 400, 3, "", ""))
     watched(tab, id, lambda found: "Learning" in found["words"])
-    tab.cancel(id)
+    tab.halt(id)
     (*_, last) = watched(tab, id, lambda found: "Stopped" in found["words"])
     assert last["on"]["visible"]
+    tab.halt(id)  # once more: nothing is lost
+    assert tab.shop.library.jobs.get(id).folder.exists()
     end = time.monotonic() + 60
     while True:
         try:
@@ -146,5 +155,7 @@ def test_a_fit_is_stopped_and_goes_on(tab, picture):
             assert time.monotonic() < end
             time.sleep(0.05)
     watched(tab, id, lambda found: "Learning" in found["words"])
-    tab.cancel(id)
+    with pytest.raises(InputError, match="stop it first"):
+        tab.away(id)
+    tab.halt(id)
     watched(tab, id, lambda found: "Stopped" in found["words"])

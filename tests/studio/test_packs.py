@@ -37,7 +37,12 @@ def test_names_away_and_back(tab, packs, shop):
     assert shop.names() == ["others"]
     tab.back(id)
     assert shop.names() == ["animals", "others"]
-    listed, chosen, several = tab.show("gone")
+    tab.away("animals")
+    tab.away("others")
+    assert [name.split(",")[0] for name, _ in tab.show(None)[3]["choices"]] == ["others", "animals"]
+    for _, each in tab.show(None)[3]["choices"]:
+        tab.back(each)
+    listed, chosen, several, _ = tab.show("gone")
     assert "my cat, my dog" in listed
     assert chosen["value"] == "animals"
     assert several["choices"] == ["animals", "others"]
@@ -47,7 +52,7 @@ def test_names_away_and_back(tab, packs, shop):
 
 def test_two_become_one(tab, packs, shop):
     tab.combined(packs, "all", progress=quietly)
-    assert len(shop.concepts("all")) == 4
+    assert len(shop.read("all").concepts) == 4
     assert "my first cat" in tab.show("all")[0]
     with pytest.raises(InputError, match="two packs or more"):
         tab.combined(["pets"], "more", progress=quietly)

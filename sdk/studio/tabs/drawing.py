@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ...concepts import MAX_CONCEPTS
 from ...disk.checked import shown
-from ...errors import InputError
+from ...errors import InputError, SdkError
 from ...images.image_io import square
 from ...library import KeptPicture
 from ...rules.drawing import check_seed, check_strength, picture_and_hole
@@ -20,9 +21,9 @@ from ...runtime import Cancelled
 from ...serve.drawing.batching import Order
 from ...serve.drawing.painter import Edit, How
 from .. import photo as photos
-from ..telling import bar, duration, notes, told
+from ..telling import bar, duration, notes
 from ..words import names_of
-from ..workshop import MOST_PICTURES, Workshop
+from ..workshop import MOST_PICTURES, Workshop, concepts_of
 
 WORDS, CHANGE, HOLE = "From words", "Change a picture", "Fill a hole in a picture"
 _SPEEDS = [("Exact", "exact"), ("Balanced", "balanced"), ("Fast", "fast")]
@@ -32,6 +33,19 @@ _ADD = "(text, name) => text.trim() === '' ? name : /(,|\\b(and|with|to|of|a))\\
     "text.trimEnd() + ' ' + name : text.trimEnd() + ' and ' + name"
 )
 _LOOKS = 0.3  # seconds between two looks at how far a drawing is
+
+
+def _telling(handler: Callable[..., Iterator[list[Any]]]) -> Callable[..., Iterator[list[Any]]]:
+    """Let what is wrong be told where it is told how far a drawing is."""
+
+    @wraps(handler)
+    def telling(*given: Any) -> Iterator[list[Any]]:
+        try:
+            yield from handler(*given)
+        except SdkError as error:
+            yield [notes([str(error)], "problem"), gr.skip(), gr.skip()]
+
+    return telling
 
 
 class DrawTab:
@@ -44,7 +58,7 @@ class DrawTab:
     def __init__(self, shop: Workshop) -> None:
         self.shop = shop
         self._orders: dict[str | None, Order] = {}  # of each open page
-        self.done, self.newest = gr.State(0), gr.State([])
+        self.done = gr.State(0)
         with gr.Row(equal_height=False):
             with gr.Column():
                 self._words()
@@ -127,26 +141,30 @@ class DrawTab:
         given += [self.negative, self.size, self.steps, self.guidance]
         gr.on(
             [self.draw.click, self.prompt.submit],
-            told(self.drawing),
+            self.drawing,
             given,
             [self.state, self.drawn, self.done],
             show_progress="hidden",
+            concurrency_limit=None,  # there is a line behind it
         )
         self.stop.click(self.halt, None, None, show_progress="hidden")
 
     def offered(self, current: str | None) -> Any:
         """The packs to choose from; the one that was chosen stays, else the newest is."""
-        names = self.shop.names()
-        chosen = current if current in names else self._newest(names)
-        return gr.update(choices=[*((name, name) for name in names), (_ALONE, "")], value=chosen)
+        packs = self.shop.library.packs.all()
+        newest = str(max((kept.id for kept in packs), default=""))
+        choices = [*((kept.name, str(kept.id)) for kept in packs), (_ALONE, "")]
+        there = current in [value for _, value in choices[:-1]]
+        return gr.update(choices=choices, value=current if there else newest)
 
-    def _newest(self, names: list[str]) -> str:
-        kept = {pack.name: pack.id for pack in self.shop.library.packs.all()}
-        return max(names, key=kept.__getitem__, default="")
+    def newest(self) -> Any:
+        """The packs to choose from; the newest is chosen."""
+        return self.offered(None)
 
-    def chosen(self, name: str) -> list[Any]:
+    def chosen(self, id: str) -> list[Any]:
         """Another pack: its names as chips."""
-        names = names_of(self.shop.concepts(name))
+        kept = self.shop.find(int(id)) if id else None
+        names = [] if kept is None else names_of(concepts_of(kept))
         shown = [gr.update(value=each, visible=True) for each in names]
         return [*shown, *[gr.update(visible=False)] * (MAX_CONCEPTS - len(shown))]
 
@@ -154,6 +172,7 @@ class DrawTab:
         """Another way to draw."""
         return [gr.update(visible=way != WORDS), gr.update(visible=way == CHANGE)]
 
+    @_telling
     def drawing(
         self,
         text: str,
@@ -170,7 +189,7 @@ class DrawTab:
         guidance: float | None,
         request: gr.Request,
     ) -> Iterator[list[Any]]:
-        """Draw, and tell how far it is."""
+        """Draw, and tell how far it is, or what is wrong."""
         if not text.strip():
             raise InputError("write what to draw first")
         edit = None if way == WORDS else self._edit(way, start, strength)
@@ -181,7 +200,12 @@ class DrawTab:
         shares: queue.SimpleQueue[float] = queue.SimpleQueue()
         first = _seed(seed)
         begin = time.monotonic()
-        order, remarks = self.shop.draw(text, pack or None, how, int(count), first, negative, shares.put)
+        kept_pack = self.shop.find(int(pack)) if pack else None
+        if pack and kept_pack is None:
+            raise InputError("this pack was deleted; choose another")
+        name = "" if kept_pack is None else kept_pack.name
+        read = self.shop.read(name) if name else None
+        order, remarks = self.shop.draw(text, read, how, int(count), first, negative, shares.put)
         share = 0.0
         self._orders[request.session_hash] = order
         try:
@@ -200,9 +224,16 @@ class DrawTab:
         finally:
             order.cancel.set()
             self._orders.pop(request.session_hash, None)
-        about: dict[str, Any] = {"prompt": text, "pack": pack, "way": way, "speed": speed, "negative_prompt": negative}
+        about: dict[str, Any] = {
+            "prompt": text,
+            "pack": name,
+            "pack_id": pack,
+            "way": way,
+            "speed": speed,
+            "negative_prompt": negative,
+        }
         about |= {"steps": int(steps) if steps else None, "guidance_scale": guidance or None, "size": size}
-        about |= {"strength": strength if way == CHANGE else None}
+        about |= {"negative_prompt": negative, "strength": strength if way == CHANGE else None}
         kept = [
             self.shop.keep(image, about | {"seed": row.seed}) for row, image in zip(order.rows, images, strict=True)
         ]
@@ -233,11 +264,15 @@ class DrawTab:
     def again(self, kept: KeptPicture) -> list[Any]:
         """Return values of :attr:`repeated` that draw a picture of the gallery once more."""
         about = kept.about
-        pack = about.get("pack") or ""
-        there = pack in self.shop.names()
+        pack = about.get("pack_id") or ""
+        if about.get("way", WORDS) != WORDS:
+            raise InputError("this picture was made from another one; 'Change it' starts from it")
+        if pack and self.shop.find(int(pack)) is None:
+            raise InputError(f"the pack {about.get('pack')} was deleted; bring it back first")
         return [
             about.get("prompt", ""),
-            gr.update(value=pack) if there or not pack else gr.skip(),
+            gr.update(value=pack),
+            WORDS,
             str(about.get("seed", "")),
             about.get("speed", "exact"),
             about.get("negative_prompt", ""),
@@ -250,13 +285,14 @@ class DrawTab:
     def repeated(self) -> list[Any]:
         """What :meth:`again` fills in."""
         settings = [self.negative, self.size, self.steps, self.guidance]
-        return [self.prompt, self.pack, self.seed, self.speed, *settings]
+        return [self.prompt, self.pack, self.way, self.seed, self.speed, *settings]
 
     def start_from(self, kept: KeptPicture) -> list[Any]:
         """Return values of way, start and its settings that change a picture of the gallery."""
         with Image.open(kept.path) as opened:
-            picture = opened.convert("RGB")
-        value = photos.to_paint_on(picture, None, photos.COLOURS[0])
+            side = max(photos.EDITED, self.shop.painter.resolution)
+            picture = square(opened.convert("RGB"), min(opened.size))
+        value = photos.to_paint_on(picture, None, photos.COLOURS[0], side)
         return [gr.update(value=HOLE), value, gr.update(visible=True), gr.update(visible=False)]
 
 

@@ -72,7 +72,7 @@ class GalleryTab:
         self.pictures.select(told(self.choose), [self.ids, self.left], [*self.shown, *self.compared])
         self.beside.click(told(self.hold), self.chosen, [self.left, self.about])
         self.remove.click(lambda: gr.update(visible=True), None, self.really)
-        self.really.click(told(self.away), [self.chosen, self.page], [*listed, *self.shown])
+        self.really.click(told(self.away), [self.chosen, self.page], [*listed, *self.shown, *self.compared])
 
     @property
     def listed(self) -> list[Any]:
@@ -126,7 +126,7 @@ class GalleryTab:
         """The picture that is shown goes for good."""
         self.shop.library.pictures.remove(self.picture(id).id)
         nothing = [None, gr.update(visible=False), None, "", None, gr.update(visible=False)]
-        return [*self.show(page), *nothing]
+        return [*self.show(page), *nothing, None, gr.update(visible=False), None, None]
 
     def picture(self, id: str | None) -> KeptPicture:
         """Return a picture that is chosen.

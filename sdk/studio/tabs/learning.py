@@ -36,7 +36,7 @@ class LearnTab:
     def __init__(self, shop: Workshop) -> None:
         self.shop = shop
         self.photo, self.crop = gr.State(None), gr.State(None)
-        self.ready = gr.State(False)  # whether masks of this very crop and these nouns are shown
+        self.ready = gr.State("")  # of which square and words the masks are that are shown
         self.job, self.looked = gr.State(None), gr.State((0, -1))
         self.done = gr.State(0)
         with gr.Row():
@@ -52,7 +52,7 @@ class LearnTab:
     def _photo(self) -> None:
         gr.HTML("<h2>1. A photo</h2>")
         gr.HTML("<p class='hint'>With two or three things in it. Drop it here, choose a file, or paste it.</p>")
-        self.upload = gr.Image(
+        self.upload = _Photo(
             label="Photo",
             type="filepath",
             sources=["upload", "clipboard"],
@@ -145,6 +145,7 @@ class LearnTab:
             self.stop = gr.Button("Stop", visible=False, elem_id="stop")
             self.go_on = gr.Button("Go on", visible=False, elem_id="go-on")
             self.forget = gr.Button("Forget it", visible=False, elem_id="forget")
+            self.really = gr.Button("Really forget it, and what it learned so far", visible=False, variant="stop")
         with gr.Row(visible=False) as self.watching:
             with gr.Column():
                 gr.HTML("<h3>What is drawn so far</h3>")
@@ -182,7 +183,7 @@ class LearnTab:
         box = [self.across, self.down, self.share]
         shown = [self.shown, self.crop, self.ready, self.masking]
         taken = [self.photo, *box, self.cropping, *shown]
-        gr.on([self.upload.upload, self.upload.change], told(self.take), self.upload, taken, show_progress="minimal")
+        self.upload.change(told(self.take), self.upload, taken, show_progress="minimal")
         self.example.click(told(self.take_example), None, [self.upload, self.nouns])
         for slider in box:
             slider.input(told(self.cut), [self.photo, *box], shown, show_progress="hidden", trigger_mode="always_last")
@@ -201,9 +202,10 @@ class LearnTab:
         ).then(self.look, [self.job, self.looked, self.done], self.watched, show_progress="hidden")
         self.timer.tick(self.look, [self.job, self.looked, self.done], self.watched, show_progress="hidden")
         self.jobs.input(self.choose, self.jobs, [self.job, self.looked])
-        self.stop.click(told(self.cancel), self.job, None)
+        self.stop.click(told(self.halt), self.job, None)
         self.go_on.click(told(self.again), self.job, None)
-        self.forget.click(told(self.cancel), self.job, self.job)
+        self.forget.click(lambda: gr.update(visible=True), None, self.really, show_progress="hidden")
+        self.really.click(told(self.away), self.job, [self.job, self.really])
 
     @property
     def watched(self) -> list[Any]:
@@ -231,9 +233,9 @@ class LearnTab:
 
     def _cut(self, picture: Image.Image | None, across: float, down: float, share: float) -> list[Any]:
         if picture is None:
-            return [None, None, False, gr.update(visible=False)]
+            return [None, None, "", gr.update(visible=False)]
         box = photos.crop_box(picture.size, across, down, share)
-        return [photos.outlined(picture, box), photos.cropped(picture, box), False, gr.update(visible=False)]
+        return [photos.outlined(picture, box), photos.cropped(picture, box), "", gr.update(visible=False)]
 
     def centre(self, picture: Image.Image | None, share: float, click: gr.SelectData) -> list[Any]:
         """A click on the photo: the middle of the square."""
@@ -249,10 +251,10 @@ class LearnTab:
     def check(self, nouns: list[str]) -> list[Any]:
         """The words changed: is there one that cannot be, or that the model does not know?"""
         if not nouns:
-            return ["", False, gr.update(visible=False)]
+            return ["", "", gr.update(visible=False)]
         concepts = resolve_concepts(nouns)
         found = [note for concept in concepts for note in self.shop.model.check_prompt(f"a {concept.noun}")]
-        return [notes(found, "problem"), False, gr.update(visible=False)]
+        return [notes(found, "problem"), "", gr.update(visible=False)]
 
     def propose(self, crop: Image.Image | None, nouns: list[str], progress: Any = gr.Progress()) -> list[Any]:
         """Masks by the model's attention, each in an editor."""
@@ -261,7 +263,7 @@ class LearnTab:
         def shown(event: Any) -> None:
             progress((event.done, event.total), desc="Looking for them")
 
-        found = self.shop.model.find_masks(crop, concepts, progress=shown)
+        found = self.shop.model.find_masks(crop, concepts, progress=shown, cancel=self.shop.stopping)
         unsure = [
             f"The mask of {concept.noun} is a guess: correct it."
             for concept, mask in zip(concepts, found, strict=True)
@@ -272,11 +274,11 @@ class LearnTab:
             for index, (concept, mask) in enumerate(zip(concepts, found, strict=True))
         ]
         hidden = [gr.update(visible=False, value=None)] * (MAX_CONCEPTS - len(editors))
-        return [gr.update(visible=True), notes(unsure, "problem"), True, *editors, *hidden]
+        return [gr.update(visible=True), notes(unsure, "problem"), photos.key_of(crop, nouns), *editors, *hidden]
 
     def _whole(self, crop: Image.Image | None, nouns: list[str]) -> tuple[Image.Image, list[Concept]]:
         if crop is None:
-            raise InputError("give a photo first")
+            raise InputError("give a photo first; if there is one, the studio was started anew: load this page again")
         if not nouns:
             raise InputError("say what is in the photo first: one plain word for each thing")
         return crop, resolve_concepts(nouns)
@@ -288,7 +290,7 @@ class LearnTab:
         crop: Image.Image | None,
         nouns: list[str],
         name: str,
-        masked: bool,
+        masked: str,
         method: str,
         preset: str,
         steps: float | None,
@@ -301,6 +303,8 @@ class LearnTab:
         crop, concepts = self._whole(crop, nouns)
         masks = None
         if masked:
+            if masked != photos.key_of(crop, nouns):
+                raise InputError("the masks are of another square or of other words; find them again")
             masks = [_painted(concept, each, crop.size) for concept, each in zip(concepts, edited, strict=False)]
         wanted = name.strip() or kept_name("-".join(["my", *(concept.noun for concept in concepts)]))
         asked = {
@@ -310,10 +314,11 @@ class LearnTab:
             "preset": preset,
             "settings": {"steps": int(steps)} if steps else {},
             "seed": check_seed(int(seed or 0)),
+            "replaces": False,
             **stated_rights(licence.strip() or None, consent.strip() or None),
         }
         job = self.shop.fitter.add(asked, crop, masks)
-        return [job.id, "", False, gr.update(visible=False)]
+        return [job.id, "", "", gr.update(visible=False)]
 
     def look(self, id: int | None, looked: tuple[int, int], done: int) -> list[Any]:
         """How far the fit that is shown has come."""
@@ -344,15 +349,31 @@ class LearnTab:
         """Another fit is to be shown."""
         return [id, (0, -1)]
 
-    def cancel(self, id: int | None) -> None:
-        """Stop the fit that is shown, or forget it if it has ended."""
+    def halt(self, id: int | None) -> None:
+        """Stop the fit that is shown."""
         if id is not None:
-            self.shop.fitter.cancel(id)
+            self.shop.fitter.stop(id)
+
+    def away(self, id: int | None) -> list[Any]:
+        """Forget the fit that is shown, which has ended."""
+        if id is not None:
+            self.shop.fitter.forget(id)
+        return [None, gr.update(visible=False)]
 
     def again(self, id: int | None) -> None:
         """Let the fit that is shown go on."""
         if id is not None:
             self.shop.fitter.again(id)
+
+
+class _Photo(gr.Image):
+    """Gradio's, but for reading the file, which :func:`sdk.images.image_io.load_image` does with an answer for each."""
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else payload.path
+
+    def get_block_name(self) -> str:
+        return "image"
 
 
 def _painted(concept: Concept, edited: Any, size: tuple[int, int]) -> Image.Image:

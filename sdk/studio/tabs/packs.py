@@ -54,6 +54,9 @@ class PacksTab:
             self.several = gr.Dropdown([], value=[], multiselect=True, label="Packs", elem_id="several")
             self.together = gr.Textbox("", label="Name of the new one", max_length=64, elem_id="together-name")
             self.combine = gr.Button("Put together", elem_id="combine")
+        with gr.Accordion("Deleted lately", open=False):
+            self.gone = gr.Dropdown([], label="Deleted or replaced", elem_id="gone")
+            self.bring = gr.Button("Bring it back", elem_id="bring")
         with gr.Accordion("A pack from somebody else", open=False):
             self.upload = gr.File(label="Its zip file", file_types=[".zip"], type="filepath", elem_id="pack-file")
             self.facts = gr.HTML("", elem_id="facts")
@@ -65,6 +68,7 @@ class PacksTab:
         self.rename.click(told(self.renamed), [self.pack, self.new], [self.done, self.pack, self.new, self.said])
         self.remove.click(told(self.away), self.pack, [self.done, self.removed, self.undo, self.said])
         self.undo.click(told(self.back), self.removed, [self.done, self.undo, self.said])
+        self.bring.click(told(self.back), self.gone, [self.done, self.undo, self.said])
         self.export.click(
             told(self.written), [self.pack, self.format], [self.words, self.file], show_progress_on=self.words
         )
@@ -78,7 +82,7 @@ class PacksTab:
     @property
     def listed(self) -> list[Any]:
         """What :meth:`show` fills."""
-        return [self.list, self.pack, self.several]
+        return [self.list, self.pack, self.several, self.gone]
 
     def show(self, current: str | None) -> list[Any]:
         """The packs that there are."""
@@ -86,7 +90,9 @@ class PacksTab:
         names = [kept.name for kept in packs]
         chosen = current if current in names else (names[0] if names else None)
         several = gr.update(choices=names, value=[])
-        return [_table(packs), gr.update(choices=names, value=chosen), several]
+        gone = [(f"{kept.name}, {_day(kept)}", kept.id) for kept in self.shop.library.packs.removed()]
+        back = gr.update(choices=gone, value=gone[0][1] if gone else None)
+        return [_table(packs), gr.update(choices=names, value=chosen), several, back]
 
     def renamed(self, name: str | None, new: str) -> list[Any]:
         """A pack gets another name."""
@@ -123,7 +129,7 @@ class PacksTab:
             progress((event.done, event.total), desc="Drawing" if event.phase == "draw" else "Measuring")
 
         pack = self.shop.read(_chosen(name))
-        report = evaluate(self.shop.model, pack, num_images=2, progress=shown)
+        report = evaluate(self.shop.model, pack, num_images=2, progress=shown, cancel=self.shop.stopping)
         page = html.escape(render_page(report), quote=True)
         return f'<iframe sandbox title="Report on {text(name)}" srcdoc="{page}"></iframe>'
 
@@ -138,7 +144,9 @@ class PacksTab:
         def shown(event: Any) -> None:
             progress((event.done, event.total), desc="Putting together")
 
-        merged = merge(self.shop.model, [self.shop.read(each) for each in names], progress=shown)
+        merged = merge(
+            self.shop.model, [self.shop.read(each) for each in names], progress=shown, cancel=self.shop.stopping
+        )
         kept = self.shop.keep_pack(wanted, merged)
         said = f"{kept.name} knows {' and '.join(names_of(concepts_of(kept)))}."
         return [time.time(), "", notes([said])]
@@ -166,16 +174,19 @@ def _chosen(name: str | None) -> str:
     return name
 
 
+def _day(kept: KeptPack) -> str:
+    return datetime.fromtimestamp(kept.created).strftime("%d %b %Y")
+
+
 def _table(packs: list[KeptPack]) -> str:
     if not packs:
         return "<p class='hint'>Nothing was learned yet. Begin under <em>Learn</em>.</p>"
     rows = ""
     for kept in packs:
-        when = datetime.fromtimestamp(kept.created).strftime("%d %b %Y")
         words = ", ".join(names_of(concepts_of(kept)))
         licence = kept.about.get("licence") or ""
         size = f"{kept.bytes / 1e6:.1f} MB"
-        cells = "".join(f"<td>{text(value)}</td>" for value in (words, when, size, licence))
+        cells = "".join(f"<td>{text(value)}</td>" for value in (words, _day(kept), size, licence))
         rows += f"<tr><th scope='row'>{text(kept.name)}</th>{cells}</tr>"
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Knows", "Since", "Size", "Licence"))
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
