@@ -52,7 +52,7 @@ class LearnTab:
     def _photo(self) -> None:
         gr.HTML("<h2>1. A photo</h2>")
         gr.HTML("<p class='hint'>With two or three things in it. Drop it here, choose a file, or paste it.</p>")
-        self.upload = _Photo(
+        self.upload = gr.Image(
             label="Photo",
             type="filepath",
             sources=["upload", "clipboard"],
@@ -61,6 +61,8 @@ class LearnTab:
             buttons=[],
             elem_id="photo",
         )
+        # Not a class of its own: for each of those Gradio writes a file beside the module.
+        self.upload.preprocess = _path_of  # type: ignore[method-assign, assignment]
         self.example = gr.Button("Use the example picture", size="sm", elem_id="example")
         with gr.Column(visible=False) as self.cropping:
             gr.HTML("<p class='hint'>The bright square is learned from. Click where its middle shall be.</p>")
@@ -366,14 +368,9 @@ class LearnTab:
             self.shop.fitter.again(id)
 
 
-class _Photo(gr.Image):
-    """Gradio's, but for reading the file, which :func:`sdk.images.image_io.load_image` does with an answer for each."""
-
-    def preprocess(self, payload: Any) -> Any:
-        return None if payload is None else payload.path
-
-    def get_block_name(self) -> str:
-        return "image"
+def _path_of(sent: Any) -> str | None:
+    """Where an uploaded file is; :func:`sdk.images.image_io.load_image` reads it, with an answer for each that is none."""
+    return None if sent is None else sent.path
 
 
 def _painted(concept: Concept, edited: Any, size: tuple[int, int]) -> Image.Image:
