@@ -369,7 +369,7 @@ class LearnTab:
 
 
 def _path_of(sent: Any) -> str | None:
-    """Where an uploaded file is; :func:`sdk.images.image_io.load_image` reads it, with an answer for each that is none."""
+    """Where an uploaded file is: :func:`sdk.images.image_io.load_image` reads it, and has an answer for each."""
     return None if sent is None else sent.path
 
 
