@@ -8,7 +8,7 @@ DOCS := $(VENV)/.docs
 # Without an NVIDIA driver, torch is held to the build that pulls no CUDA packages.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints.txt")
 
-.PHONY: install demo docs test test-slow mutants lint bench gpu study wheel clean
+.PHONY: install demo docs test test-browser test-slow mutants lint bench gpu study wheel clean
 
 install: $(INSTALLED)
 
@@ -37,7 +37,11 @@ docs: $(DOCS)
 
 # A process for each of two cores, with one thread each; the tests of threads start their own.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser"
+
+# The studio in chromium, which keeps a processor busy: alone. Skipped where there is no browser.
+test-browser: install
+	$(BIN)/python -m pytest -m browser -rs
 
 test-slow: install $(DOCS)
 	$(BIN)/python -m pytest -m slow -s

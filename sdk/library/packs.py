@@ -6,7 +6,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -77,7 +77,7 @@ class Packs:
                 synchronise(path)
                 with self._database.change() as change:
                     if not replaces:
-                        name = _free(name, {row["name"] for row in change.execute(_NAMES)})
+                        name = free_name(name, {row["name"] for row in change.execute(_NAMES)})
                     change.execute(
                         "UPDATE packs SET removed = ? WHERE name = ? AND removed IS NULL", (time.time(), name)
                     )
@@ -169,8 +169,8 @@ class Packs:
         return KeptPack(row["id"], row["name"], self._folder / row["file"], row["bytes"], row["created"], about)
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """The name, or with the first number behind it that nobody has."""
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name, or it with the first number behind it that is not taken."""
     if name not in taken:
         return name
     return next(each for number in count(2) if (each := f"{name}-{number}") not in taken)

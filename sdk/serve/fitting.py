@@ -135,8 +135,8 @@ class Fitter:
             if course is not None:
                 course.unwanted = True
                 course.cancel.set()
-                return
-        self.library.jobs.end(id, CANCELLED, only=WAITING)
+            else:
+                self.library.jobs.end(id, CANCELLED, only=WAITING)
 
     def forget(self, id: int) -> None:
         """Forget a fit that is over, and its files.
@@ -188,9 +188,9 @@ class Fitter:
     def _work(self) -> None:
         while not self._closing:
             try:
-                job = self.library.jobs.begin()
-                if job is not None:
-                    self._worked_on(job)
+                begun = self._begun()
+                if begun is not None:
+                    self._worked_on(*begun)
                     continue
             except OutputError as error:  # for a while: no reason to stop working for good
                 log.error("no fit could be begun or ended: %s", error)
@@ -198,11 +198,16 @@ class Fitter:
                 if not self._closing:
                     self._changed.wait(_LOOKS)
 
-    def _worked_on(self, job: Job) -> None:
+    def _begun(self) -> tuple[Job, Course] | None:
+        """The first one that waits; from the moment it runs it can be stopped."""
         with self._changed:
+            job = None if self._closing else self.library.jobs.begin()
+            if job is None:
+                return None
             course = self._courses[job.id] = Course()
-            if self._closing:
-                course.cancel.set()
+        return job, course
+
+    def _worked_on(self, job: Job, course: Course) -> None:
         # What it raises is this fit's alone: the next one is fitted all the same.
         error = self._fitting.submit(self._fitted, job, course).exception()
         try:

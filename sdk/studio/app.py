@@ -55,7 +55,7 @@ def create_studio(shop: Workshop) -> Any:
         page,
         path="/",
         footer_links=[],
-        show_error=True,
+        show_error=False,
         max_file_size=_BODY,
         allowed_paths=[str(shop.library.folder / "pictures"), str(files(__package__).joinpath("example.png"))],
         ssr_mode=False,

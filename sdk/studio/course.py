@@ -46,8 +46,8 @@ def job_words(job: Job, course: Course) -> str:
         more = f": {text(job.message)}" if job.message else ""
         further = ""
         if job.status == DONE:
-            words = names_of([Concept(noun, f"<new{i}>") for i, noun in enumerate(job.asked["concepts"], 1)])
-            further = f"<p>Go to <em>Draw</em> and write of <strong>{text(' and '.join(words))}</strong>.</p>"
+            words = text(" and ".join(_names(job)))
+            further = f"<p>Go to <em>Draw</em> and write of <strong>{words}</strong>.</p>"
         said = f"<p><strong>{name}</strong>: {_SAID[job.status]}{more}.</p>{further}"
         return f'<div class="{kind}" role="status">{said}</div>'
     event = course.event
@@ -74,7 +74,11 @@ def losses_of(course: Course) -> pd.DataFrame:
 
 def samples_of(job: Job, course: Course) -> list[tuple[Image.Image, str]]:
     """Return the samples so far and what each shows."""
-    words = names_of([Concept(noun, f"<new{i}>") for i, noun in enumerate(job.asked["concepts"], 1)])
+    words = _names(job)
     labels = words if len(words) == 1 else [*words, "together"]
     pairs = zip(course.samples, labels, strict=False)  # the next samples may come meanwhile
     return [(image, f"{label}, after {course.looked} steps") for image, label in pairs]
+
+
+def _names(job: Job) -> list[str]:
+    return names_of([Concept(noun) for noun in job.asked["concepts"]])

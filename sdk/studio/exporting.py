@@ -11,7 +11,7 @@ from ..exports import load_format
 from ..pack import ConceptPack
 from .telling import text
 from .words import names_of
-from .workshop import Workshop
+from .workshop import Workshop, zipped
 
 _PACK = "Another studio, or this package"
 # What people call the tools, and the format and its options for each.
@@ -47,7 +47,7 @@ def exported(shop: Workshop, name: str, kind: str, scratch: Path) -> tuple[str, 
     if chosen is None:
         kept = shop.library.packs.get(name)
         words = "<p>Under <em>Packs</em>, another studio takes this zip file. Unpacked, it is a folder for "
-        return words + "<code>personalizer generate</code>.</p>", shop.zipped(kept.path, name, scratch)
+        return words + "<code>personalizer generate</code>.</p>", zipped(kept.path, name, scratch)
     format_name, options = chosen
     if format_name in ("webui", "onnx"):
         options = options | {"name": name}
@@ -57,7 +57,7 @@ def exported(shop: Workshop, name: str, kind: str, scratch: Path) -> tuple[str, 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         place = Path(folder) / name
         result = load_format(format_name).export(pack, shop.model, place, **options)
-        file = shop.zipped(place, f"{name}-{format_name}", scratch)
+        file = zipped(place, f"{name}-{format_name}", scratch)
     prompts = result.prompts or {"the prompt": pack.prompt}
     typed = "".join(f"<dt>{text(tool)}</dt><dd><code>{text(words)}</code></dd>" for tool, words in prompts.items())
     usage = "".join(f"<li>{text(line.replace(str(place), name))}</li>" for line in result.usage)

@@ -20,6 +20,7 @@ from ..eval.scorers import registered_scorers
 from ..images.record import png_bytes, record_of
 from ..library import KeptPack, KeptPicture, Library
 from ..library.jobs import DONE
+from ..library.packs import free_name
 from ..pack import ConceptPack
 from ..serve.api.uploads import unpack
 from ..serve.described import described, without_path
@@ -104,10 +105,7 @@ class Workshop:
 
     def free_name(self, wanted: str) -> str:
         """Return a name that no pack has: the one that is wanted, or with a number behind it."""
-        taken, number, name = self.taken(), 2, wanted
-        while name in taken:
-            name, number = f"{wanted}-{number}", number + 1
-        return name
+        return free_name(wanted, self.taken())
 
     def check_new(self, name: str) -> str:
         """Return a name for a new pack.
@@ -195,11 +193,6 @@ class Workshop:
         except SdkError as error:
             raise PackError(without_path(error, place, "the file")) from error
 
-    def zipped(self, folder: Path, name: str, scratch: Path) -> Path:
-        """Return a zip file of a folder's files, to be downloaded."""
-        place = Path(tempfile.mkdtemp(dir=scratch))
-        return Path(shutil.make_archive(str(place / name), "zip", folder))
-
     # What the model knows
 
     def _known_nouns(self) -> list[str]:
@@ -210,6 +203,12 @@ class Workshop:
         scorers = registered_scorers()
         found = [word.removesuffix("</w>") for word in words if word.endswith("</w>") and word[:-4].isalpha()]
         return sorted(w for w in found if any(s.knows([Concept(w, "<new1>")], self.model.resolution) for s in scorers))
+
+
+def zipped(folder: Path, name: str, scratch: Path) -> Path:
+    """Return a zip file of a folder's files, to be downloaded."""
+    place = Path(tempfile.mkdtemp(dir=scratch))
+    return Path(shutil.make_archive(str(place / name), "zip", folder))
 
 
 def concepts_of(kept: KeptPack) -> list[Concept]:

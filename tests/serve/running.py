@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -89,3 +93,20 @@ def refusal(answer, status, part):
     assert part in said
     assert "Traceback" not in said
     assert "/tmp" not in said
+
+
+@contextmanager
+def program(command: str, library: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A command that serves a library, in a process of its own; yields its address and the process."""
+    arguments = [sys.executable, "-m", "sdk.commands.main", command, *options, "--port", "0"]
+    said = library.with_suffix(".log")  # no pipe, which a server would fill
+    with said.open("w") as log, subprocess.Popen(arguments, stderr=log) as process:
+        try:
+            until = time.monotonic() + 180
+            while not (found := re.search(r" (http://\S+); Ctrl-C ends it", said.read_text())):
+                assert process.poll() is None, said.read_text()
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            yield found[1], process
+        finally:
+            process.kill()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -23,7 +20,7 @@ from PIL import Image
 from sdk import ConceptPack, Personalizer
 from sdk.library import Library
 from sdk.serve import Fitter, TorchPainter, create_app
-from tests.serve.running import running
+from tests.serve.running import program, running
 
 SETTINGS = {
     "steps": 4, "batch_size": 4, "target_pool": 4, "prior_count": 2, "prior_steps": 2, "learning_rate": 1e-3,
@@ -164,19 +161,11 @@ def test_exported_folders_cannot_fit(painter, picture, tmp_path):
 @contextmanager
 def served(library, model):
     """The command in a process of its own; a client of it, and the process."""
-    command = [sys.executable, "-m", "sdk.commands.main", "serve", str(library), "--model", str(model), "--port", "0"]
-    said = library.with_suffix(".log")  # no pipe, which a server would fill
-    with said.open("w") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            until = time.monotonic() + 120
-            while not (found := re.search(r"serving on (http://\S+);", said.read_text())):
-                assert process.poll() is None, said.read_text()
-                assert time.monotonic() < until
-                time.sleep(0.05)
-            with httpx.Client(base_url=found[1], timeout=60) as client:
-                yield client, process
-        finally:
-            process.kill()
+    with (
+        program("serve", library, str(library), "--model", str(model)) as (address, process),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client, process
 
 
 def test_after_a_kill_it_goes_on_to_the_same_bits(tiny_model, picture, tmp_path):

@@ -17,10 +17,10 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from tests.studio.running import studio
+from tests.serve.running import program
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser is installed: chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")]
 LONG = 300_000  # milliseconds: a machine may be busy
 KEPT = os.environ.get("PERSONALIZER_SCREENSHOTS")  # a folder for pictures of the pages
 
@@ -68,7 +68,10 @@ class Visit:
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory):
     library = tmp_path_factory.mktemp("journey") / "library"
-    with studio(library) as (address, _), sync_playwright() as playwright:
+    with (
+        program("studio", library, "--library", str(library), "--no-browser") as (address, _),
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         visit = Visit(page, address)

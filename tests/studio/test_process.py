@@ -16,11 +16,15 @@ import httpx
 from sdk import ConceptPack, Personalizer
 from sdk.images.image_io import png
 from sdk.library import Library
-from tests.studio.running import studio
+from tests.serve.running import program
 
 FIT = {
     "batch_size": 4, "target_pool": 4, "prior_count": 2, "prior_steps": 2, "learning_rate": 1e-3, "checkpoint_every": 1,
 }  # fmt: skip
+
+
+def served(library, model):
+    return program("studio", library, "--library", str(library), "--model", str(model), "--no-browser")
 
 
 def test_after_a_kill_a_fit_goes_on_to_the_same_bits(tiny_model, picture, tmp_path):
@@ -33,14 +37,14 @@ def test_after_a_kill_a_fit_goes_on_to_the_same_bits(tiny_model, picture, tmp_pa
     def steps():
         return unfinished.read_text().count("\n") - 1 if unfinished.exists() else 0
 
-    with studio(tmp_path / "library", "--model", str(tiny_model)) as (address, process):
+    with served(tmp_path / "library", tiny_model) as (address, process):
         until = time.monotonic() + 120
         while steps() < 12:  # samples have been drawn by then
             assert time.monotonic() < until
             assert steps() < 40
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    with studio(tmp_path / "library", "--model", str(tiny_model)) as (address, process):
+    with served(tmp_path / "library", tiny_model) as (address, process):
         until = time.monotonic() + 120
         while job.folder.exists():
             assert time.monotonic() < until

@@ -40,7 +40,6 @@ _AT_ONCE = 2  # parts of a batch: cores that wait for each other in every operat
 # Of int8 each part has a copy: OpenVINO 2026.4 prepares several streams of one graph at once, and of a quantised one
 # (not of others) about one in six then computes something else.
 _COPIED = 1 << 28  # bytes of weights; larger ones are computed in one, which takes them no longer
-_compiling = threading.Lock()
 log = logging.getLogger("sdk")
 
 
@@ -141,8 +140,7 @@ class OpenVinoGraph(Graph):
                 own.reshape({name: list(shape) for name, shape in shapes.items()})
                 while len(self._compiled) >= (_KEPT_SMALL if self._small else _KEPT):
                     self._compiled.popitem(last=False)
-                with _compiling:
-                    self._compiled[key] = [self._compile(own, settings) for _ in range(copies)] * (at_once // copies)
+                self._compiled[key] = [self._compile(own, settings) for _ in range(copies)] * (at_once // copies)
             self._compiled.move_to_end(key)
             return self._compiled[key]
 
