@@ -67,7 +67,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The part of the world that a model is trained on, with the frequency of its rarer attributes."""
+    """The part of the world that a model is trained on, with the frequency of its rarer attributes.
+
+    Attributes:
+        alike: share of the scenes of several objects in which two are of one class.
+    """
 
     classes: tuple[str, ...] = CLASSES
     colours: tuple[str, ...] = tuple(COLOURS)
@@ -78,6 +82,7 @@ class Vocabulary:
     hat: float = 0.15
     sketch: float = 0.08
     scaled: float = 0.05
+    alike: float = 0.0
 
 
 def is_held_out(noun: str, colour: str, background: str) -> bool:
@@ -154,6 +159,8 @@ def sample_scene_of(rng: random.Random, vocabulary: Vocabulary, count: int, *, s
     """Draw a scene of exactly ``count`` objects; see :func:`sample_scene`."""
     background = rng.choice(vocabulary.backgrounds)
     nouns = rng.sample(vocabulary.classes, count)
+    if count > 1 and vocabulary.alike and rng.random() < vocabulary.alike:
+        nouns[rng.randrange(1, count)] = nouns[0]
     style = "sketch" if rng.random() < vocabulary.sketch else "drawn"
     objects = []
     for noun in nouns:

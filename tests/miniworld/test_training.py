@@ -8,14 +8,15 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import CLIPTextModel
 
 from sdk.miniworld.captions import write_caption
 from sdk.miniworld.scene import CLASSES, COLOURS, SceneObject, Vocabulary, arrange, is_held_out_sketch, sample_scene
 from sdk.miniworld.tokenizer import build_tokenizer
-from sdk.miniworld.training import diffusion
+from sdk.miniworld.training import contrastive, diffusion, words
 from sdk.miniworld.training.common import AveragedWeights, cosine_schedule, trapezoid_schedule
 from sdk.miniworld.training.losses import Reading, confusion_loss, grounding_loss
-from sdk.miniworld.training.models import build_autoencoder
+from sdk.miniworld.training.models import build_autoencoder, build_text_encoder
 from sdk.miniworld.training.muon import Muon, orthogonalised
 from sdk.miniworld.training.pools import render_pool
 
@@ -171,7 +172,7 @@ def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     torch.manual_seed(0)
     build_autoencoder(4).save_pretrained(tmp_path / "vae")
     monkeypatch.setattr(diffusion, "build_unet", partial(diffusion.build_unet, widths=(32, 32)))
-    monkeypatch.setattr(diffusion, "teach_reading", lambda *_: None)
+    monkeypatch.setattr(words, "teach_reading", lambda *_: None)
     monkeypatch.setattr(diffusion, "measure_maps", lambda *_: (0.0, 0.0))
     common = {"steps": 4, "batch_size": 2, "pool_size": 4}
     diffusion.train(tmp_path / "whole", tmp_path / "vae", **common)
@@ -188,3 +189,44 @@ def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
             # AdamW's first updates are the signs of gradients, and sums over threads are not always in one order.
             torch.testing.assert_close(value, parts[name][key], rtol=0, atol=5e-4, msg=f"{name} {key}")
     assert (tmp_path / "whole" / "model" / "model_index.json").is_file()
+
+
+def test_pictures_and_captions_find_each_other_and_go_on_after_a_stop(tmp_path):
+    assert contrastive.contrastive_loss(torch.eye(4) * 50) < 1e-6
+    assert contrastive.contrastive_loss(torch.eye(4).flip(0) * 50) > 20
+    common = {"steps": 3, "batch_size": 4, "pool_size": 8, "vocabulary": Vocabulary(alike=0.5)}
+    contrastive.train(tmp_path / "whole", **common)
+    contrastive.train(tmp_path / "parts", **common, stop_after=0)
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 1
+    contrastive.train(tmp_path / "parts", **common)
+    whole, parts = (CLIPTextModel.from_pretrained(tmp_path / name / "text_encoder") for name in ("whole", "parts"))
+    for (name, value), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=3e-3, msg=name)
+
+
+def test_a_finished_text_encoder_stays_as_it_is(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    build_autoencoder(4).save_pretrained(tmp_path / "vae")
+    finished = build_text_encoder(build_tokenizer(), words_apart=False)
+    finished.save_pretrained(tmp_path / "text")
+    monkeypatch.setattr(diffusion, "build_unet", partial(diffusion.build_unet, widths=(32, 32)))
+    monkeypatch.setattr(diffusion, "measure_maps", lambda *_: (0.0, 0.0))
+    common = {"steps": 3, "batch_size": 2, "pool_size": 4, "finished_text_encoder": tmp_path / "text"}
+    diffusion.train(tmp_path / "whole", tmp_path / "vae", **common)
+    diffusion.train(tmp_path / "parts", tmp_path / "vae", **common, stop_after=0)
+    diffusion.train(tmp_path / "parts", tmp_path / "vae", **common)
+    whole, parts = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("whole", "parts"))
+    assert "text_encoder" not in whole
+    for key, value in whole["averaged_unet"].items():
+        torch.testing.assert_close(value, parts["averaged_unet"][key], rtol=0, atol=5e-4, msg=key)
+    written = CLIPTextModel.from_pretrained(tmp_path / "whole" / "model" / "text_encoder")
+    for key, value in written.state_dict().items():
+        assert torch.equal(value, finished.state_dict()[key].half().float()), key
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5])
+def test_two_of_one_class_come_as_often_as_asked_for(alike):
+    rng = random.Random(3)
+    scenes = [sample_scene(rng, Vocabulary(alike=alike, object_counts=(0, 0.5, 0.5))) for _ in range(400)]
+    share = sum(len({o.noun for o in scene.objects}) < len(scene.objects) for scene in scenes) / 400
+    assert share == pytest.approx(alike, abs=0.08)

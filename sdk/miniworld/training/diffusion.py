@@ -1,8 +1,10 @@
-"""Train the bundled model's text encoder and UNet on latents of rendered scenes.
+"""Train a model's UNet, and its text encoder along with it or not, on latents of rendered scenes.
 
-First the text encoder alone learns, for half a minute, to keep track of what is said about each object. Then both
-learn to denoise. A grounding term asks that the attention of the words that describe an object covers that object;
-it fades away, so that the finished model's maps are what denoising made of them.
+The bundled model: first the text encoder alone learns, for half a minute, to keep track of what is said about each
+object. Then both learn to denoise. A grounding term asks that the attention of the words that describe an object covers
+that object; it fades away, so that the finished model's maps are what denoising made of them.
+
+The "natural" base: the text encoder is finished (``--text-encoder``), and denoising is all that the UNet learns.
 """
 
 from __future__ import annotations
@@ -13,50 +15,29 @@ import random
 import time
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from ...families.layers import map_layers
 from ...unet.attention import MapRecorder, recording_processors
 from ..captions import Caption, write_caption
 from ..gates import measure_maps, measure_words
-from ..scene import Vocabulary, sample_scene
+from ..scene import Vocabulary
 from ..tokenizer import MAX_LENGTH, build_tokenizer
 from .common import AveragedWeights, default_device, load_checkpoint, save_checkpoint, trapezoid_schedule
-from .losses import Reading, confusion_loss, grounding_loss
-from .models import build_scheduler, build_text_encoder, build_unet, write_model
+from .models import build_scheduler, build_unet, write_model
 from .muon import Muon
 from .pools import Pool, collect_pool, submit_pool, to_unit, workers
+from .words import FinishedWords, GroundedWords, Texts
 
 log = logging.getLogger(__name__)
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
-CONFUSION_WEIGHT = 0.5
-READING_WEIGHT = 0.05
-GROUNDING_UNTIL = 0.5  # share of the training after which grounding has faded away
 USES = 4  # how often each rendered scene is shown, with ever new captions and noise
-
-
-class Texts:
-    """Captions as tensors: token ids ``[B, T]``, owners ``[B, T]`` (-1 for none) and reading labels ``[B, 4, T]``."""
-
-    def __init__(self, tokenizer: CLIPTokenizer, captions: list[Caption]) -> None:
-        texts = [caption.text for caption in captions]
-        self.tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        self.owners = torch.full((len(texts), MAX_LENGTH), -1)
-        self.labels = torch.full((len(texts), len(Reading.VALUES), MAX_LENGTH), -100)
-        for row, caption in enumerate(captions):
-            words = slice(1, 1 + len(caption.owners))  # every word is one token, after the start
-            self.owners[row, words] = torch.tensor(caption.owners, dtype=torch.int64)
-            if caption.owners:
-                self.labels[row, :, words] = torch.tensor(Reading.labels(caption.text.split(), caption.owners))
-
-    def to(self, device: torch.device) -> Texts:
-        self.tokens, self.owners, self.labels = (x.to(device) for x in (self.tokens, self.owners, self.labels))
-        return self
 
 
 @torch.no_grad()
@@ -109,28 +90,6 @@ class Pools:
         return collect_pool(tasks)
 
 
-def teach_reading(
-    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, reading: Reading, *, steps: int = 500, batch_size: int = 128
-) -> None:
-    """Train the text encoder on captions alone to know what was said about which object."""
-    rng = random.Random("reading")
-    vocabulary = Vocabulary()
-    parameters = [*encoder.parameters(), *reading.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
-    for step in range(steps):
-        captions = [write_caption(sample_scene(rng, vocabulary), rng) for _ in range(batch_size)]
-        texts = Texts(tokenizer, captions).to(encoder.device)
-        states = encoder(texts.tokens)[0]
-        loss = reading(states, texts.labels) + CONFUSION_WEIGHT * confusion_loss(states, texts.owners)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * trapezoid_schedule(step, steps)
-        optimizer.step()
-        if (step + 1) % 100 == 0:
-            log.info("text step %d loss %.4f", step + 1, loss.item())
-
-
 def stratified_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """One timestep out of each of ``count`` equal parts of 0..999, in random order: less noise in the gradient."""
     parts = torch.randperm(count, generator=generator)
@@ -147,6 +106,8 @@ def train(
     learning_rate: float = 3e-3,
     text_learning_rate: float = 4e-4,
     grounding: float = 0.03,
+    finished_text_encoder: Path | None = None,
+    alike: float = 0.0,
     stop_after: float | None = None,
 ) -> None:
     """Train for ``steps`` steps, resuming from ``output/checkpoint.pt``; write the pipeline to ``output/model``.
@@ -160,6 +121,8 @@ def train(
         learning_rate: of the UNet, in AdamW's scale.
         text_learning_rate: of the text encoder.
         grounding: weight of the grounding term at the start; it falls to 0 in a line.
+        finished_text_encoder: folder of one that stays as it is; nothing but denoising trains then.
+        alike: share of the scenes of several objects in which two are of one class.
         stop_after: seconds after which to save and stop, to be resumed.
     """
     device = default_device()
@@ -167,54 +130,56 @@ def train(
     torch.manual_seed(0)
     vocabulary, tokenizer, scheduler = Vocabulary(), build_tokenizer(), build_scheduler()
     vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
-    text_encoder = build_text_encoder(tokenizer).to(device).train()
-    reading = Reading(text_encoder.config.hidden_size).to(device)
-    unet = build_unet(vae.config.latent_channels, text_encoder.config.hidden_size)
+    words = (
+        GroundedWords(tokenizer, device, grounding, steps)
+        if finished_text_encoder is None
+        else FinishedWords(finished_text_encoder, device)
+    )
+    unet = build_unet(vae.config.latent_channels, words.encoder.config.hidden_size)
     unet = unet.to(device, memory_format=torch.channels_last).train()
     recorder = MapRecorder()
     for name, processor in recording_processors(unet, recorder, map_layers(unet)).items():
         unet.get_submodule(name).set_processor(processor)
     checkpoint = load_checkpoint(output / "checkpoint.pt")
     if checkpoint is None:
-        teach_reading(tokenizer, text_encoder, reading)
-    averaged_unet, averaged_text = AveragedWeights(unet, 0.999), AveragedWeights(text_encoder, 0.999)
+        words.start()
+    averaged_unet, averaged_text = AveragedWeights(unet, 0.999), words.average()
     ends = ("conv_in.weight", "conv_out.weight")
     matrices = [p for n, p in unet.named_parameters() if p.ndim > 1 and n not in ends]
     rest = [p for n, p in unet.named_parameters() if p.ndim <= 1 or n in ends]
+    others: list[dict[str, Any]] = [{"params": rest, "lr": learning_rate / 2}]
+    if words.parts():
+        trained = [p for part in words.parts().values() for p in part.parameters()]
+        others.append({"params": trained, "lr": text_learning_rate})
     optimizers: list[torch.optim.Optimizer] = [
         Muon(matrices, learning_rate),
-        torch.optim.AdamW(
-            [
-                {"params": rest, "lr": learning_rate / 2},
-                {"params": [*text_encoder.parameters(), *reading.parameters()], "lr": text_learning_rate},
-            ],
-            betas=(0.9, 0.99),
-            weight_decay=0.01,
-        ),
+        torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01),
     ]
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     parts = {
         "unet": unet,
-        "text_encoder": text_encoder,
-        "reading": reading,
+        **words.parts(),
         "averaged_unet": averaged_unet.module,
-        "averaged_text": averaged_text.module,
         "muon": optimizers[0],
         "adamw": optimizers[1],
     }
+    if averaged_text is not None:
+        parts["averaged_text"] = averaged_text.module
     first = 0
     if checkpoint is not None:
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
         first = checkpoint["step"]
-        averaged_unet.updates = averaged_text.updates = first
+        for averaged in filter(None, (averaged_unet, averaged_text)):
+            averaged.updates = first
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]  # new ones after a resume
     all_words = torch.arange(MAX_LENGTH, device=device).expand(batch_size, -1)
     pool_steps = USES * pool_size // batch_size
-    running = torch.zeros(3, device=device)
+    running: dict[str, Tensor] = {}
+    drawn = Vocabulary(alike=alike)
     begin = start = time.monotonic()
     with workers() as executor:
-        pools = Pools(executor, vocabulary, pool_size, pool_steps, ahead=device.type == "cuda")
+        pools = Pools(executor, drawn, pool_size, pool_steps, ahead=device.type == "cuda")
         for step in range(first, steps):
             if step == first or step % pool_steps == 0:
                 batches = Batches(tokenizer, pools.get(step // pool_steps), vae, batch_size)
@@ -224,16 +189,17 @@ def train(
             noise = torch.randn(latents.shape, generator=generator).to(device)
             timesteps = stratified_timesteps(batch_size, generator).to(device)
             noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
-            strength = grounding * max(0.0, 1 - step / (GROUNDING_UNTIL * steps))
+            strength = words.strength(step)
             recorder.start(all_words if strength else None)
             with torch.autocast(device.type, torch.bfloat16):
-                states = text_encoder(texts.tokens)[0]
+                states = words.states(texts.tokens)
                 prediction = unet(noisy, timesteps, states).sample
             loss = F.mse_loss(prediction.float(), scheduler.get_velocity(latents, noise, timesteps))
-            ground = grounding_loss(recorder.mean().flatten(2), masks) if strength else loss.new_zeros(())
-            read = reading(states, texts.labels)
-            total = loss + strength * ground + READING_WEIGHT * read
-            total = total + CONFUSION_WEIGHT * confusion_loss(states, texts.owners)
+            of_words, seen = words.losses(states, texts)
+            total = loss + of_words
+            if strength:
+                seen["grounding"] = words.ground(recorder.mean().flatten(2), masks)
+                total = total + strength * seen["grounding"]
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -243,20 +209,22 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
             averaged_unet.update(unet)
-            averaged_text.update(text_encoder)
-            seen = torch.stack([loss, ground, read]).detach()
-            running = seen if step == first else running.lerp(seen, 0.02)
+            if averaged_text is not None:
+                averaged_text.update(words.encoder)
+            for name, value in {"loss": loss, **seen}.items():
+                running[name] = running.get(name, value.detach()).lerp(value.detach(), 0.02)
             done = step + 1 == steps or (stop_after is not None and time.monotonic() - begin > stop_after)
             if (step + 1) % 100 == 0:
                 rate = 100 * batch_size / (time.monotonic() - start)
                 start = time.monotonic()
-                figures = running.tolist()
-                log.info("step %d loss %.4f grounding %.4f reading %.4f, %.1f samples/s", step + 1, *figures, rate)
+                figures = " ".join(f"{name} {value.item():.4f}" for name, value in running.items())
+                log.info("step %d %s, %.1f samples/s", step + 1, figures, rate)
             if (step + 1) % 1000 == 0 or done:
                 saved = {name: part.state_dict() for name, part in parts.items()}
                 save_checkpoint(output / "checkpoint.pt", saved | {"step": step + 1})
                 recorder.start(None)
-                text, denoiser = averaged_text.module, averaged_unet.module
+                text = words.encoder if averaged_text is None else averaged_text.module
+                denoiser = averaged_unet.module
                 change, cosine = measure_words(tokenizer, text, vocabulary)
                 own, other = measure_maps(tokenizer, text, denoiser, vae, scheduler, vocabulary)
                 log.info("gates: colour %.2f noun cosine %.2f, own IoU %.3f other %.3f", change, cosine, own, other)
@@ -273,6 +241,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--pool", type=int, default=24000)
     parser.add_argument("--grounding", type=float, default=0.03)
+    parser.add_argument("--text-encoder", type=Path, help="of sdk.miniworld.training.contrastive; it stays as it is")
+    parser.add_argument("--alike", type=float, default=0.0, help="share of scenes with two objects of one class")
     parser.add_argument("--stop-after", type=float, help="seconds; the next call goes on")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -283,6 +253,8 @@ def main() -> None:
         batch_size=arguments.batch_size,
         pool_size=arguments.pool,
         grounding=arguments.grounding,
+        finished_text_encoder=arguments.text_encoder,
+        alike=arguments.alike,
         stop_after=arguments.stop_after,
     )
 

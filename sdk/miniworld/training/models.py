@@ -31,11 +31,13 @@ def build_autoencoder(latent_channels: int = 8) -> AutoencoderKL:
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextModel:
-    """Return an untrained text encoder whose words start far apart.
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2, *, words_apart: bool = True
+) -> CLIPTextModel:
+    """Return an untrained text encoder, whose words start far apart or as CLIP's did.
 
-    CLIP's own initialisation (0.02) leaves neighbouring words with nearly equal states for the whole of a
-    training this short, and colour words then never reach the UNet.
+    CLIP's own initialisation (0.02) leaves neighbouring words with nearly equal states for the whole of a training as
+    short as that of a UNet here, and colour words then never reach it.
     """
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -50,6 +52,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int =
         pad_token_id=tokenizer.pad_token_id,
     )
     encoder = CLIPTextModel(config)
+    if not words_apart:
+        return encoder
     embeddings = encoder.get_input_embeddings()
     torch.nn.init.normal_(embeddings.weight, std=0.7)
     positions = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding"))
