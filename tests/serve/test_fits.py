@@ -63,6 +63,8 @@ def test_a_fit_ends_in_a_pack_that_draws(client, picture, tmp_path):
     begun = client.post("/v1/fits", data=asked() | {"licence": "CC-BY-4.0"}, files={"image": png(picture)})
     assert begun.status_code == 202, begun.text
     assert begun.json()["concepts"] == ["cat", "dog"]
+    described = client.get("/openapi.json").json()["paths"]["/v1/fits/{id}/events"]["get"]["responses"]["200"]
+    assert described["content"].keys() == {"text/event-stream"}
     names, phases = [], set()
     with client.stream("GET", f"/v1/fits/{begun.json()['id']}/events") as answer:
         for line in answer.iter_lines():

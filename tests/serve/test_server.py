@@ -111,6 +111,12 @@ def test_events_tell_of_progress_and_end_with_the_pictures(client):
     assert opened(data["data"][0]["b64_json"]).size == (32, 32)
 
 
+def test_programs_are_told_that_answers_may_be_events(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in (DRAW, EDIT):
+        assert {"application/json", "text/event-stream"} == paths[path]["post"]["responses"]["200"]["content"].keys()
+
+
 def png(image):
     file = io.BytesIO()
     image.save(file, "PNG")

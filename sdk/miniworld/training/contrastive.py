@@ -107,7 +107,7 @@ def train(
     tokenizer = build_tokenizer()
     contrast = Contrast(build_text_encoder(tokenizer, words_apart=False)).to(device).train()
     optimizer = torch.optim.AdamW(contrast.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    parts = {"contrast": contrast, "adamw": optimizer}
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"contrast": contrast, "adamw": optimizer}
     checkpoint = load_checkpoint(output / "checkpoint.pt")
     first = 0
     if checkpoint is not None:

@@ -20,7 +20,7 @@ from ...rights import stated_rights
 from ...rules.drawing import check_seed
 from ..drawing.batching import Busy
 from .images import event, service_of
-from .schemas import BASE, FitStatus, FitStatuses, refusals
+from .schemas import BASE, FitStatus, FitStatuses, in_events, refusals
 
 if TYPE_CHECKING:  # it has torch
     from ..fitting import Fitter
@@ -114,7 +114,7 @@ async def one(id: Number, request: Request) -> FitStatus:
     return _status(await run_in_threadpool(fitter.library.jobs.get, id), fitter)
 
 
-@router.get("/{id}/events", responses=refusals(400, 404))
+@router.get("/{id}/events", response_class=StreamingResponse, responses=refusals(400, 404) | in_events())
 async def events(id: Number, request: Request) -> StreamingResponse:
     """Tell of a fit's progress as it comes, by server-sent events, until it is over."""
     fitter = _fitter(request)

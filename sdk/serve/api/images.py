@@ -22,10 +22,10 @@ from ...rules.drawing import picture_and_hole
 from ..drawing.batching import Order
 from ..drawing.painter import Edit
 from ..service import Service, sentence
-from .schemas import BASE, Asked, AskedGeneration, Picture, Pictures, refusals
+from .schemas import BASE, Asked, AskedGeneration, Picture, Pictures, in_events, refusals
 
 router = APIRouter()
-_DRAWING = refusals(400, 404, 408, 422, 429, 503)
+_DRAWING = refusals(400, 404, 408, 422, 429, 503) | in_events()
 
 
 def service_of(request: Request) -> Service:

@@ -137,3 +137,9 @@ _REFUSALS = {
 def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of answers with these status codes."""
     return {code: {"model": Refusal, "description": _REFUSALS[code]} for code in (401, 403, 413, *codes)}
+
+
+def in_events() -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of an answer that comes as server-sent events."""
+    about = "The answer; or as it comes, as server-sent events whose data are objects."
+    return {200: {"description": about, "content": {"text/event-stream": {}}}}
