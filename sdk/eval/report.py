@@ -120,6 +120,15 @@ def _summary(report: EvaluationReport) -> str:
         rows.append(("mean leakage", report.fitted.leakage, report.untouched.leakage))
     if report.fitted.together is not None and report.untouched.together is not None:
         rows.append(("all together: right pictures", report.fitted.together, report.untouched.together))
+    for name, what in (
+        ("collapse", "all together: subjects not recognised"),
+        ("missing", "an object is missing"),
+        ("doubled", "an object too many"),
+        ("exchange", "one wears another's looks"),
+    ):
+        fitted, untouched = getattr(report.fitted, name), getattr(report.untouched, name)
+        if fitted is not None and untouched is not None:
+            rows.append((what, fitted, untouched))
     rows.append(("text alignment", report.fitted.text_alignment, report.untouched.text_alignment))
     return "".join(f"<tr><td>{name}</td><td>{a:.2f}</td><td>{b:.2f}</td></tr>" for name, a, b in rows)
 

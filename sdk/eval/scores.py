@@ -8,6 +8,12 @@
 * once: share of pictures that ask for i alone in which its class is to be seen exactly once.
 * together: share of pictures that ask for all concepts in which every one is recognised.
 
+And, by scorers that find every object:
+
+* missing, doubled: share of pictures with fewer or more objects of a class that was asked for than were asked for.
+* exchange: share of pictures in which a concept wears another's looks.
+* collapse: share of the subjects of pictures of all that are not recognised (subject collapse rate).
+
 How each is measured is up to the scorer, see :mod:`sdk.eval.scorers`.
 """
 
@@ -27,6 +33,10 @@ class Scores:
         together: share of right pictures when all are asked for (``None``: a single concept, or not measured).
         text_alignment: mean probability of what the prompts name, or CLIPScore.
         once: ``[S]``, share of pictures in which the one asked for alone comes once; ``[]`` if not measured.
+        missing: of all pictures; ``None`` if not measured, as the following.
+        doubled: of all pictures.
+        exchange: of all pictures.
+        collapse: of the subjects in pictures of all.
         others: further matrices, by the name of the encoder.
     """
 
@@ -36,6 +46,10 @@ class Scores:
     together: float | None
     text_alignment: float
     once: list[float] = field(default_factory=list)
+    missing: float | None = None
+    doubled: float | None = None
+    exchange: float | None = None
+    collapse: float | None = None
     others: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
