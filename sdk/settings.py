@@ -68,6 +68,11 @@ class FitSettings:
         "probability that a row of the reference shows and names one concept alone, cut out by the base model's "
         "attention; other concepts in the window do not count (ours, after Break-A-Scene's union sampling)",
     )
+    mix: float = setting(
+        0.0,
+        "probability that a row of the reference shows a random subset of the concepts, cut out and put together anew "
+        "on the emptied background, and names exactly those (Seg-Mix of MuDI: 0.3)",
+    )
     clip_skip: int = setting(
         0,
         "last layers of the text encoders that are left out, beyond what the family leaves out; some fine-tunes were "
@@ -166,7 +171,7 @@ class FitSettings:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.token_learning_rate is not None and not self.token_learning_rate > 0:
             raise InputError(f"token_learning_rate must be greater than 0, got {self.token_learning_rate}")
-        for name in ("decay", "swap_order", "alone", "flip", "target_share"):
+        for name in ("decay", "swap_order", "alone", "mix", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
         for name, most in _MOST.items():

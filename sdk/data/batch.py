@@ -112,13 +112,15 @@ class View:
         named: indices of the concepts in its caption, in the order of the fit.
         window: whether it is cut out around the one that is named, or the whole picture.
         with_masks: whether the batch carries the concepts' masks.
+        mixed: whether the named ones are cut out and put together anew.
     """
 
     named: tuple[int, ...]
     window: bool = False
     with_masks: bool = False
+    mixed: bool = False
 
     @property
     def needs_masks(self) -> bool:
         """Whether it cannot be made without knowing where the concepts are."""
-        return self.window or self.with_masks
+        return self.window or self.with_masks or self.mixed

@@ -16,7 +16,9 @@ from ..masks.crops import cut_out, drawn_mask, grown, mask_without, window_box
 from ..model.latents import LatentCache, picture_name
 from .augmentation import AugmentedPicture, augment
 from .batch import View
+from .mixing import Cuttings
 
+_MIXTURES = 64  # of the same concepts, encoded once each
 _WHITE = 0.5  # in [-1, 1]; the canvas around a shrunk picture is grey, 0
 
 
@@ -57,6 +59,7 @@ class ReferenceRows:
         self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed = flip, scale, seed
         self._variants: dict[tuple[int, View], tuple[AugmentedPicture, Hashable]] = {}
+        self._cuttings: dict[int, Cuttings] = {}  # by picture
         self._made_of = masks.version
 
     def draw(self, rng: random.Random, noise: Tensor, view: View) -> tuple[AugmentedPicture, Tensor]:
@@ -69,8 +72,9 @@ class ReferenceRows:
         """
         if self._made_of != self.masks.version:
             self._variants = {key: v for key, v in self._variants.items() if not key[1].needs_masks}
+            self._cuttings = {}
             self._made_of = self.masks.version
-        index = rng.randrange(self.size)
+        index = rng.randrange(max(self.size, _MIXTURES) if view.mixed else self.size)
         shown = view if view.needs_masks else View(())  # the picture is the same whatever is named
         if (index, shown) not in self._variants:
             variant = self._variant(index, shown)
@@ -87,6 +91,8 @@ class ReferenceRows:
         if not view.needs_masks:
             return replace(augmented(image), side=side)
         masks = self.masks[index % len(self.images)]
+        if view.mixed:
+            return replace(self._mixture(index, image, masks, view), side=side)
         if view.window:
             regions, resolution = grown(masks[:-1]), image.width
             left, _, right, _ = window_box(regions, view.named[0], resolution)
@@ -99,3 +105,14 @@ class ReferenceRows:
         drawn = [augmented(drawn_mask(m, image.size)).image.resize(cells, Image.Resampling.BOX) for m in masks]
         moved = torch.stack([to_tensor(picture)[0] > _WHITE for picture in drawn])
         return replace(variant, concept_masks=moved.float())
+
+    def _mixture(self, index: int, image: Image.Image, masks: Tensor, view: View) -> AugmentedPicture:
+        """The named concepts on the emptied background; where they are now comes with it if it is asked for."""
+        picture = index % len(self.images)
+        if picture not in self._cuttings:
+            self._cuttings[picture] = Cuttings(image, masks[:-1])
+        own = random.Random(f"mixture {self.seed} {index} {view.named}")
+        shown, places = self._cuttings[picture].mixed(view.named, own)
+        where = torch.cat([places, 1 - places.amax(0, keepdim=True)]) if view.with_masks else None
+        whole = torch.ones(1, self.latent_shape[1], self.latent_shape[1], dtype=torch.float32)
+        return AugmentedPicture(shown, "", whole, concept_masks=where)

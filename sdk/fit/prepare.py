@@ -141,7 +141,7 @@ def prepare(
     )
     levels = method.denoiser.scheduler.config.num_train_timesteps
     prior_rows = PriorRows(priors, latents, config.flip) if priors else None
-    rows = Rows(references, prior_rows, asked.concepts, method.view, config, asked.seed, levels)
+    rows = Rows(references, prior_rows, asked.concepts, method.row, config, asked.seed, levels)
     before = method.probe.reference_maps(clean[0], method.embeddings)
     return PreparedFit(asked, method, rows, clean, words, before)
 

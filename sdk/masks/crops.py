@@ -12,16 +12,30 @@ _LONE = 0.4  # a cell counts if at least this share of its neighbours is set; lo
 _MARGIN = 1.8  # side of a window, in sides of its region; tighter windows show patterns larger than the model knows
 
 
+def cores(masks: Tensor) -> Tensor:
+    """Return masks ``[S, r, r]`` without lone cells, bool."""
+    reach = _reach(masks)
+    return (masks > 0.5) & (F.avg_pool2d(masks.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > _LONE)
+
+
 def grown(masks: Tensor) -> Tensor:
     """Return masks ``[S, r, r]`` without lone cells and widened by a sixteenth of the picture, bool.
 
     They are not widened to where that would touch another one.
     """
-    reach = max(masks.shape[-1] // 16, 1)
-    window = 2 * reach + 1
-    core = (masks > 0.5) & (F.avg_pool2d(masks.float()[:, None], window, 1, reach)[:, 0] > _LONE)
-    wide = F.max_pool2d(core.float()[:, None], window, 1, reach)[:, 0] > 0
+    core = cores(masks)
+    wide = widened(core)
     return core | (wide & (wide.sum(0) == 1))
+
+
+def widened(masks: Tensor) -> Tensor:
+    """Return masks ``[S, r, r]`` widened by a sixteenth of the picture, bool."""
+    reach = _reach(masks)
+    return F.max_pool2d(masks.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
+
+
+def _reach(masks: Tensor) -> int:
+    return max(masks.shape[-1] // 16, 1)
 
 
 def cut_out(image: Image.Image, regions: Tensor, concept: int) -> tuple[Image.Image, Image.Image]:

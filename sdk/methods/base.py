@@ -10,7 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -145,6 +145,15 @@ class Method(ABC):
         if self.settings.alone > 0 and rng.random() < self.settings.alone:
             return View((rng.randrange(len(self.concepts)),), window=True)
         return View(everything)
+
+    def row(self, step: int, rng: random.Random) -> View:
+        """Draw what a row of the reference shows at a step: what the method says, or a mixture of some concepts."""
+        view = self.view(step, rng)
+        if self.settings.mix > 0 and rng.random() < self.settings.mix:
+            count = rng.randint(1, len(self.concepts))
+            named = tuple(sorted(rng.sample(range(len(self.concepts)), count)))
+            return replace(view, named=named, window=False, mixed=True)
+        return view
 
     def rates(self, step: int) -> list[float]:
         """Return the learning rate of each of :meth:`parameter_groups` at a step counted from 0; 0 freezes."""
