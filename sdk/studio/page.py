@@ -48,13 +48,12 @@ def build_page(shop: Workshop, scratch: Path) -> gr.Blocks:
             with gr.Tab("Packs", id="packs-tab"):
                 packs = PacksTab(shop, scratch)
         quietly: dict[str, Any] = {"show_progress": "hidden"}
-        for changed in (learn.done.change, packs.done.change, page.load):
-            offered = (
-                changed(draw.newest, None, draw.pack, **quietly)
-                if changed is learn.done.change
-                else (changed(draw.offered, draw.pack, draw.pack, **quietly))
-            )
-            offered.then(draw.chosen, draw.pack, draw.chips, **quietly)
+        for changed, offered, given in (
+            (learn.done.change, draw.newest, None),
+            (packs.done.change, draw.offered, draw.pack),
+            (page.load, draw.offered, draw.pack),
+        ):
+            changed(offered, given, draw.pack, **quietly).then(draw.chosen, draw.pack, draw.chips, **quietly)
             changed(packs.show, packs.pack, packs.listed, **quietly)
         for changed in (draw.done.change, page.load, shown.select):
             changed(gallery.show, None, gallery.listed, show_progress="hidden")

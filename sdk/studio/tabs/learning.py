@@ -221,9 +221,9 @@ class LearnTab:
     def take(self, file: str | None) -> list[Any]:
         """A photo came, or went."""
         if file is None:
-            return [None, gr.skip(), gr.skip(), gr.skip(), gr.update(visible=False), *self._cut(None, 50, 50, 100)]
+            return [None, gr.skip(), gr.skip(), gr.skip(), gr.update(visible=False), *self.cut(None, 50, 50, 100)]
         picture = load_image(file)
-        return [picture, 50, 50, 100, gr.update(visible=True), *self._cut(picture, 50, 50, 100)]
+        return [picture, 50, 50, 100, gr.update(visible=True), *self.cut(picture, 50, 50, 100)]
 
     def take_example(self) -> list[Any]:
         """A cat and a dog, for who has no photo at hand."""
@@ -231,9 +231,6 @@ class LearnTab:
 
     def cut(self, picture: Image.Image | None, across: float, down: float, share: float) -> list[Any]:
         """The square was moved."""
-        return self._cut(picture, across, down, share)
-
-    def _cut(self, picture: Image.Image | None, across: float, down: float, share: float) -> list[Any]:
         if picture is None:
             return [None, None, "", gr.update(visible=False)]
         box = photos.crop_box(picture.size, across, down, share)
