@@ -38,7 +38,7 @@ def test_an_interval_holds_its_mean_and_is_the_same_each_time():
 
 
 def test_image_is_the_mean_over_together_and_each_alone():
-    assert measure_of(rows("a", [0.75]), 2, "a", "image") == {0: pytest.approx((1.0 + 0.75 + 0.5) / 3)}
+    assert measure_of(rows("a", [0.75]), "two", "a", "image") == {0: pytest.approx((1.0 + 0.75 + 0.5) / 3)}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sdk.miniworld.scene import (
     is_reserved,
     sample_scene,
 )
+from sdk.miniworld.tasks import TASKS, task_scene
 
 EVERYTHING = Vocabulary(hat=0.3, sketch=0.2)
 
@@ -108,4 +109,25 @@ def test_reference_scenes_are_reserved_and_reproducible():
             seen.add(scene)
     assert len(seen) == 40
     assert len(reference_scene("test", 0, concepts=3).objects) == 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scenes_of_a_task_are_what_it_says(task):
+    kind, seen = TASKS[task], set()
+    for split in ("tune", "test"):
+        for index in range(kind.scenes):
+            scene = task_scene(task, split, index)
+            assert scene == task_scene(task, split, index)
+            assert len(scene.objects) == kind.concepts
+            assert all(is_reserved(o.identity) and not o.hat for o in scene.objects)
+            assert (len({o.noun for o in scene.objects}) == 1) == kind.one_class
+            assert (len({o.colour for o in scene.objects}) == 1) == kind.one_colour
+            assert len({(o.accent, o.pattern) for o in scene.objects}) == kind.concepts
+            seen.add(scene)
+    assert len(seen) == 2 * kind.scenes
+    with pytest.raises(ValueError, match="must be one of"):
+        task_scene(task, "other", 0)
+
+
+def test_the_demo_shows_a_cat_and_a_dog():
     assert [o.noun for o in demo_scene().objects] == ["cat", "dog"]

@@ -22,7 +22,7 @@ def test_a_subset_of_the_study_comes_out_as_recorded(tmp_path):
     """Bits differ between processors and thread counts, so pictures near a threshold may turn."""
     arms = ["disendiff:best", "custom_diffusion", "untouched"]
     file = tmp_path / "study.csv"
-    command = [sys.executable, "-m", "benchmarks.study", "--csv", str(file), "--concepts", "2", "--scenes", "1"]
+    command = [sys.executable, "-m", "benchmarks.study", "--csv", str(file), "--task", "two", "--scenes", "1"]
     subprocess.run([*command, "--arms", ",".join(arms)], cwd=ROOT, check=True, capture_output=True)
     recorded = {(r["arm"]): r for r in csv.DictReader(RECORDED.open()) if (r["concepts"], r["scene"]) == ("2", "0")}
     got = {r["arm"]: r for r in csv.DictReader(file.open())}

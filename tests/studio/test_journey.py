@@ -22,6 +22,28 @@ from tests.serve.running import program
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")]
 LONG = 300_000  # milliseconds: a machine may be busy
+# The least contrast of the words of what is to be seen with its ground, as WCAG 2.1 defines it; 21 where there is none.
+CONTRAST = """place => {
+  const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
+  const linear = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = colour => {
+    const [r, g, b] = numbers(colour).map(value => linear(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const own = getComputedStyle(e).backgroundColor, parts = numbers(own);
+      if (parts.length < 4 || parts[3] > 0.99) return own;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const contrast = e => {
+    const [dark, bright] = [light(getComputedStyle(e).color), light(ground(e))].sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05);
+  };
+  const seen = [...document.querySelectorAll(place)].filter(e => e.offsetParent !== null && e.innerText.trim());
+  return Math.min(21, ...seen.filter(e => !e.closest('[disabled]')).map(contrast));
+}"""
 KEPT = os.environ.get("PERSONALIZER_SCREENSHOTS")  # a folder for pictures of the pages
 
 
@@ -226,5 +248,13 @@ def test_every_page_is_for_everybody(visit, name, width):
           .map(e => e.outerHTML.slice(0, 200))"""
     )
     assert unnamed == []
+    tabs = page.locator("[role=tablist]").first.get_by_role("tab")
+    assert [text.strip() for text in tabs.all_inner_texts()] == ["Learn", "Draw", "Gallery", "Packs"]
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+        for place in (".hint", "[role=tab][aria-selected=true]", "button.primary", "label span"):
+            assert page.evaluate(CONTRAST, place) >= 4.5, (scheme, place)
+    page.evaluate("document.body.classList.remove('dark')")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement !== document.body"), "the keyboard goes nowhere"
