@@ -1,11 +1,12 @@
 """Fit every method and ablation on the benchmark scenes of the bundled world, draw, and judge.
 
-Twenty scenes of two concepts and eight of three, ten prompts for each concept alone and ten for all together. Every arm
-has the same base model, steps, rows in a step, seeds, noise and, if it has any, priors. Finished arms are kept in the
-CSV file and not fitted again, so the command may be interrupted and repeated with the same settings; ``--part 1/2`` and
-``--part 2/2`` share the scenes between two processes, each with a file of its own.
+Ten prompts for each concept alone and ten for all together. Every arm has the same base model, steps, rows in a step,
+seeds, noise and, if it has any, priors; where two concepts are of one class, also the true masks, without which nobody
+could say which is which. Finished arms are kept in the CSV file and not fitted again, so the command may be interrupted
+and repeated with the same settings; ``--part 1/2`` and ``--part 2/2`` share the scenes between two processes, each with
+a file of its own.
 
-Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreambooth] [--concepts 2] [--scenes 5]
+Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreambooth] [--task same-class] [--scenes 5]
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.measures import row_of
+from PIL import Image
+
+from benchmarks.study.measures import again_of, kinds_of, row_of
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
 from sdk import Concept, Personalizer, quiet
 from sdk.comparison import UNTOUCHED, Result, resolve_arms, run_arm
 from sdk.eval import draw_for
 from sdk.methods import METHODS, method_class
-from sdk.miniworld import BENCHMARK, COUNT, SPLITS, JudgeScorer, reference_scene, render
+from sdk.miniworld import COUNT, SPLITS, TASKS, InstanceScorer, JudgeScorer, bundled_instance_judge, render, task_scene
 from sdk.model import forward_dtype
 from sdk.runtime import keep_memory
 
@@ -40,18 +43,24 @@ def run_scene(
     personalizer: Personalizer,
     arms: list[str],
     split: str,
-    concepts: int,
+    task: str,
     index: int,
     prompts: int,
     common: dict[str, Any],
     settings: dict[str, Any],
 ):
     """Yield one row per arm of one scene."""
-    scene = reference_scene(split, index, concepts)
-    picture, _ = render(scene)
+    scene = task_scene(task, split, index)
+    picture, true = render(scene)
+    masks = [Image.fromarray(mask).convert("L") for mask in true]
     resolved = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
-    scorer = JudgeScorer()
-    scorer.look_at(picture, resolved)
+    one_class = TASKS[task].one_class
+    again = InstanceScorer(bundled_instance_judge())
+    again.look_at(picture, resolved, masks)
+    first = None if one_class else JudgeScorer()
+    if first is not None:
+        first.look_at(picture, resolved)
+    scorer = first or again
     wanted = scorer.prompts(resolved, prompts)
     for name in arms:
         precision = ""
@@ -60,19 +69,26 @@ def run_scene(
             result = Result(UNTOUCHED, scorer.score(drawn), drawn)
         else:
             (arm,) = resolve_arms([name])
-            result = run_arm(personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index)
+            given = masks if one_class else None
+            result = run_arm(
+                personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index, masks=given
+            )
             assert result.pack is not None
             dtype = forward_dtype(result.pack.settings["precision"], personalizer.device)
             precision = str(dtype).removeprefix("torch.")
-        about = {"concepts": concepts, "scene": index, "nouns": "+".join(c.noun for c in resolved), "arm": name}
-        yield about | {"precision": precision} | row_of(result, scorer.identities, scorer.judge)
+        about = {"task": task, "concepts": len(resolved), "scene": index, "nouns": "+".join(c.noun for c in resolved)}
+        row = about | {"arm": name, "precision": precision} | row_of(result)
+        if first is not None:
+            row |= kinds_of(result, first.identities, first.judge) | again_of(again.score(result.drawn))
+        yield row
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("out/study.csv"))
     parser.add_argument("--arms", default=",".join(ARMS), help="default: all")
-    parser.add_argument("--concepts", type=int, choices=sorted(BENCHMARK), help="default: two, then three")
+    parser.add_argument("--task", default=",".join(TASKS), help="default: all, %(default)s")
+    parser.add_argument("--base", default="bundled", help="a model of the drawn world; default the bundled one")
     parser.add_argument("--scenes", type=int, help="the first so many of each; default all")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th scene from the I-th on")
     parser.add_argument("--split", choices=SPLITS, default="test")
@@ -107,21 +123,28 @@ def main() -> None:
     keep_memory()
     arms = arguments.arms.split(",")
     resolve_arms([name for name in arms if name != UNTOUCHED] or None)
+    unknown = set(arguments.task.split(",")) - TASKS.keys()
+    if unknown:
+        raise SystemExit(f"no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
     settings = in_groups({k: number(v) for k, v in (s.split("=") for s in arguments.set)})
     common = {
         "num_images": arguments.images,
         "num_inference_steps": 25,
         "seed": 1000,
     }
-    record = Record(arguments.csv, {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common})
-    personalizer = Personalizer.from_pretrained("bundled")
-    for concepts in [arguments.concepts] if arguments.concepts else sorted(BENCHMARK):
-        for index in share(arguments.scenes or BENCHMARK[concepts], arguments.part):
-            missing = record.missing(concepts, index, arms)
-            for row in run_scene(
-                personalizer, missing, arguments.split, concepts, index, arguments.prompts, common, settings
-            ):
-                record.add(row)
+    conditions = {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common}
+    if arguments.base != "bundled":
+        conditions["base"] = Path(arguments.base).name
+    record = Record(arguments.csv, conditions)
+    personalizer = Personalizer.from_pretrained(arguments.base)
+    for task in arguments.task.split(","):
+        for index in share(arguments.scenes or TASKS[task].scenes, arguments.part):
+            missing = record.missing(task, index, arms)
+            if missing:
+                for row in run_scene(
+                    personalizer, missing, arguments.split, task, index, arguments.prompts, common, settings
+                ):
+                    record.add(row)
     print(summary(record.rows))
 
 

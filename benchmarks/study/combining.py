@@ -18,14 +18,14 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.study.measures import row_of
+from benchmarks.study.measures import kinds_of, row_of
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
 from sdk import Concept, ConceptPack, Personalizer, quiet
 from sdk.combine import merge, route, with_own_tokens
 from sdk.comparison import Result
 from sdk.eval import draw_for
-from sdk.miniworld import BENCHMARK, COUNT, JudgeScorer, Scene, arrange, reference_scene, render
+from sdk.miniworld import COUNT, TASKS, JudgeScorer, Scene, arrange, reference_scene, render
 from sdk.runtime import keep_memory
 
 ARMS = ("apart", "merged", "routed")
@@ -64,14 +64,14 @@ def run_scene(personalizer: Personalizer, index: int, prompts: int, arms: list[s
             both: ConceptPack = merge(personalizer, packs) if arm == "merged" else route(packs)
             drawn = draw_for(personalizer, wanted, both, **DRAWING)
         result = Result(arm, scorer.score(drawn), drawn, seconds)
-        about = {"concepts": 2, "scene": index, "nouns": "+".join(c.noun for c in concepts), "arm": arm}
-        yield about | row_of(result, scorer.identities, scorer.judge)
+        about = {"task": "two", "concepts": 2, "scene": index, "nouns": "+".join(c.noun for c in concepts), "arm": arm}
+        yield about | row_of(result) | kinds_of(result, scorer.identities, scorer.judge)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("out/combining.csv"))
-    parser.add_argument("--scenes", type=int, default=BENCHMARK[2], help="the first so many; default all")
+    parser.add_argument("--scenes", type=int, default=TASKS["two"].scenes, help="the first so many; default all")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th scene from the I-th on")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     arguments = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
     record = Record(arguments.csv, {"prompts": arguments.prompts, **DRAWING})
     personalizer = Personalizer.from_pretrained("bundled")
     for index in share(arguments.scenes, arguments.part):
-        missing = record.missing(2, index, ARMS)
+        missing = record.missing("two", index, ARMS)
         if missing:
             for row in run_scene(personalizer, index, arguments.prompts, missing):
                 record.add(row)

@@ -4,7 +4,7 @@ After DisenDiff's figure 6, with one panel more: whether a concept asked for alo
 methods and their presets, DisenDiff's ablations, our preset without its parts. A dot is an arm's mean over scenes, its
 cross the 95 % interval; arms that were not run on every scene are left out.
 
-Usage: python -m benchmarks.study.figure FILE.csv ... --output docs/images/study.png [--concepts 2]
+Usage: python -m benchmarks.study.figure FILE.csv ... --output docs/images/study.png [--task two]
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 import matplotlib
 
 from benchmarks.study.measures import KINDS, interval
+from benchmarks.study.record import task_of
 from benchmarks.study.summary import by_scene, read
 from sdk.methods import method_class
+from sdk.miniworld import TASKS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -26,13 +28,13 @@ COLOURS = (*(f"C{number}" for number in range(10)), "black", "gold", "lime", "na
 TITLES = {"together": "all together", "1": "concept 1 alone", "2": "concept 2 alone", "3": "concept 3 alone"}
 
 
-def draw(rows: list[dict], concepts: int, arms: list[str], axes) -> None:
+def draw(rows: list[dict], task: str, arms: list[str], axes) -> None:
     """Draw one row of panels."""
-    panels = [(TITLES[kind], f"text_{kind}", f"image_{kind}") for kind in KINDS[: concepts + 1]]
+    panels = [(TITLES[kind], f"text_{kind}", f"image_{kind}") for kind in KINDS[: TASKS[task].concepts + 1]]
     for axis, (title, across, up) in zip(axes, [*panels, ("each alone", "once", "recognised")], strict=True):
         for number, arm in enumerate(arms):
-            x = list(by_scene(rows, concepts, arm, across).values())
-            y = list(by_scene(rows, concepts, arm, up).values())
+            x = list(by_scene(rows, task, arm, across).values())
+            y = list(by_scene(rows, task, arm, up).values())
             if not x or not y:
                 continue
             (mx, lx, hx), (my, ly, hy) = interval(x), interval(y)
@@ -59,16 +61,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--concepts", type=int, default=2)
+    parser.add_argument("--task", choices=("two", "three"), default="two")
     arguments = parser.parse_args()
     rows = read(arguments.files)
-    counts = Counter(row["arm"] for row in rows if int(row["concepts"]) == arguments.concepts)
+    counts = Counter(row["arm"] for row in rows if task_of(row) == arguments.task)
     arms = [arm for arm, count in counts.items() if count == max(counts.values())]
     groups = groups_of(arms)
-    panels = arguments.concepts + 2
+    panels = TASKS[arguments.task].concepts + 2
     figure, grid = plt.subplots(len(groups), panels, figsize=(3.4 * panels + 2, 3.4 * len(groups)), squeeze=False)
     for axes, group in zip(grid, groups, strict=True):
-        draw(rows, arguments.concepts, group, axes)
+        draw(rows, arguments.task, group, axes)
         axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

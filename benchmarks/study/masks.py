@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks.study.measures import interval
 from sdk import Concept, Personalizer, quiet
 from sdk.masks import AttentionProbe, MaskOptions, overlap
-from sdk.miniworld import BENCHMARK, SPLITS, reference_scene, render
+from sdk.miniworld import SPLITS, TASKS, render, task_scene
 from sdk.model import Denoiser, LatentCache, forward_dtype
 from sdk.runtime import keep_memory
 
@@ -39,10 +39,10 @@ def main() -> None:
     dtype = forward_dtype(personalizer.default_config().precision, personalizer.device)
     print("| mean IoU with the true masks [95 % over scenes] | two concepts | three concepts |\n|---|---|---|")
     found: dict[str, list[str]] = {name: [] for name in VARIANTS}
-    for concepts, scenes in sorted(BENCHMARK.items()):
+    for task in ("two", "three"):
         values: dict[str, list[float]] = {name: [] for name in VARIANTS}
-        for index in range(scenes):
-            scene = reference_scene(arguments.split, index, concepts)
+        for index in range(TASKS[task].scenes):
+            scene = task_scene(task, arguments.split, index)
             picture, true = render(scene)
             cells = (F.adaptive_avg_pool2d(torch.from_numpy(true).float(), 16) >= 0.5).float()
             named = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]

@@ -7,33 +7,56 @@ from collections.abc import Sequence
 import torch
 
 from sdk.comparison import Result
+from sdk.eval import Scores
 from sdk.miniworld import Identity, Judge, likeness, text_alignment
 
 LARGEST = 3  # concepts in a scene
 MEASURES = ("fidelity", "leakage", "recognised", "clean", "once", "together", "text_alignment")
+OBJECTS = ("missing", "doubled", "exchange", "collapse")  # of the judge that finds every object
+AGAIN = ("fidelity", "leakage", "recognised", "once", "together")  # what both judges measure
 KINDS = ("together", *(str(i + 1) for i in range(LARGEST)))
 COLUMNS = (
+    "task",
     "concepts",
     "scene",
     "nouns",
     "arm",
     "precision",
     *MEASURES,
+    *OBJECTS,
+    *(f"second_{name}" for name in AGAIN),
     *(f"{what}_{kind}" for kind in KINDS for what in ("image", "text")),
     "seconds",
     "memory_mb",
 )
 
 
-def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict[str, float]:
-    """Return the figures of a result: overall, and picture and text alignment by what the prompts ask for."""
-    scores = result.scores
-    row = {name: getattr(scores, name) for name in ("fidelity", "leakage", "together", "text_alignment")}
-    row |= {
-        name: sum(values) / len(values)
-        for name in ("recognised", "clean", "once")
-        for values in [getattr(scores, name)]
-    }
+def row_of(result: Result) -> dict[str, float]:
+    """Return the figures of a result, and what the fit took."""
+    row = figures(result.scores, (*MEASURES, *OBJECTS))
+    return row | {"seconds": round(result.seconds, 1), "memory_mb": round(result.memory_mb)}
+
+
+def again_of(scores: Scores) -> dict[str, float]:
+    """Return the second judge's figures of pictures that the first one measured, and what it alone sees."""
+    return {f"second_{name}": value for name, value in figures(scores, AGAIN).items()} | figures(scores, OBJECTS)
+
+
+def figures(scores: Scores, names: Sequence[str]) -> dict[str, float]:
+    """Return some of the scores by name, means where each concept has its own, without those not measured."""
+    row = {}
+    for name in names:
+        value = getattr(scores, name)
+        if isinstance(value, list):
+            value = sum(value) / len(value) if value else None
+        if value is not None:
+            row[name] = round(float(value), 4)
+    return row
+
+
+def kinds_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict[str, float]:
+    """Return picture and text alignment by what the prompts ask for."""
+    row: dict[str, float] = {}
     every = tuple(range(len(identities)))
     for kind, asked in (("together", every), *((str(i + 1), (i,)) for i in every)):
         image, text = [], []
@@ -44,8 +67,7 @@ def row_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict
                 text.append(text_alignment(verdict, item, identities, judge))
         if image:
             row |= {f"image_{kind}": torch.cat(image).mean().item(), f"text_{kind}": torch.cat(text).mean().item()}
-    rounded = {name: round(float(value), 4) for name, value in row.items() if value is not None}
-    return rounded | {"seconds": round(result.seconds, 1), "memory_mb": round(result.memory_mb)}
+    return {name: round(value, 4) for name, value in row.items()}
 
 
 def interval(values: Sequence[float], draws: int = 10000) -> tuple[float, float, float]:

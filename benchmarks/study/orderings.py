@@ -3,7 +3,7 @@
 DisenDiff's claims are those of its section 4.2 (figure 6a) and of its ablations (figure 6b), AttenCraft's that of its
 abstract. ``image`` and ``text`` are means over pictures of all concepts together and of each alone.
 
-Usage: python -m benchmarks.study.orderings FILE.csv ... [--concepts 2]
+Usage: python -m benchmarks.study.orderings FILE.csv ... [--task two]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.study.measures import interval
 from benchmarks.study.summary import by_scene, read
+from sdk.miniworld import TASKS
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def _claims() -> list[Claim]:
     return claims
 
 
-def measure_of(rows: Sequence[dict[str, Any]], concepts: int, arm: str, measure: str) -> dict[int, float]:
+def measure_of(rows: Sequence[dict[str, Any]], task: str, arm: str, measure: str) -> dict[int, float]:
     """Return an arm's figures by scene; ``image`` and ``text`` are means over what the prompts ask for."""
     if measure not in ("image", "text"):
-        return by_scene(rows, concepts, arm, measure)
-    kinds = ("together", *(str(i + 1) for i in range(concepts)))
-    parts = [by_scene(rows, concepts, arm, f"{measure}_{kind}") for kind in kinds]
+        return by_scene(rows, task, arm, measure)
+    kinds = ("together", *(str(i + 1) for i in range(TASKS[task].concepts)))
+    parts = [by_scene(rows, task, arm, f"{measure}_{kind}") for kind in kinds]
     return {scene: sum(part[scene] for part in parts) / len(parts) for scene in parts[0]}
 
 
@@ -80,12 +81,12 @@ def verdict(sign: str, low: float, high: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--concepts", type=int, default=2)
+    parser.add_argument("--task", choices=("two", "three"), default="two")
     arguments = parser.parse_args()
     rows = read(arguments.files)
     print("| claimed by | claim | difference [95 % over scenes] | scenes | here |\n|---|---|---|---|---|")
     for claim in _claims():
-        first, second = (measure_of(rows, arguments.concepts, arm, claim.measure) for arm in (claim.arm, claim.other))
+        first, second = (measure_of(rows, arguments.task, arm, claim.measure) for arm in (claim.arm, claim.other))
         shared = sorted(first.keys() & second.keys())
         if shared:
             mean, low, high = interval([first[scene] - second[scene] for scene in shared])

@@ -34,9 +34,9 @@ class Record:
         elif not beside.is_file() or json.loads(beside.read_text()) != settings:
             raise SystemExit(f"{path} was measured with other settings, see {beside}; choose another --csv")
 
-    def missing(self, concepts: int, scene: int, arms: Sequence[str]) -> list[str]:
+    def missing(self, task: str, scene: int, arms: Sequence[str]) -> list[str]:
         """Return those arms of a scene that have no row yet."""
-        done = {r["arm"] for r in self.rows if (int(r["concepts"]), int(r["scene"])) == (concepts, scene)}
+        done = {r["arm"] for r in self.rows if (task_of(r), int(r["scene"])) == (task, scene)}
         return [arm for arm in arms if arm not in done]
 
     def add(self, row: dict[str, Any]) -> None:
@@ -48,6 +48,11 @@ class Record:
         writer.writerows(self.rows)
         write_bytes(self.path, text.getvalue().encode())
         print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def task_of(row: dict[str, Any]) -> str:
+    """Return a row's task; files of before there were tasks have scenes of two and three concepts alone."""
+    return row.get("task") or {2: "two", 3: "three"}[int(row["concepts"])]
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.measures import MEASURES, interval
+from benchmarks.study.measures import MEASURES, OBJECTS, interval
+from benchmarks.study.record import task_of
+from sdk.miniworld import TASKS
 
-SHOWN = (*MEASURES, "seconds", "memory_mb")
+SHOWN = (*MEASURES, *OBJECTS, "seconds", "memory_mb")
 
 
 def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -24,33 +26,38 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def by_scene(rows: Sequence[dict[str, Any]], concepts: int, arm: str, measure: str) -> dict[int, float]:
+def by_scene(rows: Sequence[dict[str, Any]], task: str, arm: str, measure: str) -> dict[int, float]:
     """Return one arm's figures by scene."""
     return {
         int(r["scene"]): float(r[measure])
         for r in rows
-        if int(r["concepts"]) == concepts and r["arm"] == arm and r.get(measure) not in (None, "")
+        if task_of(r) == task and r["arm"] == arm and r.get(measure) not in (None, "")
     }
 
 
+def heading(task: str) -> str:
+    """How tables call a task."""
+    return {"two": "2 concepts", "three": "3 concepts", "same-class": "2 of one class", "similar": "2 similar"}[task]
+
+
 def summary(rows: Sequence[dict[str, Any]], against: str | None = None, measures: Sequence[str] = SHOWN) -> str:
-    """Return a table for each number of concepts; with ``against``, of paired differences to that arm.
+    """Return a table for each task; with ``against``, of paired differences to that arm.
 
     ``scenes`` counts those that an arm, or both of a pair, were run on.
     """
     lines = []
     arms = list(dict.fromkeys(r["arm"] for r in rows))
-    for concepts in sorted({int(r["concepts"]) for r in rows}):
-        lines += [
-            f"| {concepts} concepts | scenes | " + " | ".join(measures) + " |",
-            "|---" * (len(measures) + 2) + "|",
-        ]
+    there = {task_of(r) for r in rows}
+    for task in (name for name in TASKS if name in there):
+        own = [r for r in rows if task_of(r) == task]
+        shown = [name for name in measures if any(r.get(name) not in (None, "") for r in own)]
+        lines += [f"| {heading(task)} | scenes | " + " | ".join(shown) + " |", "|---" * (len(shown) + 2) + "|"]
         for arm in arms:
             cells, scenes = [], 0
-            for measure in measures:
-                values = by_scene(rows, concepts, arm, measure)
+            for measure in shown:
+                values = by_scene(rows, task, arm, measure)
                 if against is not None:
-                    base = by_scene(rows, concepts, against, measure)
+                    base = by_scene(rows, task, against, measure)
                     values = {scene: value - base[scene] for scene, value in values.items() if scene in base}
                 scenes = max(scenes, len(values))
                 cells.append(cell(list(values.values()), measure, against is not None) if values else "")

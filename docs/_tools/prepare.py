@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Files elsewhere in the repository that are pages too. Links between them and docs/ work in both places.
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
+    "benchmarks/bases/natural/README.md": "natural-base.md",
     "CONTRIBUTING.md": "contribute/index.md",
     "DESIGN.md": "contribute/house.md",
     "bindings/node/README.md": "node.md",

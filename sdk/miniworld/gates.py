@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from ..families.layers import map_layers
 from ..unet.attention import MapRecorder, attention_processors, recording_processors
 from .captions import write_caption
 from .renderer import render
-from .scene import Vocabulary, sample_scene_of
+from .scene import Scene, Vocabulary, sample_scene_of
 
 
 @dataclass(frozen=True)
@@ -75,49 +76,81 @@ def measure_words(tokenizer, text_encoder, vocabulary: Vocabulary) -> tuple[floa
 
 
 @torch.no_grad()
-def measure_maps(
+def class_maps(
     tokenizer,
     text_encoder,
     unet,
     vae,
     scheduler,
-    vocabulary: Vocabulary,
+    scenes: Sequence[Scene],
+    captions: Sequence[str],
     *,
-    scenes: int = 64,
     seed: int = 5,
     timesteps: tuple[int, ...] = (200, 400, 600),
-) -> tuple[float, float]:
-    """Return gate 2's two figures on held-out scenes of two objects: mean IoU with the own and the other mask."""
-    rng = random.Random(seed)
+) -> tuple[Tensor, Tensor]:
+    """Return where the class words of captions look on the pictures that they describe.
+
+    Args:
+        tokenizer: the model's parts, as the following.
+        text_encoder: see above.
+        unet: see above.
+        vae: see above.
+        scheduler: see above.
+        scenes: of S objects each, of different classes.
+        captions: that name each of them.
+        seed: of the noise.
+        timesteps: noise levels, of 1000, over which maps are added up.
+
+    Returns:
+        Maps ``[B, S, 16, 16]``, and where each object is, bool ``[B, S, 16, 16]``.
+    """
+    count = len(scenes[0].objects)
     generator = torch.Generator().manual_seed(seed)
-    own, other = [], []
-    layers = map_layers(unet)
     recorder = MapRecorder()
-    drawn = [sample_scene_of(rng, vocabulary, 2, split="held_out") for _ in range(scenes)]
-    captions = [write_caption(scene, rng, keep=1.0).text for scene in drawn]
-    rendered = [render(scene) for scene in drawn]
+    rendered = [render(scene) for scene in scenes]
     masks = torch.stack([torch.from_numpy(m) for _, m in rendered]).float()
     masks = F.adaptive_avg_pool2d(masks, 16) > 0.5
     pixels = torch.stack([_to_unit(image) for image, _ in rendered]).to(vae.device, vae.dtype)
     latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-    states = encode(tokenizer, text_encoder, captions)
-    indices = torch.stack(
-        [word_positions(tokenizer, captions, [scene.objects[i].noun for scene in drawn]) for i in (0, 1)], 1
-    ).to(latents.device)
-    maps = torch.zeros(scenes, 2, 16, 16)
-    with attention_processors(unet, recording_processors(unet, recorder, layers)):
+    states = encode(tokenizer, text_encoder, list(captions))
+    named = [[scene.objects[i].noun for scene in scenes] for i in range(count)]
+    indices = torch.stack([word_positions(tokenizer, list(captions), nouns) for nouns in named], 1).to(latents.device)
+    maps = torch.zeros(len(scenes), count, 16, 16)
+    with attention_processors(unet, recording_processors(unet, recorder, map_layers(unet))):
         for timestep in timesteps:
             noise = torch.randn(latents.shape, generator=generator).to(latents)
-            t = torch.full((scenes,), timestep, device=latents.device)
+            t = torch.full((len(scenes),), timestep, device=latents.device)
             recorder.start(indices)
             unet(scheduler.add_noise(latents, noise, t), t, states)
             maps += recorder.mean().float().cpu()
+    return maps, masks
+
+
+def overlaps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each map's IoU with its own object and the largest with another, ``[B, S]`` each.
+
+    Args:
+        maps: ``[B, S, h, w]``; a cell belongs to a word above half of its map's range.
+        masks: of the objects, bool ``[B, S, h, w]``.
+    """
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    found = maps > (low + high) / 2
-    for a, b in ((0, 1), (1, 0)):
-        own.append(_iou(found[:, a], masks[:, a]))
-        other.append(_iou(found[:, a], masks[:, b]))
-    return torch.cat(own).mean().item(), torch.cat(other).mean().item()
+    found = (maps > (low + high) / 2)[:, :, None]  # [B, S, 1, h, w]
+    there = masks[:, None]  # [B, 1, S, h, w]
+    each = (found & there).flatten(3).sum(-1) / (found | there).flatten(3).sum(-1).clamp(min=1)  # [B, S, S]
+    own = torch.eye(masks.shape[1], dtype=torch.bool)
+    return each[:, own], each.masked_fill(own, 0).amax(-1)
+
+
+def measure_maps(
+    tokenizer, text_encoder, unet, vae, scheduler, vocabulary: Vocabulary, *, scenes: int = 64, seed: int = 5
+) -> tuple[float, float]:
+    """Return gate 2's two figures on held-out scenes of two objects: mean IoU with the own and the other mask."""
+    rng = random.Random(seed)
+    drawn = [sample_scene_of(rng, vocabulary, 2, split="held_out") for _ in range(scenes)]
+    captions = [write_caption(scene, rng, keep=1.0).text for scene in drawn]
+    maps, masks = class_maps(tokenizer, text_encoder, unet, vae, scheduler, drawn, captions, seed=seed)
+    own, other = overlaps(maps, masks)
+    return own.mean().item(), other.mean().item()
 
 
 def measure(pipe, vocabulary: Vocabulary) -> Gates:
@@ -125,10 +158,6 @@ def measure(pipe, vocabulary: Vocabulary) -> Gates:
     words = measure_words(pipe.tokenizer, pipe.text_encoder, vocabulary)
     maps = measure_maps(pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.vae, pipe.scheduler, vocabulary)
     return Gates(*words, *maps)
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    return (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1).clamp(min=1)
 
 
 def _to_unit(image) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,9 @@ def regions_of(kind: Tensor, middle: Tensor, offset: Tensor) -> list[tuple[Tenso
             column = region.nonzero()[:, 1].double().mean().item()
             found.append((column, region, int(kind[:-1, region].sum(-1).argmax())))
     return [(region, slot) for _, region, slot in sorted(found, key=lambda each: each[0])]
+
+
+@lru_cache(maxsize=1)
+def bundled_instance_judge() -> InstanceJudge:
+    """Return the one that ships with the package."""
+    return InstanceJudge.load(Path(__file__).parent.parent / "bundled" / "judge")

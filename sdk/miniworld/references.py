@@ -1,7 +1,7 @@
 """Reference pictures for personalisation: scenes of reserved identities, which no training has shown.
 
-``"test"`` scenes are the benchmark, :data:`BENCHMARK` says how many; ``"tune"`` scenes are for choosing settings. The
-same name and index give the same picture everywhere.
+``"test"`` scenes are the benchmark, ``"tune"`` scenes are for choosing settings; :mod:`sdk.miniworld.tasks` has more
+kinds of them. The same name and index give the same picture everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .renderer import render
 from .scene import Scene, SceneObject, Vocabulary, arrange, is_reserved, sample_object
 
 SPLITS = ("tune", "test")
-BENCHMARK = {2: 20, 3: 8}  # scenes of the "test" split, by number of concepts
 
 
 def reference_scene(split: str, index: int, concepts: int = 2, vocabulary: Vocabulary | None = None) -> Scene:
@@ -26,7 +25,7 @@ def reference_scene(split: str, index: int, concepts: int = 2, vocabulary: Vocab
     rng = random.Random(f"reference {split} {concepts} {index}")
     nouns = rng.sample(vocabulary.classes, concepts)
     while True:
-        objects = [_reserved_object(rng, noun, vocabulary) for noun in nouns]
+        objects = [reserved_object(rng, noun, vocabulary) for noun in nouns]
         if len({o.colour for o in objects}) == concepts and len({o.accent for o in objects}) == concepts:
             return arrange(rng, objects, rng.choice(vocabulary.backgrounds))
 
@@ -43,7 +42,8 @@ def demo_picture() -> Image.Image:
     return render(demo_scene())[0]
 
 
-def _reserved_object(rng: random.Random, noun: str, vocabulary: Vocabulary) -> SceneObject:
+def reserved_object(rng: random.Random, noun: str, vocabulary: Vocabulary) -> SceneObject:
+    """Draw an object of a class without a hat, of an identity that no training has shown."""
     while True:
         candidate = dataclasses.replace(sample_object(rng, noun, vocabulary), hat=False)
         if is_reserved(candidate.identity):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,12 +22,16 @@ from sdk.miniworld.instance_scorer import (
     subjects_in,
     wears_another,
 )
-from sdk.miniworld.instances import CELLS, Found, InstanceJudge, Sight, regions_of
-from sdk.miniworld.scene import CLASSES, Vocabulary
+from sdk.miniworld.instances import CELLS, Found, InstanceJudge, Sight, bundled_instance_judge, regions_of
+from sdk.miniworld.judge import bundled_judge
+from sdk.miniworld.renderer import render
+from sdk.miniworld.scene import CLASSES, COLOURS, Vocabulary
+from sdk.miniworld.tasks import task_scene
 from sdk.miniworld.training import instances as training
 from sdk.miniworld.training.judge import grouped_scenes
 from sdk.miniworld.training.pools import to_unit
 
+BUNDLED = Path(__file__).parents[2] / "sdk" / "bundled" / "judge"
 ALIKE = Vocabulary(sketch=0.1, alike=0.5)
 
 
@@ -233,3 +240,31 @@ def test_looks_are_shares_of_what_is_there(rendered):
     shares = training.accuracy(judge, perfect, truth)
     assert shares == {name: 0.0 if name.startswith("others") else 1.0 for name in shares}
     assert 0 < training.threshold(judge, perfect, truth) <= 1
+
+
+def test_the_one_that_ships_is_as_good_as_its_file_says():
+    judge = bundled_instance_judge()
+    scenes = grouped_scenes(160, judge.vocabulary, seed=77, reserved=True)
+    pictures, truth = training.render_truth(scenes, judge.vocabulary)
+    shares = training.accuracy(judge, training.looked_at(judge, pictures), truth)
+    stated = json.loads((BUNDLED / "instances_accuracy.json").read_text("utf-8"))["renders"]
+    assert shares.keys() == stated.keys()
+    for name, value in stated.items():
+        assert shares[name] == pytest.approx(value, abs=0.02), name
+    assert shares["exact with two of one class"] >= 0.98
+
+
+def test_it_sees_what_the_first_judge_sees():
+    """Of another build and trained apart, on the reference pictures of the benchmark."""
+    first, second = bundled_judge(), bundled_instance_judge()
+    scenes = [task_scene("two", "tune", index) for index in range(20)]
+    sights = second.look_at([render(scene)[0] for scene in scenes])
+    verdict = first.judge([render(scene)[0] for scene in scenes])
+    for row, (scene, sight) in enumerate(zip(scenes, sights, strict=True)):
+        assert sight.background == scene.background
+        looks = {(o.noun, o.colour, o.accent, o.pattern) for o in sight.objects}
+        assert looks == {o.identity for o in scene.objects}
+        for item in sight.objects:
+            slot = CLASSES.index(item.noun)
+            assert verdict.presence[row, slot] > 0.5
+            assert list(COLOURS)[int(verdict.colour[row, slot].argmax())] == item.colour

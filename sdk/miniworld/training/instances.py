@@ -210,7 +210,7 @@ def threshold(judge: InstanceJudge, looked: list[list[Found]], truth: Truth) -> 
 
 
 def train(
-    output: Path, model: Path, *, steps: int = 4000, batch_size: int = 64, pool_size: int = 20000, redrawn: int = 4000
+    output: Path, model: Path, *, steps: int = 3200, batch_size: int = 64, pool_size: int = 20000, redrawn: int = 3000
 ) -> None:
     """Train, set the threshold and measure on held-out pictures; write ``instances.*`` and ``instances_accuracy.json``.
 
@@ -288,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="the base model, a folder")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3200)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(arguments.output, arguments.model, steps=arguments.steps)
