@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -26,7 +26,23 @@ from ..errors import BaseModelError
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _NAMED = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "euler": EulerDiscreteScheduler}
+_ALL_BUT = 1 - 2.0**-20
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
+
+
+class DDIMScheduler(diffusers.DDIMScheduler):
+    """diffusers' sampler under its name, finite also where the first step starts from noise alone.
+
+    There all of a step's noise is fresh (eta 1), and what is left for the old one is a difference of equal numbers: on
+    some processors just below 0, whose root is NaN.
+    """
+
+    def _get_variance(self, timestep: int, prev_timestep: int) -> torch.Tensor:
+        variance = super()._get_variance(timestep, prev_timestep)
+        if self.alphas_cumprod[timestep] > 0:
+            return variance
+        before = self.alphas_cumprod[prev_timestep] if prev_timestep >= 0 else self.final_alpha_cumprod
+        return (_ALL_BUT * (1 - before)).minimum(variance)
 
 
 @dataclass(frozen=True)

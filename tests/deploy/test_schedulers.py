@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -20,6 +19,7 @@ from sdk.deploy.samplers.few_steps import Euler, EulerAncestral, Lcm
 from sdk.deploy.samplers.levels import Levels
 from sdk.deploy.samplers.plain import Ddim, DpmSolver, UniPc
 from sdk.errors import InputError
+from sdk.model.schedules import DDIMScheduler
 
 CONFIG = {
     "beta_start": 0.00085,

@@ -68,6 +68,7 @@ DEFAULTS = {
     "detach_start_token": True,
     "swap_order": 0.5,
     "alone": 0.0,
+    "mix": 0.0,
     "forget_layout": False,
     "flip": 0.5,
     "scale_augmentation": True,

@@ -179,7 +179,7 @@ def test_what_is_changed_of_the_pipeline_counts_from_the_next_call_on(personaliz
     layer = next(iter(cross_attention_layers(personalizer.pipe.unet)))
     width = personalizer.pipe.unet.get_submodule(layer).to_q.in_features
     lora = {
-        f"unet.{layer}.to_q.lora_{which}.weight": torch.ones(shape)
+        f"unet.{layer}.to_q.lora_{which}.weight": torch.linspace(-1, 1, 2 * width).view(shape)
         for which, shape in (("A", (2, width)), ("B", (width, 2)))
     }
     save_file(lora, tmp_path / "lora.safetensors")
