@@ -22,7 +22,7 @@ from ..instances import CELLS, Found, InstanceJudge
 from ..renderer import render
 from ..scene import MAX_OBJECTS, Scene, Vocabulary
 from .common import cosine_schedule, default_device
-from .judge import damaged, grouped_scenes, identity_loss
+from .judge import damage_half, damaged, grouped_rows, grouped_scenes, identity_loss
 from .pools import to_unit
 from .redrawn import Redrawer
 
@@ -229,9 +229,7 @@ def train(
     vae = redraw.pipe.vae
     generator = torch.Generator().manual_seed(13)
     pictures, truth = render_truth(grouped_scenes(pool_size, vocabulary, seed=11), vocabulary)
-    for start in range(0, pool_size, 2000):
-        part = slice(start, start + 1000)  # whole groups: every other thousand
-        pictures[part] = damaged(vae, pictures[part], 0.15 * (start % 6000) / 2000, generator)
+    damage_half(vae, pictures, generator)
     log.info("rendered %d scenes", pool_size)
     # Redrawn under their captions; the model need not know two of one class, so those are left out here.
     scenes = grouped_scenes(redrawn, Vocabulary(hat=0.3, sketch=0.1), seed=14)
@@ -243,10 +241,8 @@ def train(
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=0.01)
     begin = time.monotonic()
     for step in range(steps):
-        groups = 4 * torch.randint(len(pictures) // 4, (batch_size // 4, 1), generator=generator)
-        rows = (groups + torch.arange(4)).flatten()
-        batch = to_unit(pictures[rows])
-        batch = (batch + 0.04 * torch.randn(batch.shape, generator=generator)).to(device)
+        rows, batch = grouped_rows(pictures, batch_size, generator)
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of(judge, batch.contiguous(memory_format=torch.channels_last), truth.of(rows))
         optimizer.zero_grad(set_to_none=True)

@@ -113,6 +113,21 @@ def damaged(vae: AutoencoderKL, pictures: Tensor, noise: float, generator: torch
     return torch.cat(out)
 
 
+def damage_half(vae: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> None:
+    """Put every other thousand of the pictures, whole groups, through the autoencoder, with less noise or more."""
+    for start in range(0, len(pictures), 2000):
+        part = slice(start, start + 1000)
+        pictures[part] = damaged(vae, pictures[part], 0.15 * (start % 6000) / 2000, generator)
+
+
+def grouped_rows(pictures: Tensor, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw whole groups of four; return their rows ``[B]`` and pictures in [-1, 1] with a little noise."""
+    groups = 4 * torch.randint(len(pictures) // 4, (batch_size // 4, 1), generator=generator)
+    rows = (groups + torch.arange(4)).flatten()
+    batch = to_unit(pictures[rows])
+    return rows, batch + 0.04 * torch.randn(batch.shape, generator=generator)
+
+
 def identity_loss(vectors: Tensor, identities: Tensor) -> Tensor:
     """Supervised contrastive loss (Khosla et al., 2020, equation 2) among the objects of each class.
 
@@ -180,9 +195,7 @@ def train(
     vae = redraw.pipe.vae
     generator = torch.Generator().manual_seed(3)
     pictures, labels = render_scenes(grouped_scenes(pool_size, vocabulary, seed=1), vocabulary)
-    for start in range(0, pool_size, 2000):
-        part = slice(start, start + 1000)  # whole groups: every other thousand
-        pictures[part] = damaged(vae, pictures[part], 0.15 * (start % 6000) / 2000, generator)
+    damage_half(vae, pictures, generator)
     log.info("rendered %d scenes", pool_size)
     scenes = grouped_scenes(redrawn, vocabulary, seed=4)
     more, true = render_scenes(scenes, vocabulary)
@@ -193,10 +206,8 @@ def train(
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01)
     begin = time.monotonic()
     for step in range(steps):
-        groups = 4 * torch.randint(len(pictures) // 4, (batch_size // 4, 1), generator=generator)
-        rows = (groups + torch.arange(4)).flatten()
-        batch = to_unit(pictures[rows])
-        batch = (batch + 0.04 * torch.randn(batch.shape, generator=generator)).to(device)
+        rows, batch = grouped_rows(pictures, batch_size, generator)
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = judge(batch.contiguous(memory_format=torch.channels_last))
         loss = judge_loss({k: v.float() for k, v in logits.items()}, {k: v[rows].to(device) for k, v in labels.items()})
