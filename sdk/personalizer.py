@@ -13,6 +13,7 @@ from PIL import Image
 
 from .concepts import Concept, resolve_concepts
 from .config import FitConfig
+from .eval import PackChecker
 from .exports.onnx_export import export_model
 from .fit.defaults import recommended_config
 from .fit.fit import fit_concepts
@@ -51,6 +52,7 @@ class Personalizer(Drawer):
     def __init__(self, pipe: StableDiffusionPipeline, name: str | Path = "custom"):
         super().__init__(pipe, name)
         self.pack: ConceptPack | None = None
+        self._checker: PackChecker | None = None
 
     @classmethod
     def from_pretrained(
@@ -152,6 +154,12 @@ class Personalizer(Drawer):
             )
         self.pack = pack
         return pack
+
+    def default_checker(self) -> PackChecker:
+        """Return who looks at pictures where a call with ``attempts`` names nobody; it is made once."""
+        if self._checker is None:
+            self._checker = PackChecker(self)
+        return self._checker
 
     def find_masks(
         self,

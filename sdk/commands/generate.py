@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
     parser.add_argument("--guidance-rescale", type=float, help="0 to 1; default 0.7 for zero-SNR models, else 0")
     parser.add_argument("--clip-skip", type=int, help="layers of the text encoders left out; default: as the pack")
+    parser.add_argument(
+        "--attempts",
+        type=int,
+        default=1,
+        help="drawings of a picture at most: one that lacks a subject, or shows another, is drawn again; default 1",
+    )
     parser.add_argument("--height", type=int, help="of the pictures in pixels; default the base model's")
     parser.add_argument("--width", type=int, help="likewise")
 
@@ -57,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
                     height=arguments.height,
                     width=arguments.width,
                     negative_prompt=arguments.negative_prompt,
+                    attempts=arguments.attempts,
                     progress=bar,
                     cancel=cancel,
                 )

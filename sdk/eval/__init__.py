@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING
 from ..lazy import public_names
 
 if TYPE_CHECKING:
+    from .checking import CheckingScorer, PackChecker
     from .drawing import Drawn, draw_for
     from .encoders import EncoderScorer
     from .evaluation import EvaluationReport, evaluate
+    from .expected import Expected
     from .prompt_sets import Prompt
     from .report import save_report
     from .scorers import Scorer, default_scorer, registered_scorers
     from .scores import Scores
 
 _HOMES = {
+    "CheckingScorer": ".checking",
     "Drawn": ".drawing",
     "EncoderScorer": ".encoders",
     "EvaluationReport": ".evaluation",
+    "Expected": ".expected",
+    "PackChecker": ".checking",
     "Prompt": ".prompt_sets",
     "Scorer": ".scorers",
     "Scores": ".scores",
@@ -29,9 +34,12 @@ _HOMES = {
     "save_report": ".report",
 }
 __all__ = [
+    "CheckingScorer",
     "Drawn",
     "EncoderScorer",
     "EvaluationReport",
+    "Expected",
+    "PackChecker",
     "Prompt",
     "Scorer",
     "Scores",

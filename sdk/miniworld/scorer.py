@@ -24,6 +24,7 @@ from torch import Tensor
 from ..concepts import Concept
 from ..errors import InputError
 from ..eval.drawing import Drawn
+from ..eval.expected import Expected
 from ..eval.prompt_sets import Prompt
 from ..eval.scores import Scores
 from .counting import count_objects
@@ -162,6 +163,26 @@ class JudgeScorer:
     def score(self, drawn: Sequence[Drawn]) -> Scores:
         """Return fidelity, leakage, recognition and text alignment."""
         return score(drawn, self.identities, self.judge)
+
+    def faults(self, images: Sequence[Image.Image], wanted: Expected) -> list[list[str]]:
+        """Say what each picture lacks, doubles or shows unasked, see :class:`sdk.eval.CheckingScorer`."""
+        verdict = self.judge.judge(images)
+        found: list[list[str]] = [[] for _ in images]
+        for index, identity in enumerate(self.identities):
+            noun = self.judge.vocabulary.classes[identity.slot]
+            seen = (verdict.presence[:, identity.slot] > _SEEN).tolist()
+            right = recognise(verdict, identity, self.judge.same).tolist()
+            counts = count_objects(verdict.place[:, identity.slot]).tolist()
+            for faults, there, same, count in zip(found, seen, right, counts, strict=True):
+                if index in wanted.there and not there:
+                    faults.append(f"no {noun}")
+                elif index in wanted.there and not same:
+                    faults.append(f"another {noun}")
+                if index in wanted.once and count > 1:
+                    faults.append(f"{count} of {noun}")
+                if index in wanted.absent and there:
+                    faults.append(f"a {noun} that was not asked for")
+        return found
 
 
 def likeness(verdict: Verdict, identity: Identity) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,14 @@ class Generation:
         images: RGB pictures, all of the first prompt, then all of the second, ...; each knows how it was drawn
             (``image.info["personalizer"]``), and :meth:`save` writes that too.
         notes: what is worth knowing about the prompts and the other arguments, often nothing.
+        attempts: how many times each picture was drawn; empty where nobody looked at them.
+        faults: what is still wrong with each picture, in a few words each; likewise.
     """
 
     images: list[Image.Image]
     notes: list[str]
+    attempts: list[int] = field(default_factory=list)
+    faults: list[list[str]] = field(default_factory=list)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the pictures as PNG files, each with how it was drawn; they get new numbers, nothing is replaced.

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..errors import InputError
 from ..images.image_io import load_image, square
 from ..images.record import laid_in
 from ..pack import ConceptPack
 from ..rules.drawing import Generation, check_strength, picture_and_hole
 from ..runtime import Progress
+from .attempts import Checker, checked_attempts
 from .engine import Engine
 from .from_picture import Start, start_from
 
@@ -29,6 +31,10 @@ class Drawer(Engine):
     """
 
     pack: ConceptPack | None = None
+
+    def default_checker(self) -> Checker:
+        """Return who looks at pictures where a call names nobody."""
+        raise InputError("nobody here can look at pictures: give checker, or draw with attempts=1")
 
     def generate(
         self,
@@ -48,6 +54,8 @@ class Drawer(Engine):
         height: int | None = None,
         width: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        attempts: int = 1,
+        checker: Checker | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         callback_on_step_end: Callable | None = None,
@@ -78,6 +86,12 @@ class Drawer(Engine):
             height: of the pictures in pixels, a multiple of :attr:`size_multiple` up to 4096; default the model's.
             width: likewise.
             generator: used instead of ``seed``: one, from which each picture takes a seed, or one per picture.
+            attempts: drawings of a picture at most: each is looked at, and one that lacks a subject of the prompt,
+                doubles it or shows another in its place is drawn again with other noise. What each took and what is
+                still wrong comes back. Do not measure with the checker that chose.
+            checker: who looks; ``None``: a scorer that knows the subjects, such as the bundled world's judge, else
+                DINO on what attention marks in the picture (:class:`sdk.eval.PackChecker`). With ``attempts=1``,
+                pictures are looked at where a checker is given.
             progress: called with a :class:`sdk.runtime.Event` at first and after each step, through all batches.
             cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
             callback_on_step_end: as in diffusers, called with the step of the whole call.
@@ -103,6 +117,7 @@ class Drawer(Engine):
             height=height,
             width=width,
             generator=generator,
+            attempts=checked_attempts(attempts, checker, generator, self.default_checker),
             progress=progress,
             cancel=cancel,
             callback_on_step_end=callback_on_step_end,

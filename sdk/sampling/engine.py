@@ -21,6 +21,7 @@ from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
 from ..views import redirected
 from .at_once import pictures_at_once
+from .attempts import ONE, Attempts, tried
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
@@ -52,6 +53,7 @@ class Engine(BaseModel):
         width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         start: Start | None = None,
+        attempts: Attempts = ONE,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         callback_on_step_end: Callable | None = None,
@@ -63,6 +65,7 @@ class Engine(BaseModel):
             packs: one for all, or one (or ``None``: the plain base model) for each prompt.
             num_images: per prompt; the other arguments are those of ``generate``.
             start: where drawing starts from a picture.
+            attempts: how often a picture may be drawn, and who says whether it is right.
 
         Raises:
             InputError: an empty prompt, a token that was not learned or lacks its class noun, arguments of another
@@ -120,20 +123,18 @@ class Engine(BaseModel):
         for note in notes:
             log.warning(note)
         check_cancelled(cancel)
-        batches = _batches(requests, pictures_at_once(self, size, guided=guided))
+        at_once = pictures_at_once(self, size, guided=guided)
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
-        phase = Phase("draw", steps * len(batches), progress, cancel)
         generators = list(generator) if isinstance(generator, Sequence) else None
         seeds = [_fresh_seed(g) for g in generators or []]
         statements = {id(pack): pack.statement for pack in chosen if pack is not None}
 
-        def signed(index: int, image: Image.Image) -> Image.Image:
-            request = requests[index]
+        def signed(request: Request, seed: int | None, image: Image.Image) -> Image.Image:
             sign(
                 image,
                 request.prompt,
                 request.negative_prompt if guided else "",
-                request.seed if generators is None else seeds[index],
+                seed,
                 numbers=numbers,
                 guidance=guidance,
                 rescale=rescale if guided else 0.0,
@@ -148,28 +149,41 @@ class Engine(BaseModel):
             )
             return image
 
-        images: dict[int, Image.Image] = {}
-        for part in batches:
-            try:
-                drawn = sampler.draw(
-                    [requests[i] for i in part],
-                    num_inference_steps=numbers.steps,
-                    guidance_scale=guidance,
-                    guidance_rescale=rescale,
-                    eta=1.0 if numbers.eta is None else numbers.eta,
-                    height=numbers.height,
-                    width=numbers.width,
-                    phase=phase,
-                    generators=[generators[i] for i in part] if generators is not None else None,
-                    start=start,
-                    coding=coding,
-                    callback_on_step_end=callback_on_step_end,
-                )
-            except Cancelled as stopped:
-                stopped.finished = images
-                raise
-            images.update((i, signed(i, image)) for i, image in zip(part, drawn, strict=True))
-        return Generation([images[index] for index in range(len(requests))], notes)
+        def drawn(requests: Sequence[Request]) -> list[Image.Image]:
+            images: dict[int, Image.Image] = {}
+            batches = _batches(requests, at_once)
+            phase = Phase("draw", steps * len(batches), progress, cancel)
+            for part in batches:
+                try:
+                    pictures = sampler.draw(
+                        [requests[i] for i in part],
+                        num_inference_steps=numbers.steps,
+                        guidance_scale=guidance,
+                        guidance_rescale=rescale,
+                        eta=1.0 if numbers.eta is None else numbers.eta,
+                        height=numbers.height,
+                        width=numbers.width,
+                        phase=phase,
+                        generators=[generators[i] for i in part] if generators is not None else None,
+                        start=start,
+                        coding=coding,
+                        callback_on_step_end=callback_on_step_end,
+                    )
+                except Cancelled as stopped:
+                    stopped.finished = images
+                    raise
+                for i, picture in zip(part, pictures, strict=True):
+                    images[i] = signed(requests[i], requests[i].seed if generators is None else seeds[i], picture)
+            return [images[index] for index in range(len(requests))]
+
+        images = drawn(requests)
+        if attempts.checker is None:
+            return Generation(images, notes)
+        result = tried(requests, images, drawn, attempts)
+        left = result.notes(attempts.most)
+        for note in left:
+            log.warning(note)
+        return Generation(result.images, notes + left, result.attempts, result.faults)
 
     @beside_others()
     def check(self, prompt: str, pack: ConceptPack | None, negative_prompt: str = "") -> list[str]:
