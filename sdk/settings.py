@@ -22,6 +22,11 @@ class MethodOptions:
     def __post_init__(self) -> None:
         check_types(self)
 
+    @property
+    def varying(self) -> str | None:
+        """What among them keeps steps from being recorded, in words; ``None``: nothing."""
+        return None
+
 
 _PLACES = re.compile(r"\{[^{}]*\}")
 _LARGE = 1e30  # float32 holds no more once it is multiplied

@@ -12,21 +12,26 @@ Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreamboo
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
-from benchmarks.study.measures import again_of, kinds_of, row_of
+from benchmarks.study.measures import again_of, agreement, kinds_of, maps_of, row_of, taken
 from benchmarks.study.record import Record, share
 from benchmarks.study.summary import summary
 from sdk import Concept, Personalizer, quiet
 from sdk.comparison import UNTOUCHED, Result, resolve_arms, run_arm
-from sdk.eval import draw_for
+from sdk.eval import PackChecker, draw_for
+from sdk.fit import StepReport
 from sdk.methods import METHODS, method_class
 from sdk.miniworld import COUNT, SPLITS, TASKS, InstanceScorer, JudgeScorer, bundled_instance_judge, render, task_scene
 from sdk.model import forward_dtype
 from sdk.runtime import keep_memory
+from sdk.sampling import Attempts
 
 VARIANTS = ("paper", *method_class("disendiff").variants)
 ARMS = (
@@ -39,48 +44,67 @@ ARMS = (
 )
 
 
-def run_scene(
-    personalizer: Personalizer,
-    arms: list[str],
-    split: str,
-    task: str,
-    index: int,
-    prompts: int,
-    common: dict[str, Any],
-    settings: dict[str, Any],
-):
+@dataclass(frozen=True)
+class Plan:
+    """What a study does with every scene.
+
+    Attributes:
+        split: of the scenes.
+        prompts: of each kind.
+        common: how pictures are drawn.
+        settings: of every fit, on top of what each arm says.
+        attempts: drawings of a picture at most; above 1 the first judge chooses and the second alone measures.
+    """
+
+    split: str
+    prompts: int
+    common: dict[str, Any]
+    settings: dict[str, Any]
+    attempts: int = 1
+
+
+def run_scene(personalizer: Personalizer, arms: list[str], task: str, index: int, plan: Plan) -> Iterator[dict]:
     """Yield one row per arm of one scene."""
-    scene = task_scene(task, split, index)
+    scene = task_scene(task, plan.split, index)
     picture, true = render(scene)
     masks = [Image.fromarray(mask).convert("L") for mask in true]
     resolved = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
     one_class = TASKS[task].one_class
-    again = InstanceScorer(bundled_instance_judge())
-    again.look_at(picture, resolved, masks)
+    second = InstanceScorer(bundled_instance_judge())
+    second.look_at(picture, resolved, masks)
     first = None if one_class else JudgeScorer()
     if first is not None:
         first.look_at(picture, resolved)
-    scorer = first or again
-    wanted = scorer.prompts(resolved, prompts)
+    scorer = second if first is None or plan.attempts > 1 else first
+    wanted = scorer.prompts(resolved, plan.prompts)
+    chooses = Attempts(plan.attempts, PackChecker(personalizer)) if plan.attempts > 1 else Attempts()
     for name in arms:
-        precision = ""
+        row: dict[str, Any] = {"task": task, "concepts": len(resolved), "scene": index}
+        row |= {"nouns": "+".join(c.noun for c in resolved), "arm": name, "precision": ""}
+        maps: list[torch.Tensor] = []
+
+        def last(step: StepReport, maps: list[torch.Tensor] = maps) -> None:
+            if step.step == step.steps:
+                maps.extend(step.looks.maps())
+
         if name == UNTOUCHED:
-            drawn = draw_for(personalizer, wanted, None, **common)
+            drawn = draw_for(personalizer, wanted, None, **plan.common)
             result = Result(UNTOUCHED, scorer.score(drawn), drawn)
         else:
             (arm,) = resolve_arms([name])
             given = masks if one_class else None
-            result = run_arm(
-                personalizer, arm, picture, resolved, scorer, wanted, common, settings, seed=index, masks=given
-            )
+            common = plan.common | {"attempts": chooses}
+            fit = (arm, picture, resolved, scorer, wanted, common, plan.settings)
+            result = run_arm(personalizer, *fit, seed=index, masks=given, callback=last)
             assert result.pack is not None
             dtype = forward_dtype(result.pack.settings["precision"], personalizer.device)
-            precision = str(dtype).removeprefix("torch.")
-        about = {"task": task, "concepts": len(resolved), "scene": index, "nouns": "+".join(c.noun for c in resolved)}
-        row = about | {"arm": name, "precision": precision} | row_of(result)
-        if first is not None:
-            row |= kinds_of(result, first.identities, first.judge) | again_of(again.score(result.drawn))
-        yield row
+            row["precision"] = str(dtype).removeprefix("torch.")
+        row |= row_of(result) | (maps_of(maps, true) if maps else {})
+        if first is not None and scorer is first:
+            row |= kinds_of(result, first.identities, first.judge) | again_of(second.score(result.drawn))
+        if first is not None and name != UNTOUCHED:
+            row["agreement"] = agreement(result.drawn, resolved, first, second)
+        yield row | taken(result)
 
 
 def parse() -> argparse.Namespace:
@@ -94,6 +118,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's")
+    parser.add_argument(
+        "--attempts", type=int, default=1, help="drawings of a picture; the first judge chooses, the second measures"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a number; or GROUP.NAME=VALUE"
     )
@@ -127,23 +155,23 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
     settings = in_groups({k: number(v) for k, v in (s.split("=") for s in arguments.set)})
-    common = {
-        "num_images": arguments.images,
-        "num_inference_steps": 25,
-        "seed": 1000,
-    }
+    if arguments.attempts > 1 and any(TASKS[task].one_class for task in arguments.task.split(",")):
+        raise SystemExit("--attempts is for tasks with concepts of different classes: one judge alone knows the others")
+    common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": 1000}
+    common |= {} if arguments.guidance is None else {"guidance_scale": arguments.guidance}
+    plan = Plan(arguments.split, arguments.prompts, common, settings, arguments.attempts)
     conditions = {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common}
     if arguments.base != "bundled":
         conditions["base"] = Path(arguments.base).name
+    if arguments.attempts > 1:
+        conditions["attempts"] = arguments.attempts
     record = Record(arguments.csv, conditions)
     personalizer = Personalizer.from_pretrained(arguments.base)
     for task in arguments.task.split(","):
         for index in share(arguments.scenes or TASKS[task].scenes, arguments.part):
             missing = record.missing(task, index, arms)
             if missing:
-                for row in run_scene(
-                    personalizer, missing, arguments.split, task, index, arguments.prompts, common, settings
-                ):
+                for row in run_scene(personalizer, missing, task, index, plan):
                     record.add(row)
     print(summary(record.rows))
 

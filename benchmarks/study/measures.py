@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
+from sdk import Concept
 from sdk.comparison import Result
-from sdk.eval import Scores
-from sdk.miniworld import Identity, Judge, likeness, text_alignment
+from sdk.eval import Drawn, Scores, expected
+from sdk.miniworld import (
+    Identity,
+    InstanceScorer,
+    Judge,
+    JudgeScorer,
+    likeness,
+    overlaps,
+    text_alignment,
+)
 
 LARGEST = 3  # concepts in a scene
 MEASURES = ("fidelity", "leakage", "recognised", "clean", "once", "together", "text_alignment")
@@ -26,6 +37,10 @@ COLUMNS = (
     *OBJECTS,
     *(f"second_{name}" for name in AGAIN),
     *(f"{what}_{kind}" for kind in KINDS for what in ("image", "text")),
+    "map_own",  # IoU of the modifiers' maps with their own objects after the fit
+    "map_other",  # and the largest with another object
+    "attempts",  # drawings of a picture, mean
+    "agreement",  # share of the pictures that both judges find right, or both wrong
     "seconds",
     "memory_mb",
 )
@@ -52,6 +67,35 @@ def figures(scores: Scores, names: Sequence[str]) -> dict[str, float]:
         if value is not None:
             row[name] = round(float(value), 4)
     return row
+
+
+def maps_of(maps: Sequence[torch.Tensor], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return how much the modifiers' maps after a fit lie on their own and on other objects, means over concepts.
+
+    Args:
+        maps: of modifier and class word in turn, ``[2S, h, w]``; a cell belongs to a word above half of its range.
+        masks: of the objects, bool ``[H, W]`` each.
+    """
+    modifiers = torch.stack(list(maps[0::2])).float().cpu()
+    there = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(masks)).float(), modifiers.shape[-1]) > 0.5
+    own, other = overlaps(modifiers[None], there[None])
+    return {"map_own": round(own.mean().item(), 4), "map_other": round(other.mean().item(), 4)}
+
+
+def taken(result: Result) -> dict[str, float]:
+    """Return how often pictures were drawn, the mean, where someone looked at them."""
+    counts = [count for item in result.drawn for count in item.attempts]
+    return {"attempts": round(sum(counts) / len(counts), 3)} if counts else {}
+
+
+def agreement(drawn: Sequence[Drawn], concepts: Sequence[Concept], first: JudgeScorer, second: InstanceScorer) -> float:
+    """Return the share of the pictures on which two judges agree whether anything is wrong."""
+    same: list[bool] = []
+    for item in drawn:
+        wanted = expected(item.prompt, concepts)
+        both = (judge.faults(item.images, wanted) for judge in (first, second))
+        same += [bool(one) == bool(other) for one, other in zip(*both, strict=True)]
+    return round(sum(same) / len(same), 4)
 
 
 def kinds_of(result: Result, identities: Sequence[Identity], judge: Judge) -> dict[str, float]:

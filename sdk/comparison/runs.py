@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..fit.defaults import recommended_config
 from ..fit.fit import fit_concepts
 from ..fit.identity import library_versions
 from ..fit.prepare import priors_for
+from ..fit.reporting import StepReport
 from ..fit.whole import whole_identity
 from ..images.image_io import load_image, load_mask, square
 from ..masks.user import read_masks
@@ -206,8 +207,9 @@ def run_arm(
     masks: Sequence[Image.Image] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
+    callback: Callable[[StepReport], Any] | None = None,
 ) -> Result:
-    """Fit one arm, draw and score; see :func:`compare`."""
+    """Fit one arm, draw and score; see :func:`compare`, and :meth:`sdk.Personalizer.fit` for ``callback``."""
     config = arm_config(engine, arm, settings)
     told = _named(arm.name, progress)
     priors_for(engine, concepts, config, told, cancel)  # drawn once and kept; not in the time of whoever comes first
@@ -221,6 +223,7 @@ def run_arm(
             config=config,
             seed=seed,
             masks=masks,
+            callback=callback,
             progress=told,
             cancel=cancel,
         )

@@ -34,6 +34,7 @@ class Batch:
         first: place of the first row in the step, where the batch is a part of one.
         of_step: ``named`` of all rows of the step; empty: these are all.
         sizes: of each row ``[B, 6]``, see :meth:`sdk.families.Family.unet_arguments`.
+        step: whose rows these are, counted from 0.
         inputs: what a method made of captions and names for steps that are recorded, one row each; else empty.
     """
 
@@ -48,6 +49,7 @@ class Batch:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     first: int = 0
     of_step: Sequence[tuple[int, ...]] = ()
+    step: int = 0
 
     def __post_init__(self) -> None:
         if not self.of_step:

@@ -104,6 +104,7 @@ class Rows:
             captions=captions,
             masks=torch.stack(masks),
             named=named,
+            step=step,
             concept_masks=_stacked(concept_masks),
             sizes=torch.tensor(
                 [(side, side, top, left, resolution, resolution) for side, top, left in sizes], dtype=torch.float32

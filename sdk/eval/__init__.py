@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .drawing import Drawn, draw_for
     from .encoders import EncoderScorer
     from .evaluation import EvaluationReport, evaluate
-    from .expected import Expected
+    from .expectations import Expected, expected
     from .prompt_sets import Prompt
     from .report import save_report
     from .scorers import Scorer, default_scorer, registered_scorers
@@ -22,7 +22,7 @@ _HOMES = {
     "Drawn": ".drawing",
     "EncoderScorer": ".encoders",
     "EvaluationReport": ".evaluation",
-    "Expected": ".expected",
+    "Expected": ".expectations",
     "PackChecker": ".checking",
     "Prompt": ".prompt_sets",
     "Scorer": ".scorers",
@@ -30,6 +30,7 @@ _HOMES = {
     "default_scorer": ".scorers",
     "draw_for": ".drawing",
     "evaluate": ".evaluation",
+    "expected": ".expectations",
     "registered_scorers": ".scorers",
     "save_report": ".report",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "default_scorer",
     "draw_for",
     "evaluate",
+    "expected",
     "registered_scorers",
     "save_report",
 ]

@@ -16,7 +16,7 @@ from ..concepts import Concept
 from ..errors import InputError
 from ..pack import ConceptPack
 from ..sampling.engine import Engine
-from .expected import Expected, expected
+from .expectations import Expected, expected
 from .photographs import PhotographChecks
 from .scorers import registered_scorers
 

@@ -18,7 +18,7 @@ from ..masks.find import masks_of
 from ..masks.options import MaskOptions
 from ..sampling.engine import Engine
 from .encoders import DinoEncoder, cut_out_on_black
-from .expected import Expected
+from .expectations import Expected
 
 STRANGERS = 4  # of each class, drawn once for each pack
 

@@ -22,7 +22,7 @@ from ..pack import ConceptPack
 from ..printable import printable
 from ..runtime import Cancelled, Progress
 from ..sampling.engine import Engine
-from .kept.artifacts import attention_of, concept_pictures, write_artifacts
+from .kept.artifacts import attention_of, concept_pictures, maps_of, write_artifacts
 from .kept.output import is_last_of, opened, settings_before
 from .loop import run
 from .prepare import PreparedFit, prepare
@@ -114,7 +114,7 @@ class Fit:
                 work=work,
                 asked=self.asked,
                 report=self.report,
-                looks=Looks(lambda: fit.pack(engine), lambda: attention_of(fit)),
+                looks=Looks(lambda: fit.pack(engine), lambda: attention_of(fit), lambda: maps_of(fit)),
                 validate=None if scorer is None else self._validator(fit, scorer),
                 progress=self.progress,
                 cancel=self.cancel,

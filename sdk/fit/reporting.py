@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError, OutputError
 from ..pack import ConceptPack
@@ -24,10 +25,12 @@ class Looks:
     Attributes:
         pack: returns it as a pack, which may be drawn with.
         attention: returns a sheet of where the concepts' words look, before the fit and now, as ``attention.png``.
+        maps: returns where they look now on the first picture, ``[2S, h, w]``: the first modifier, its class word, ...
     """
 
     pack: Callable[[], ConceptPack]
     attention: Callable[[], Image.Image]
+    maps: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)

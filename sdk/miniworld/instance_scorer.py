@@ -28,6 +28,7 @@ from torch import Tensor
 from ..concepts import Concept
 from ..errors import InputError
 from ..eval.drawing import Drawn
+from ..eval.expectations import Expected
 from ..eval.prompt_sets import Prompt
 from ..eval.scores import Scores
 from .instances import CELLS, Found, InstanceJudge, Sight
@@ -84,6 +85,24 @@ class InstanceScorer:
             for sight in self.judge.look_at(picture.images):
                 counts.add(picture, sight)
         return counts.scores()
+
+    def faults(self, images: Sequence[Image.Image], wanted: Expected) -> list[list[str]]:
+        """Say what each picture lacks, doubles or shows unasked, as :meth:`JudgeScorer.faults` does."""
+        asked = [self.subjects[i] for i in wanted.there]
+        found = []
+        for sight in self.judge.look_at(list(images)):
+            seen = Counter(item.noun for item in sight.objects)
+            pairs = paired(sight.objects, asked, self.judge.same)
+            faults = []
+            for place, subject in enumerate(asked):
+                if place not in pairs:
+                    faults.append(f"another {subject.noun}" if seen[subject.noun] else f"no {subject.noun}")
+            doubled = {self.subjects[i].noun for i in wanted.once if seen[self.subjects[i].noun] > 1}
+            faults += [f"{seen[noun]} of {noun}" for noun in sorted(doubled)]
+            unasked = {self.subjects[i].noun for i in wanted.absent if seen[self.subjects[i].noun]}
+            faults += [f"a {noun} that was not asked for" for noun in sorted(unasked)]
+            found.append(faults)
+        return found
 
 
 def subjects_in(

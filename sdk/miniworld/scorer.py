@@ -24,7 +24,7 @@ from torch import Tensor
 from ..concepts import Concept
 from ..errors import InputError
 from ..eval.drawing import Drawn
-from ..eval.expected import Expected
+from ..eval.expectations import Expected
 from ..eval.prompt_sets import Prompt
 from ..eval.scores import Scores
 from .counting import count_objects
@@ -166,7 +166,7 @@ class JudgeScorer:
 
     def faults(self, images: Sequence[Image.Image], wanted: Expected) -> list[list[str]]:
         """Say what each picture lacks, doubles or shows unasked, see :class:`sdk.eval.CheckingScorer`."""
-        verdict = self.judge.judge(images)
+        verdict = self.judge.judge(list(images))
         found: list[list[str]] = [[] for _ in images]
         for index, identity in enumerate(self.identities):
             noun = self.judge.vocabulary.classes[identity.slot]

@@ -15,7 +15,7 @@ from PIL import Image
 from sdk import Concept, Personalizer
 from sdk.errors import InputError
 from sdk.eval.checking import PackChecker
-from sdk.eval.expected import expected
+from sdk.eval.expectations import expected
 from sdk.eval.photographs import PhotographChecks
 from sdk.miniworld import JudgeScorer, render, task_scene
 from sdk.runtime import Cancelled

@@ -56,8 +56,12 @@ def write_artifacts(
 
 def attention_of(fit: PreparedFit) -> Image.Image:
     """Return a sheet of where the concepts' words look on the first picture, before the fit and now."""
-    now = fit.method.probe.reference_maps(fit.clean[0], fit.method.embeddings)
-    return attention_sheet(fit.request.images[0], fit.request.concepts, fit.before, now)
+    return attention_sheet(fit.request.images[0], fit.request.concepts, fit.before, maps_of(fit))
+
+
+def maps_of(fit: PreparedFit) -> Tensor:
+    """Return where the concepts' words look on the first picture now, ``[2S, h, w]``: modifier, class word, ..."""
+    return fit.method.probe.reference_maps(fit.clean[0], fit.method.embeddings)
 
 
 def concept_pictures(concepts: list[Concept], masks: Tensor, size: tuple[int, int]) -> list[Image.Image]:

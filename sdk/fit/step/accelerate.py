@@ -51,6 +51,8 @@ def unrecordable(settings: FitSettings, method: type[Method], dtype: torch.dtype
     """
     if not method.fixed_shapes:
         return "this method, whose losses depend on what each row shows"
+    if settings.method_options is not None and settings.method_options.varying is not None:
+        return settings.method_options.varying
     if settings.gradient_checkpointing:
         return "a step that computes activations again (gradient_checkpointing)"
     if settings.optimizer != "adamw":
