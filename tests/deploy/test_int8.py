@@ -140,6 +140,7 @@ class Harsh:
 def test_pictures_that_are_judged_worse_are_refused(quantized, pack, tmp_path, monkeypatch):
     folder, _ = quantized
     adapter = pack.export_adapter(tmp_path / "pack.onnx_adapter")
+    monkeypatch.setattr(Harsh, "seen", 0)  # whatever other tests showed it
     monkeypatch.setattr(quality, "registered_scorers", lambda: [Harsh()])
     with pytest.raises(OutputError, match="pictures in int8 are worse \\(recognised 0.95 instead of 1.00\\)"):
         quality.judged(folder, pack, adapter, folder)
