@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="drawings of a picture at most: one that lacks a subject, or shows another, is drawn again; default 1",
     )
+    parser.add_argument(
+        "--separate",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the steps, in which the subjects are driven apart, to keep their places after; default 0",
+    )
     parser.add_argument("--height", type=int, help="of the pictures in pixels; default the base model's")
     parser.add_argument("--width", type=int, help="likewise")
 
@@ -64,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
                     width=arguments.width,
                     negative_prompt=arguments.negative_prompt,
                     attempts=arguments.attempts,
+                    separate=arguments.separate,
                     progress=bar,
                     cancel=cancel,
                 )

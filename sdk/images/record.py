@@ -42,7 +42,7 @@ _DAMAGED = (
 )
 _LARGEST = 1 << 28  # bytes of a file
 _LONGEST = 1 << 16  # characters of an entry that is read
-_LATER = ("guidance_rescale", "clip_skip", "speed")  # what records of the first versions do not have
+_LATER = ("guidance_rescale", "clip_skip", "speed", "separate")  # what records of the first versions do not have
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class PictureRecord:
         guidance_rescale: how far the guided prediction got back the contrast of the plain one.
         clip_skip: last layers of the text encoders that were left out.
         speed: at which level of speed; empty: exact.
+        separate: share of the steps in which the subjects were driven apart.
     """
 
     prompt: str
@@ -86,6 +87,7 @@ class PictureRecord:
     guidance_rescale: float = 0.0
     clip_skip: int = 0
     speed: str = ""
+    separate: float = 0.0
 
     def line(self) -> str:
         """Return what interfaces show: the prompt, what to avoid, then names and values."""
@@ -94,6 +96,7 @@ class PictureRecord:
             "CFG rescale": self.guidance_rescale or None,
             "Clip skip": self.clip_skip + 1 if self.clip_skip else None,
             "Speed": self.speed or None,
+            "Separate": self.separate or None,
         }
         values |= {"Model": self.base} | ({"Pack": self.pack[:16]} if self.pack else {})
         told = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
@@ -189,14 +192,15 @@ def _checked(values: Any) -> PictureRecord | None:
         "pack": (str, type(None)),
     }
     kinds |= {"licence": (str, type(None)), "concepts": (list, tuple)}
-    kinds |= {"guidance_rescale": (int, float), "clip_skip": (int,)}
+    kinds |= {"guidance_rescale": (int, float), "clip_skip": (int,), "separate": (int, float)}
     for name, value in values.items():
         allowed = kinds.get(name, (str,))
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             return None
     if not all(isinstance(c, str) for c in values.get("concepts", ())):
         return None
-    if not 0 <= values.get("guidance_rescale", 0) <= 1 or values.get("clip_skip", 0) < 0:
+    shares = (values.get("guidance_rescale", 0), values.get("separate", 0))
+    if not all(0 <= share <= 1 for share in shares) or values.get("clip_skip", 0) < 0:
         return None
     return PictureRecord(**{**values, "concepts": tuple(values.get("concepts", ()))})
 

@@ -302,6 +302,7 @@ def sign(
     edited: bool,
     clip_skip: int = 0,
     speed: Speed = EXACT,
+    separate: float = 0.0,
 ) -> None:
     """Let a drawn picture know how it was drawn, see :class:`sdk.images.record.PictureRecord`."""
     record = PictureRecord(
@@ -322,5 +323,6 @@ def sign(
         guidance_rescale=rescale,
         clip_skip=clip_skip,
         speed="" if speed is EXACT else speed.name,
+        separate=separate,
     )
     remember(image, record)

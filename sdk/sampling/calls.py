@@ -56,6 +56,7 @@ class Drawer(Engine):
         generator: torch.Generator | list[torch.Generator] | None = None,
         attempts: int = 1,
         checker: Checker | None = None,
+        separate: float = 0.0,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         callback_on_step_end: Callable | None = None,
@@ -92,6 +93,10 @@ class Drawer(Engine):
             checker: who looks; ``None``: a scorer that knows the subjects, such as the bundled world's judge, else
                 DINO on what attention marks in the picture (:class:`sdk.eval.PackChecker`). With ``attempts=1``,
                 pictures are looked at where a checker is given.
+            separate: share of the steps, at the start, in which the subjects that a prompt names are driven apart; in
+                the rest each keeps to the place that it found (LODA with masks fixed after it, ConceptSplit, ICCV 2025,
+                and bounded self-attention). For two subjects of one class, or where one is left out; such a step costs
+                about three. 0: not at all.
             progress: called with a :class:`sdk.runtime.Event` at first and after each step, through all batches.
             cancel: an event; once set, :class:`sdk.runtime.Cancelled` is raised before the next step.
             callback_on_step_end: as in diffusers, called with the step of the whole call.
@@ -118,6 +123,7 @@ class Drawer(Engine):
             width=width,
             generator=generator,
             attempts=checked_attempts(attempts, checker, generator, self.default_checker),
+            separate=separate,
             progress=progress,
             cancel=cancel,
             callback_on_step_end=callback_on_step_end,

@@ -13,7 +13,7 @@ from PIL import Image
 from ..model.base_model import BaseModel
 from ..pack import ConceptPack
 from ..rights import Statement
-from ..rules.arguments import cancelling, text, texts, to_be_called, whole
+from ..rules.arguments import cancelling, number, text, texts, to_be_called, whole
 from ..rules.drawing import MOST_PICTURES, Generation, call_notes, check_numbers, sign
 from ..rules.prompts import readable_part
 from ..rules.speed import check_speed
@@ -54,6 +54,7 @@ class Engine(BaseModel):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         start: Start | None = None,
         attempts: Attempts = ONE,
+        separate: float = 0.0,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         callback_on_step_end: Callable | None = None,
@@ -66,6 +67,7 @@ class Engine(BaseModel):
             num_images: per prompt; the other arguments are those of ``generate``.
             start: where drawing starts from a picture.
             attempts: how often a picture may be drawn, and who says whether it is right.
+            separate: see ``generate``; not from a picture.
 
         Raises:
             InputError: an empty prompt, a token that was not learned or lacks its class noun, arguments of another
@@ -103,6 +105,10 @@ class Engine(BaseModel):
         if pace.shortens and redirected(self.pipe.unet):
             pace = pace.unshortened()
             notes.append(f"speed={speed!r} takes fewer steps alone, because the UNet is offloaded or compiled")
+        apart = number(separate, "separate", 0, 1)
+        if apart and pace.shortens:
+            pace = pace.unshortened()
+            notes.append(f"with separate, speed={speed!r} takes fewer steps alone")
         sampler = Sampler(self, None if clip_skip is None else whole(clip_skip, "clip_skip", 0), scheduler, pace)
         check_scheduler(sampler.scheduler, from_picture=start is not None)
         notes += self._checked(sampler, prompts, negatives if guided else [""] * len(prompts), chosen)
@@ -146,6 +152,7 @@ class Engine(BaseModel):
                 strength=None if start is None or start.hole is not None else start.strength,
                 clip_skip=sampler.conditioner(request.pack).clip_skip,
                 speed=pace,
+                separate=apart,
             )
             return image
 
@@ -167,6 +174,7 @@ class Engine(BaseModel):
                         generators=[generators[i] for i in part] if generators is not None else None,
                         start=start,
                         coding=coding,
+                        separate=apart,
                         callback_on_step_end=callback_on_step_end,
                     )
                 except Cancelled as stopped:

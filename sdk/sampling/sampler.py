@@ -36,6 +36,7 @@ from ..unet.matrices import LowRank, converted, projected
 from ..unet.shortcuts import shortened
 from ..unet.weights import replaced_weights
 from ..views import private_views, undisturbed
+from .apart import KeptApart
 from .callbacks import checked_answer
 from .from_picture import Start, blending, noise_beside
 from .requests import Request
@@ -113,6 +114,7 @@ class Sampler:
         generators: list[torch.Generator] | None = None,
         start: Start | None = None,
         coding: Coding = PLAIN,
+        separate: float = 0.0,
         callback_on_step_end: Callable | None = None,
     ) -> list[Image.Image]:
         """Draw one picture per request, in one batch; packs with UNet weights of their own cannot share it with others.
@@ -131,6 +133,7 @@ class Sampler:
             generators: one per request, instead of its seed.
             start: where drawing starts from a picture.
             coding: how pictures are decoded.
+            separate: share of the steps, at the start, in which the subjects of a prompt are driven apart.
             callback_on_step_end: diffusers', its step that of the whole call.
 
         Raises:
@@ -155,6 +158,12 @@ class Sampler:
         blend = None
         if start is not None and start.hole is not None and behind is None:
             blend = blending(start, noise_beside(start, generators))
+        kept = None
+        if separate > 0:
+            moved = max(1, round(separate * num_inference_steps))
+            kept = KeptApart(self, requests, text[-len(requests) :], processors, moved, guidance_scale, (height, width))
+            if kept.wanted:
+                processors = kept.processors()
         before = phase.count
 
         def after_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +172,8 @@ class Sampler:
                 values = values | checked_answer(answer, values["latents"])
             if blend is not None:
                 values = blend(pipe, step, timestep, values)
+            if kept is not None and kept.wanted:
+                values = kept.after_step(pipe, step, values)
             phase.step()
             return values
 
