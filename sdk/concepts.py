@@ -142,15 +142,21 @@ def join_phrases(phrases: Sequence[str]) -> str:
     return ", ".join(phrases[:-1]) + f", and {phrases[-1]}"
 
 
-def target_caption(concepts: Sequence[Concept], prefix: str, rng: random.Random, swap_probability: float) -> str:
+def target_caption(
+    concepts: Sequence[Concept], prefix: str, rng: random.Random, swap_probability: float, template: str = ""
+) -> str:
     """Caption of the reference picture: ``"[prefix] photo of a <new1> cat and <new2> dog"``.
 
-    With ``swap_probability`` the concepts are named in another order.
+    With ``swap_probability`` the concepts are named in another order. A ``template`` says it in its own words, such as
+    ``"{all} in the snow"``: ``"a <new1> cat and a <new2> dog in the snow"``.
     """
     order = list(concepts)
     if len(order) > 1 and rng.random() < swap_probability:
         while order == list(concepts):
             rng.shuffle(order)
+    if template:
+        phrases = join_phrases([f"a {c.phrase}" for c in order])
+        return template.replace("{all}", phrases).replace("{each}", phrases)
     return f"{prefix} photo of a {join_phrases([c.phrase for c in order])}".strip()
 
 

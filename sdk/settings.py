@@ -76,7 +76,12 @@ class FitSettings:
     mix: float = setting(
         0.0,
         "probability that a row of the reference shows a random subset of the concepts, cut out and put together anew "
-        "on the emptied background, and names exactly those (Seg-Mix of MuDI: 0.3)",
+        "on an emptied background, and names exactly those (Seg-Mix of MuDI: 0.3)",
+    )
+    mix_prompts: tuple[str, ...] = setting(
+        (),
+        "of pictures of the base model on whose emptied backgrounds mixtures stand; {all} is where subjects are named; "
+        "empty: the background is the reference's own (ours)",
     )
     clip_skip: int = setting(
         0,
@@ -190,10 +195,15 @@ class FitSettings:
             raise InputError(f"accelerate must be one of {', '.join(ACCELERATIONS)}, got {self.accelerate!r}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        if not self.prior_prompts or not all(p.strip() for p in self.prior_prompts):
-            raise InputError("prior_prompts must hold at least one prompt, and no empty one")
-        strange = [name for p in self.prior_prompts for name in _PLACES.findall(p) if name not in ("{all}", "{each}")]
-        if strange:
-            raise InputError(f"prior_prompts may name {{all}} and {{each}}, got {strange[0]!r}")
+        if not self.prior_prompts or not all(p.strip() for p in (*self.prior_prompts, *self.mix_prompts)):
+            raise InputError("prior_prompts must hold at least one prompt; no empty ones, and none in mix_prompts")
+        for name in ("prior_prompts", "mix_prompts"):
+            places = [place for p in getattr(self, name) for place in _PLACES.findall(p)]
+            strange = [place for place in places if place not in ("{all}", "{each}")]
+            if strange:
+                raise InputError(f"{name} may name {{all}} and {{each}}, got {strange[0]!r}")
+        nowhere = [p for p in self.mix_prompts if not _PLACES.search(p)]
+        if nowhere:
+            raise InputError(f"mix_prompts must say where subjects are named, by {{all}}, got {nowhere[0]!r}")
         if not self.prior:
             raise InputError("prior must be 'generate', 'none' or a folder of pictures, got nothing")

@@ -54,6 +54,8 @@ class AugmentedPicture:
         concept_masks: where each concept is, float ``[S, r, r]``, if asked for.
         crop: where its top and its left edge were cut, pixels of the picture before.
         side: of the picture that it was made of, in the pixels that it had when it was read.
+        template: what its caption is made of, with ``{all}`` or ``{each}`` where the concepts are named; empty: the
+            usual one.
     """
 
     image: Image.Image
@@ -62,6 +64,7 @@ class AugmentedPicture:
     concept_masks: Tensor | None = None
     crop: tuple[int, int] = (0, 0)
     side: int = 0
+    template: str = ""
 
 
 def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: float, scale: bool) -> AugmentedPicture:

@@ -2,14 +2,15 @@
 
 A reference picture shows its subjects together, in one place each. Mixed pictures show any of them, larger or smaller
 and elsewhere, so that a token stands for its subject and not for where it stood or what stood beside it. The background
-is the reference's own, with what the subjects leave open filled in from around; edges of cut-outs, which are never
-exact, then lie on what they were cut from.
+is the reference's own, with what the subjects leave open filled in from around, where edges of cut-outs, never exact,
+lie on what they were cut from; or another, that the caption names.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +26,19 @@ _FILLS = 0.95  # of the picture, at most, by a subject's longer side
 _CLOSE = 1.25  # times a subject's share of the width that it may take
 _OTHER = 0.2  # difference of colour in [-1, 1] from which on a pixel is not the background's
 _STEPS_ASIDE = 0.08  # of the picture, by which a subject stands higher or lower than it did
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a mixture stands on.
+
+    Attributes:
+        image: without any subject, of the reference's size.
+        template: what a caption says of it, with ``{all}`` or ``{each}`` where the subjects are named.
+    """
+
+    image: Image.Image
+    template: str
 
 
 class Cuttings:
@@ -52,17 +66,21 @@ class Cuttings:
         core, wide = (_smooth(each, size) for each in (cores(masks), grown(masks)))
         self.cuts = [Image.fromarray(255 * cut.byte().numpy()) for cut in core | (wide & other)]
 
-    def mixed(self, named: Sequence[int], rng: random.Random) -> tuple[Image.Image, Tensor]:
-        """Put some subjects on the background, side by side in random order, each at a random size.
+    def mixed(
+        self, named: Sequence[int], rng: random.Random, background: Image.Image | None = None
+    ) -> tuple[Image.Image, Tensor]:
+        """Put some subjects on a background, side by side in random order, each at a random size.
 
         Args:
             named: which of them to show.
             rng: decides order, sizes and places.
+            background: of the picture's size; default its own.
 
         Returns:
             The picture, and where each subject is now, float ``[S, r, r]``; 0 for those that are not shown.
         """
-        canvas, resolution, side = self.background.copy(), self.image.width, self.side
+        canvas = (self.background if background is None else background).copy()
+        resolution, side = self.image.width, self.side
         places = torch.zeros(len(self.cuts), side, side)
         shown = [index for index in rng.sample(list(named), len(named)) if self.cuts[index].getbbox()]
         for slot, index in enumerate(shown):

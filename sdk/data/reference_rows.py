@@ -16,7 +16,7 @@ from ..masks.crops import cut_out, drawn_mask, grown, mask_without, window_box
 from ..model.latents import LatentCache, picture_name
 from .augmentation import AugmentedPicture, augment
 from .batch import View
-from .mixing import Cuttings
+from .mixing import Background, Cuttings
 
 _MIXTURES = 64  # of the same concepts, encoded once each
 _WHITE = 0.5  # in [-1, 1]; the canvas around a shrunk picture is grey, 0
@@ -37,6 +37,7 @@ class ReferenceRows:
         scale: whether to use the scale augmentation.
         seed: variant ``i`` depends on it and ``i`` alone.
         sides: of the pictures as they were read, pixels; default the resolution.
+        backgrounds: what mixtures stand on besides the picture's own, one as often as another.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class ReferenceRows:
         scale: bool,
         seed: int,
         sides: Sequence[int] = (),
+        backgrounds: Sequence[Background] = (),
     ):
         self.images = [square(image, resolution) for image in images]
         self.latents, self.masks, self.latent_shape = latents, masks, latent_shape
         self.sides = list(sides) or [resolution] * len(images)
         self.size = -(-size // len(images)) * len(images)  # every picture has its share
         self.flip, self.scale, self.seed = flip, scale, seed
+        self.backgrounds = list(backgrounds)
         self._variants: dict[tuple[int, View], tuple[AugmentedPicture, Hashable]] = {}
         self._cuttings: dict[int, Cuttings] = {}  # by picture
         self._made_of = masks.version
@@ -112,7 +115,9 @@ class ReferenceRows:
         if picture not in self._cuttings:
             self._cuttings[picture] = Cuttings(image, masks[:-1])
         own = random.Random(f"mixture {self.seed} {index} {view.named}")
-        shown, places = self._cuttings[picture].mixed(view.named, own)
+        behind = own.choice([None, *self.backgrounds]) if self.backgrounds else None
+        shown, places = self._cuttings[picture].mixed(view.named, own, None if behind is None else behind.image)
         where = torch.cat([places, 1 - places.amax(0, keepdim=True)]) if view.with_masks else None
         whole = torch.ones(1, self.latent_shape[1], self.latent_shape[1], dtype=torch.float32)
-        return AugmentedPicture(shown, "", whole, concept_masks=where)
+        template = "" if behind is None else behind.template
+        return AugmentedPicture(shown, "", whole, concept_masks=where, template=template)

@@ -83,7 +83,8 @@ class Rows:
                 view = self.view(step, rng)
                 variant, latent = self.references.draw(rng, posterior_noise[row], view)
                 shown = [self.concepts[i] for i in view.named]
-                captions.append(target_caption(shown, variant.prefix, rng, self.settings.swap_order))
+                own = (variant.prefix, rng, self.settings.swap_order, variant.template)
+                captions.append(target_caption(shown, *own))
                 mask = variant.mask
                 named.append(view.named)
                 concept_masks.append(variant.concept_masks)

@@ -6,10 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from ..concepts import Concept
@@ -27,9 +24,10 @@ from ..pack import ConceptPack
 from ..rules.prompts import word_notes
 from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
+from .backgrounds import backgrounds_for
+from .drawn_priors import depends_on, drawer
 from .identity import library_versions
 from .request import FitRequest
-from .whole import whole_identity
 
 log = logging.getLogger("sdk")
 _OF_DRAWN_PRIORS = ("prior_count", "prior_steps", "prior_guidance")
@@ -138,6 +136,7 @@ def prepare(
         scale=config.scale_augmentation,
         seed=asked.seed,
         sides=asked.sides,
+        backgrounds=backgrounds_for(engine, asked.concepts, config, latents, progress, cancel),
     )
     levels = method.denoiser.scheduler.config.num_train_timesteps
     prior_rows = PriorRows(priors, latents, config.flip) if priors else None
@@ -179,18 +178,5 @@ def priors_for(
     cancel: threading.Event | None = None,
 ) -> list[PriorPicture]:
     """Return the prior pictures of a fit: drawn by the base model and kept, or the user's, or none."""
-
-    def draw(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-        return engine.draw(
-            prompts,
-            None,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            num_inference_steps=config.prior_steps,
-            guidance_scale=config.prior_guidance,
-            cancel=cancel,
-        ).images
-
-    def depends_on() -> dict[str, Any]:
-        return {"base": whole_identity(engine), "device": engine.device.type}
-
-    return prior_pictures(concepts, config, engine.resolution, depends_on, draw, progress, cancel)
+    draw = drawer(engine, config, cancel)
+    return prior_pictures(concepts, config, engine.resolution, lambda: depends_on(engine), draw, progress, cancel)

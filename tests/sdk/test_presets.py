@@ -69,6 +69,7 @@ DEFAULTS = {
     "swap_order": 0.5,
     "alone": 0.0,
     "mix": 0.0,
+    "mix_prompts": [],
     "forget_layout": False,
     "flip": 0.5,
     "scale_augmentation": True,
