@@ -24,8 +24,8 @@ from ..pack import ConceptPack
 from ..rules.prompts import word_notes
 from ..runtime import Progress, check_cancelled
 from ..sampling.engine import Engine
-from .backgrounds import backgrounds_for
-from .drawn_priors import depends_on, drawer
+from .drawn.backgrounds import backgrounds_for
+from .drawn.priors import depends_on, drawer
 from .identity import library_versions
 from .request import FitRequest
 

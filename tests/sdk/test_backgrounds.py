@@ -15,7 +15,7 @@ from sdk.config import FitConfig
 from sdk.data.batch import View
 from sdk.data.mixing import Background
 from sdk.errors import InputError
-from sdk.fit.backgrounds import backgrounds_for, in_place
+from sdk.fit.drawn.backgrounds import backgrounds_for, in_place
 from sdk.miniworld import bundled_judge
 from sdk.model.latents import LatentCache
 from tests.sdk.test_rows import CELLS, references_of

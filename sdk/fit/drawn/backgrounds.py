@@ -10,17 +10,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from ..concepts import Concept
-from ..config import FitConfig
-from ..data.mixing import Background, Cuttings
-from ..data.priors import generated
-from ..masks.attention_maps import AttentionProbe
-from ..masks.segmentation import usable
-from ..model.denoise import Denoiser
-from ..model.latents import LatentCache
-from ..runtime import Progress
-from ..sampling.engine import Engine
-from .drawn_priors import depends_on, drawer
+from ...concepts import Concept
+from ...config import FitConfig
+from ...data.mixing import Background, Cuttings
+from ...data.priors import generated
+from ...masks.attention_maps import AttentionProbe
+from ...masks.segmentation import usable
+from ...model.denoise import Denoiser
+from ...model.latents import LatentCache
+from ...runtime import Progress
+from ...sampling.engine import Engine
+from .priors import depends_on, drawer
 
 _OF_EACH = 2  # pictures of a prompt
 

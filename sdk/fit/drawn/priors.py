@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..config import FitConfig
-from ..sampling.engine import Engine
-from .whole import whole_identity
+from ...config import FitConfig
+from ...sampling.engine import Engine
+from ..whole import whole_identity
 
 
 def drawer(
