@@ -24,7 +24,8 @@ from ..masks.crops import cores, grown, widened
 _SMALLEST, _LARGEST = 0.75, 1.6  # times a subject's size
 _FILLS = 0.95  # of the picture, at most, by a subject's longer side
 _CLOSE = 1.25  # times a subject's share of the width that it may take
-_OTHER = 0.2  # difference of colour in [-1, 1] from which on a pixel is not the background's
+_SHADES = 16  # of each colour, by which pixels are told apart
+_LEAST = 0.4  # of a mask that colours must find, or they say nothing
 _STEPS_ASIDE = 0.08  # of the picture, by which a subject stands higher or lower than it did
 
 
@@ -55,16 +56,19 @@ class Cuttings:
     def __init__(self, image: Image.Image, masks: Tensor) -> None:
         self.image, self.side = image, masks.shape[-1]
         size = (image.height, image.width)
-        around = widened(cores(masks)).any(0)[None]  # colours at the edges would run into the filling
-        known = 1 - F.interpolate(around[None].float(), size)[0]
+        core, wide, far = cores(masks), grown(masks), widened(widened(cores(masks)))
         pixels = to_tensor(image)
+        inner, outer, reach = (_smooth(each, size) for each in (core, wide, far))
+        nowhere = ~_smooth(widened(core), size).any(0)
+        cuts = [_cut(pixels, *where, nowhere) for where in zip(inner, outer, strict=True)]
+        self.cuts = [Image.fromarray(255 * cut.byte().numpy()) for cut in cuts]
+        # An ear that sticks out of a mask must not stay, nor may colours at edges run into the filling.
+        there = torch.stack([_cut(pixels, *where, nowhere) for where in zip(inner, reach, strict=True)]) | inner
+        rim = max(image.width // 32, 1)
+        known = 1 - F.max_pool2d(there.any(0)[None].float(), 2 * rim + 1, 1, rim)
         behind = filled(pixels, known)
         array = ((behind.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         self.background = Image.fromarray(array)
-        # A mask is coarse: at its rim belongs to the subject what is not as the background would be.
-        other = (pixels - behind).abs().amax(0) > _OTHER
-        core, wide = (_smooth(each, size) for each in (cores(masks), grown(masks)))
-        self.cuts = [Image.fromarray(255 * cut.byte().numpy()) for cut in core | (wide & other)]
 
     def mixed(
         self, named: Sequence[int], rng: random.Random, background: Image.Image | None = None
@@ -101,6 +105,35 @@ class Cuttings:
             places[:, cells] = 0  # whoever stands in front hides the others
             places[index, cells] = 1
         return canvas, places
+
+
+def _cut(pixels: Tensor, core: Tensor, wide: Tensor, nowhere: Tensor) -> Tensor:
+    """Which pixels are a subject's: within reach of its mask, of colours that are commoner in it than where nothing is.
+
+    A mask has cells of several pixels, and a cut-out with a rim of beach shows it in the snow. Where colours say
+    nothing, a white dog in the snow, the mask is all there is.
+
+    Args:
+        pixels: of the picture, in [-1, 1], ``[3, h, w]``.
+        core: the mask, bool ``[h, w]``.
+        wide: the mask and what is around it, likewise.
+        nowhere: where no subject is near, likewise.
+    """
+    if not core.any() or not nowhere.any():
+        return core
+    place = ((pixels + 1) / 2 * _SHADES).long().clamp(0, _SHADES - 1)
+    bins = (place[0] * _SHADES + place[1]) * _SHADES + place[2]
+    inside, outside = (_shares(bins[where]).flatten()[bins] for where in (core, nowhere))
+    cut = wide & (inside > outside)
+    closed = F.max_pool2d(cut[None].float(), 3, 1, 1)  # a pixel of another shade within it is its own
+    cut = (-F.max_pool2d(-closed, 3, 1, 1)[0] > 0) & wide
+    return cut if (cut & core).sum() > _LEAST * core.sum() else core
+
+
+def _shares(bins: Tensor) -> Tensor:
+    """How common each colour is, ``[c, c, c]``, a colour's neighbours counted with it."""
+    counts = torch.bincount(bins, minlength=_SHADES**3).float().view(1, 1, _SHADES, _SHADES, _SHADES)
+    return F.avg_pool3d(counts, 3, 1, 1)[0, 0] / len(bins)
 
 
 def _smooth(masks: Tensor, size: tuple[int, int]) -> Tensor:
