@@ -66,6 +66,28 @@ def test_the_background_is_what_was_behind_and_cuts_are_exact(painted):
         assert cut.getbbox() == box  # a mask's rim of plain ground is not cut out with it
 
 
+def test_a_cut_takes_no_rim_of_what_is_behind_and_leaves_no_ear(painted):
+    """Behind is a horizon, the mask is a cell too wide all around, and something sticks out of it."""
+    _, masks = painted
+    image = Image.new("RGB", (64, 64), (120, 180, 240))
+    image.paste(GROUND, (0, 36, 64, 64))
+    image.paste(LEFT, (10, 26, 22, 46))
+    image.paste(LEFT, (14, 19, 17, 26))
+    image.paste(RIGHT, (42, 26, 54, 46))
+    cuttings = Cuttings(image, masks)
+    for cut, colour in zip(cuttings.cuts, (LEFT, RIGHT), strict=True):
+        shown = np.asarray(image, float)[np.asarray(cut) > 127]
+        assert (np.abs(shown - colour).max(-1) < 30).mean() > 0.97
+        assert len(shown) >= 0.97 * 12 * 20
+    assert near(cuttings.background, LEFT) == near(cuttings.background, RIGHT) == 0
+
+
+def test_where_colours_say_nothing_the_mask_is_what_is_cut(painted):
+    _, masks = painted
+    cuttings = Cuttings(Image.new("RGB", (64, 64), GROUND), masks)
+    assert [np.asarray(cut).astype(bool).sum() > 200 for cut in cuttings.cuts] == [True, True]
+
+
 def test_pictures_show_whom_they_name_and_nobody_else(painted):
     cuttings = Cuttings(*painted)
     sizes = set()
