@@ -78,6 +78,7 @@ class FitSettings:
         "probability that a row of the reference shows a random subset of the concepts, cut out and put together anew "
         "on an emptied background, and names exactly those (Seg-Mix of MuDI: 0.3)",
     )
+    mix_most: int = setting(0, "concepts in a mixture at most; 0: all (ours)")
     mix_prompts: tuple[str, ...] = setting(
         (),
         "of pictures of the base model on whose emptied backgrounds mixtures stand; {all} is where subjects are named; "
@@ -173,6 +174,7 @@ class FitSettings:
             "checkpoint_every",
             "validate_every",
             "patience",
+            "mix_most",
             "kv_rank",
             "clip_skip",
             "rows_at_once",

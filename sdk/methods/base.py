@@ -150,7 +150,7 @@ class Method(ABC):
         """Draw what a row of the reference shows at a step: what the method says, or a mixture of some concepts."""
         view = self.view(step, rng)
         if self.settings.mix > 0 and rng.random() < self.settings.mix:
-            count = rng.randint(1, len(self.concepts))
+            count = rng.randint(1, min(self.settings.mix_most or len(self.concepts), len(self.concepts)))
             named = tuple(sorted(rng.sample(range(len(self.concepts)), count)))
             return replace(view, named=named, window=False, mixed=True)
         return view

@@ -133,6 +133,11 @@ def test_so_many_rows_are_mixed_whatever_the_method(personalizer, method):
     assert len(views) == pytest.approx(150, abs=30)
     assert {view.named for view in views} == {(0,), (1,), (0, 1)}
     assert not any(view.window for view in views)
+    single = FitConfig.preset("reference", method, mix=0.5, mix_most=1)
+    learner = method_class(method)(personalizer, resolve_concepts(["cat", "dog"]), single)
+    learner.scores = torch.ones(2)
+    drawn = [learner.row(step, random.Random(step)) for step in range(1, 301)]
+    assert {view.named for view in drawn if view.mixed} == {(0,), (1,)}
     plain = FitConfig.preset("reference", method)
     learner = method_class(method)(personalizer, resolve_concepts(["cat", "dog"]), plain)
     learner.scores = torch.ones(2)

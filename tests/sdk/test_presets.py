@@ -70,6 +70,7 @@ DEFAULTS = {
     "alone": 0.0,
     "mix": 0.0,
     "mix_prompts": [],
+    "mix_most": 0,
     "forget_layout": False,
     "flip": 0.5,
     "scale_augmentation": True,
