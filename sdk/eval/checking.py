@@ -67,17 +67,21 @@ class PackChecker:
         wanted = expected(prompt, pack.concepts)
         if not wanted.there:
             return [[] for _ in images]
-        if pack not in self._looking:
-            self._looking[pack] = self._look(pack)
+        self.prepare(prompt, pack)
         return self._looking[pack].faults(images, wanted)
+
+    def prepare(self, prompt: str, pack: ConceptPack) -> None:
+        """Look at a pack's reference picture, if a prompt asks for any of it; errors as of :meth:`faults`."""
+        if pack not in self._looking and expected(prompt, pack.concepts).there:
+            self._looking[pack] = self._look(pack)
 
     def _look(self, pack: ConceptPack) -> Looking:
         engine = self._engine()
         assert engine is not None
         if pack.reference is None:
             raise InputError(
-                "the pack carries no reference picture to compare with: fit it again, give checker, or draw with "
-                "attempts=1"
+                "the pack carries no reference picture to compare with, as merged and routed ones do not: give "
+                "checker, or draw with attempts=1"
             )
         nouns = [concept.noun for concept in pack.concepts]
         if len(set(nouns)) < len(nouns):

@@ -126,9 +126,9 @@ class DisenDiff(Method):
         """For an ablation."""
         return self.options.all_scales
 
-    def view(self, step: int, rng: random.Random) -> View:
+    def row(self, step: int, rng: random.Random) -> View:
         """As of every method, with masks where they count."""
-        view = super().view(step, rng)
+        view = super().row(step, rng)
         return replace(view, with_masks=True) if self.options.outside_weight and not view.window else view
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -150,8 +150,10 @@ class KeptApart:
             (gradient,) = torch.autograd.grad(_LOUD * torch.stack(short).sum(), moving)
         if step + 1 == self.steps:
             self._settle(maps.detach())
-        size, slope = (each.square().mean((1, 2, 3), keepdim=True).sqrt() for each in (latents, gradient))
-        return values | {"latents": latents - STEP * size * gradient / slope.clamp(min=1e-12)}
+        exact, slope = latents.float(), gradient.float()  # float16 holds no squares of small gradients
+        size, steepness = (each.square().mean((1, 2, 3), keepdim=True).sqrt() for each in (exact, slope))
+        move = torch.where(steepness > 0, STEP * size * slope / steepness.clamp(min=1e-30), 0.0)
+        return values | {"latents": (exact - move).to(latents.dtype)}
 
     def _maps(self, pipe: Any, latents: Tensor, timestep: Tensor) -> Tensor:
         """Maps of the concepts' words ``[B, S, h, w]``, zero for concepts that a prompt does not name."""
@@ -162,7 +164,8 @@ class KeptApart:
         more = self.sampler.family.unet_arguments(self.text, self.sizes.to(latents.device))
         with attention_processors(unet, self._recording):
             scaled = pipe.scheduler.scale_model_input(latents, timestep)
-            unet(scaled, timestep, self.text.states, timestep_cond=self.guidance, **more)
+            guidance = None if self.guidance is None else self.guidance.to(latents.dtype)
+            unet(scaled, timestep, self.text.states, timestep_cond=guidance, **more)
         columns = self.recorder.mean()  # [B, T, h, w]
         self.recorder.start(None)
         whose = F.one_hot(owner.clamp(min=0), max(self.counts)) * (owner >= 0)[..., None]  # [B, T, S]

@@ -88,6 +88,15 @@ class Tried:
         return [f"picture {i}: {', '.join(faults)}, {tries}" for i, faults in enumerate(self.faults) if faults]
 
 
+def prepare(requests: Sequence[Request], checker: Checker) -> None:
+    """Let a checker that has ``prepare(prompt, pack)`` look at what it needs, or refuse, before anything is drawn."""
+    ready = getattr(checker, "prepare", None)
+    if callable(ready):
+        for request in requests:
+            if request.pack is not None:
+                ready(request.prompt, request.pack)
+
+
 def tried(
     requests: Sequence[Request],
     images: Sequence[Image.Image],
@@ -96,7 +105,8 @@ def tried(
 ) -> Tried:
     """Look at pictures and draw the faulty ones again, each with noise that no other picture of the call has.
 
-    Attempt ``k`` of picture ``i`` has the seed of its first plus ``k`` times the number of pictures in the call.
+    Attempt ``k`` of picture ``i`` has the seed of its first plus ``k`` times the number of pictures in the call, or
+    the next one that no picture has had.
 
     Args:
         requests: one per picture.
@@ -108,12 +118,19 @@ def tried(
         Cancelled: while drawing again; its ``finished`` has the best pictures so far.
     """
     assert attempts.checker is not None
+    used = {request.seed for request in requests}
     best = Tried(list(images), [1] * len(images), _faults(requests, images, attempts.checker))
     for attempt in range(1, attempts.most):
         again = [i for i, faults in enumerate(best.faults) if faults]
         if not again:
             break
-        asked = [replace(requests[i], seed=(requests[i].seed + attempt * len(requests)) % _SEEDS) for i in again]
+        asked = []
+        for i in again:
+            seed = (requests[i].seed + attempt * len(requests)) % _SEEDS
+            while seed in used:
+                seed = (seed + 1) % _SEEDS
+            used.add(seed)
+            asked.append(replace(requests[i], seed=seed))
         try:
             drawn = draw(asked)
         except Cancelled as stopped:
@@ -136,6 +153,11 @@ def _faults(requests: Sequence[Request], images: Sequence[Image.Image], checker:
     for (prompt, _), group in groups.items():
         pack = requests[group[0]].pack
         assert pack is not None
-        for index, faults in zip(group, checker.faults([images[i] for i in group], prompt, pack), strict=True):
+        said = list(checker.faults([images[i] for i in group], prompt, pack))
+        if len(said) != len(group) or not all(isinstance(each, (list, tuple)) for each in said):
+            raise InputError(
+                f"checker must return a list of faults for each of {len(group)} pictures, got {shown(said)}"
+            )
+        for index, faults in zip(group, said, strict=True):
             found[index] = list(faults)
     return found

@@ -21,13 +21,14 @@ from ..runtime import Cancelled, Phase, Progress, check_cancelled
 from ..turns import beside_others
 from ..views import redirected
 from .at_once import pictures_at_once
-from .attempts import ONE, Attempts, tried
+from .attempts import ONE, Attempts, prepare, tried
 from .from_picture import Start
 from .requests import Request, negatives_for, packs_for, requests_for
 from .sampler import Sampler
 from .schedulers import check_scheduler, takes_eta
 
 log = logging.getLogger("sdk")
+_WITH_GRADIENT = 8  # times the memory of a plain pass, on the safe side
 
 
 class Engine(BaseModel):
@@ -130,6 +131,8 @@ class Engine(BaseModel):
             log.warning(note)
         check_cancelled(cancel)
         at_once = pictures_at_once(self, size, guided=guided)
+        if apart:  # a pass with its gradient keeps what a plain one lets go
+            at_once = max(at_once // _WITH_GRADIENT, 1)
         steps = sampler.steps(numbers.steps, 1.0 if start is None else start.strength)
         generators = list(generator) if isinstance(generator, Sequence) else None
         seeds = [_fresh_seed(g) for g in generators or []]
@@ -184,9 +187,10 @@ class Engine(BaseModel):
                     images[i] = signed(requests[i], requests[i].seed if generators is None else seeds[i], picture)
             return [images[index] for index in range(len(requests))]
 
-        images = drawn(requests)
         if attempts.checker is None:
-            return Generation(images, notes)
+            return Generation(drawn(requests), notes)
+        prepare(requests, attempts.checker)
+        images = drawn(requests)
         result = tried(requests, images, drawn, attempts)
         left = result.notes(attempts.most)
         for note in left:

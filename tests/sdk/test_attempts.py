@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdk import Concept, Personalizer
+from sdk import Concept, ConceptPack, Personalizer
 from sdk.errors import InputError
 from sdk.eval.checking import PackChecker
 from sdk.eval.expectations import expected
@@ -87,6 +87,20 @@ def test_each_prompt_is_looked_at_with_its_pack_and_the_plain_model_is_not(perso
     assert seeds(result) == [7 + 3, 8, 9]
 
 
+def test_seeds_of_a_list_are_never_used_twice(personalizer, pack):
+    prompts = [PROMPT, "a <new1> cat"]
+    result = drawn(personalizer, prompts, num_images=1, seed=[0, 2], attempts=2, checker=Strict({0: ["no dog"]}))
+    assert seeds(result) == [3, 2]
+
+
+def test_a_checker_that_answers_otherwise_is_told_so(personalizer, pack):
+    for answer in ([[]], ["no dog", "", ""], [[], [], [], []]):
+        odd = Strict({})
+        odd.faults = lambda images, prompt, pack, answer=answer: answer
+        with pytest.raises(InputError, match="a list of faults for each of 3 pictures"):
+            drawn(personalizer, checker=odd)
+
+
 def test_cancelled_while_drawing_again_what_there_is_is_kept(personalizer, pack):
     stop = threading.Event()
 
@@ -156,6 +170,10 @@ def test_the_default_checker_looks_at_the_reference_and_outlives_nobody(picture,
     assert result.faults[0]
     assert result.notes
     assert personalizer.generate(f"a {nouns[0]}", **asked).attempts == [1]  # names no token
+    drew, bare = [], ConceptPack(pack.concepts, pack.base, pack.key_value, pack.embeddings)
+    with pytest.raises(InputError, match="no reference picture"):  # before anything is drawn
+        personalizer.generate(pack.prompt, concepts=bare, progress=drew.append, **asked)
+    assert not drew
     pack.reference = None
     assert personalizer.generate(pack.prompt, **asked).attempts == [2]  # it was looked at
     with pytest.raises(InputError, match="no reference picture"):

@@ -135,9 +135,13 @@ def test_calibration_fades(personalizer):
 
 def test_rows_bring_masks_where_they_count(personalizer):
     learner = learner_on(personalizer, alone=0.5, disendiff={"outside_weight": 1.0})
-    views = [learner.view(0, random.Random(i)) for i in range(40)]
+    views = [learner.row(0, random.Random(i)) for i in range(40)]
     assert {(view.window, view.with_masks) for view in views} == {(True, False), (False, True)}
-    assert not any(learner_on(personalizer).view(0, random.Random(i)).with_masks for i in range(10))
+    mixing = learner_on(personalizer, alone=0.5, mix=0.5, disendiff={"outside_weight": 1.0})
+    rows = [mixing.row(0, random.Random(i)) for i in range(40)]
+    assert all(view.with_masks for view in rows if view.mixed)
+    assert any(view.mixed for view in rows)
+    assert not any(learner_on(personalizer).row(0, random.Random(i)).with_masks for i in range(10))
 
 
 def test_what_cannot_be_set_or_recorded_is_refused():

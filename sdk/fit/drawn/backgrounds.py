@@ -49,7 +49,8 @@ def backgrounds_for(
     templates = config.mix_prompts if config.mix > 0 else ()
     if not templates:
         return []
-    shown = [(template, concepts[i % len(concepts)]) for i in range(_OF_EACH) for template in templates]
+    drawn = [template for _ in range(_OF_EACH) for template in templates]
+    shown = [(each, concepts[(i + i // len(templates)) % len(concepts)]) for i, each in enumerate(drawn)]
     prompts = [in_place(template, f"a {concept.noun}") for template, concept in shown]
     how = {"steps": config.prior_steps, "guidance": config.prior_guidance}
     identity = {**depends_on(engine), "sampler": how}
