@@ -12,6 +12,7 @@ Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreamboo
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,13 +124,15 @@ def parse() -> argparse.Namespace:
         "--attempts", type=int, default=1, help="drawings of a picture; the first judge chooses, the second measures"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a number; or GROUP.NAME=VALUE"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a number or a JSON list; or GROUP.NAME=VALUE"
     )
     return parser.parse_args()
 
 
-def number(text: str) -> int | float:
-    """Read a number."""
+def value_of(text: str) -> Any:
+    """Read a number, or JSON: a list of texts such as ``["{all} in the snow"]``."""
+    if text.startswith("["):
+        return json.loads(text)
     return float(text) if "." in text or "e" in text else int(text)
 
 
@@ -154,7 +157,7 @@ def main() -> None:
     unknown = set(arguments.task.split(",")) - TASKS.keys()
     if unknown:
         raise SystemExit(f"no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
-    settings = in_groups({k: number(v) for k, v in (s.split("=") for s in arguments.set)})
+    settings = in_groups({k: value_of(v) for k, v in (s.split("=", 1) for s in arguments.set)})
     if arguments.attempts > 1 and any(TASKS[task].one_class for task in arguments.task.split(",")):
         raise SystemExit("--attempts is for tasks with concepts of different classes: one judge alone knows the others")
     common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": 1000}

@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from ..concepts import find_positions
+from ..concepts import tokens_in
 from ..errors import InputError
 from ..families import TextStates
+from ..model.positions import ConceptPositions
 from ..model.schedules import guidance_condition
 from ..unet.attention import AttentionProcessor, CachedKeyValueProcessor, MapRecorder, attention_processors
 from ..unet.regions import RecordingKeyValueProcessor, RegionKeyValueProcessor, Regions, RegionSelfProcessor
@@ -87,15 +89,20 @@ class KeptApart:
         size: tuple[int, int],
     ) -> None:
         self.sampler, self.text, self.steps = sampler, text, steps
-        self.owners = [self._owner(request) for request in requests]
-        self.owner = torch.nn.utils.rnn.pad_sequence(self.owners, batch_first=True, padding_value=-1)
-        self.counts = [int(owner.max()) + 1 for owner in self.owners]
+        placed = [self._places(request) for request in requests]
+        self.counts = [len(places) for places in placed]
+        flat = [torch.tensor([p for own in places for p in own], dtype=torch.int64) for places in placed]
+        whose = [torch.tensor([i for i, own in enumerate(places) for _ in own], dtype=torch.int64) for places in placed]
+        self.tracked, self.whose = (pad_sequence(each, batch_first=True, padding_value=-1) for each in (flat, whose))
+        owner = torch.full((len(requests), text.states.shape[1]), -1)
+        for row, (positions, concepts) in enumerate(zip(flat, whose, strict=True)):
+            owner[row, positions] = concepts
         ahead = len(next(iter(cached.values())).key) - len(requests)  # rows of negative prompts
-        nobody = torch.full((ahead, self.owner.shape[1]), -1)
+        nobody = torch.full((ahead, owner.shape[1]), -1)
         unet = sampler.unet
         if self.wanted and size[0] != size[1]:
             raise InputError("separate needs square pictures; give height and width alike, or separate=0")
-        self.regions = Regions(torch.cat([nobody, self.owner]))
+        self.regions = Regions(torch.cat([nobody, owner]))
         self._ahead, self.recorder = ahead, MapRecorder()
         self.guidance = guidance_condition(unet, guidance_scale, unet.device)
         height, width = size
@@ -158,18 +165,17 @@ class KeptApart:
     def _maps(self, pipe: Any, latents: Tensor, timestep: Tensor) -> Tensor:
         """Maps of the concepts' words ``[B, S, h, w]``, zero for concepts that a prompt does not name."""
         unet = self.sampler.unet
-        everything = torch.arange(self.owner.shape[1], device=latents.device).expand(len(latents), -1)
-        owner = self.owner.to(latents.device)
-        self.recorder.start(torch.where(owner >= 0, everything, -1))
+        whose = self.whose.to(latents.device)
+        self.recorder.start(self.tracked.clone().to(latents.device))  # a copy, that a gradient may pass
         more = self.sampler.family.unet_arguments(self.text, self.sizes.to(latents.device))
         with attention_processors(unet, self._recording):
             scaled = pipe.scheduler.scale_model_input(latents, timestep)
             guidance = None if self.guidance is None else self.guidance.to(latents.dtype)
             unet(scaled, timestep, self.text.states, timestep_cond=guidance, **more)
-        columns = self.recorder.mean()  # [B, T, h, w]
+        maps = self.recorder.mean().float()  # [B, K, h, w]
         self.recorder.start(None)
-        whose = F.one_hot(owner.clamp(min=0), max(self.counts)) * (owner >= 0)[..., None]  # [B, T, S]
-        return torch.einsum("bthw,bts->bshw", columns, whose.to(columns))
+        owned = F.one_hot(whose.clamp(min=0), max(self.counts)) * (whose >= 0)[..., None]  # [B, K, S]
+        return torch.einsum("bkhw,bks->bshw", maps, owned.to(maps))
 
     def _settle(self, maps: Tensor) -> None:
         places = torch.zeros(self._ahead + len(maps), *maps.shape[1:], dtype=torch.bool, device=maps.device)
@@ -178,19 +184,11 @@ class KeptApart:
                 places[self._ahead + row, :count] = settled(own[:count])
         self.regions.settle(places)
 
-    def _owner(self, request: Request) -> Tensor:
-        """Whose word each position of a prompt is, int64 ``[T]``: of the concepts that it names, the first is 0."""
-        conditioner = self.sampler.conditioner(request.pack)
-        ids = conditioner.tokenize([request.prompt])[0].tolist()
-        owner = torch.full((len(ids),), -1)
-        concepts = request.pack.concepts if request.pack is not None else []
-        named = 0
-        for slot, concept in enumerate(concepts):
-            modifier_id = conditioner.table_size + slot
-            if modifier_id in ids:
-                modifier, noun = find_positions(
-                    ids, modifier_id, conditioner.pieces(concept.noun), phrase=concept.phrase
-                )
-                owner[[modifier, *noun]] = named
-                named += 1
-        return owner
+    def _places(self, request: Request) -> list[list[int]]:
+        """Positions of the words of each concept that a prompt names, in the pack's order."""
+        if request.pack is None:
+            return []
+        concepts, written = request.pack.concepts, tokens_in(request.prompt)
+        named = tuple(i for i, concept in enumerate(concepts) if concept.token in written)
+        found = ConceptPositions(self.sampler.conditioner(request.pack), concepts).find([request.prompt], [named])[0]
+        return [found[i][found[i] >= 0].tolist() for i in named]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from ..kernels import attention_with_columns
 from .attention import AttentionProcessor, CachedKeyValueProcessor, MapRecorder
 
 LARGEST = 32 * 32
@@ -107,13 +108,11 @@ class RecordingKeyValueProcessor(CachedKeyValueProcessor):
         """Run the layer on ``hidden_states`` ``[B, N, C]``."""
         own = (attn.to_q(hidden_states), self.key, self.value)
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in own)
-        weights = (query @ key.transpose(-1, -2) * attn.scale).float().softmax(-1)  # [B, H, N, T]
         indices = self.recorder.token_indices
         assert indices is not None
-        columns = weights.mean(1, keepdim=True).transpose(2, 3)  # [B, 1, T, N]
-        picked = columns.gather(2, indices.clamp(min=0)[:, None, :, None].expand(-1, 1, -1, columns.shape[-1]))
-        self.recorder.columns.append(picked * (indices >= 0)[:, None, :, None])
-        out = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        out, columns = attention_with_columns(query, key, value, indices, scale=attn.scale)
+        self.recorder.columns.append(columns)
+        out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 
 

@@ -15,7 +15,7 @@ from sdk.config import FitConfig
 from sdk.data.batch import View
 from sdk.data.mixing import Background
 from sdk.errors import InputError
-from sdk.fit.drawn.backgrounds import backgrounds_for, in_place
+from sdk.fit.drawn.backgrounds import backgrounds_for
 from sdk.miniworld import bundled_judge
 from sdk.model.latents import LatentCache
 from tests.sdk.test_rows import CELLS, references_of
@@ -32,7 +32,6 @@ def test_captions_name_subjects_where_a_template_says():
     assert three.endswith(" in the snow")
     assert three != target_caption(concepts, "", rng, 0.0, PLACES[0])
     assert {f"a {c.phrase}" in three for c in concepts} == {True}
-    assert in_place("{each} at night", "a cat") == "a cat at night"
 
 
 def test_the_bundled_models_places_are_emptied_and_stay_what_they_are():
@@ -74,20 +73,6 @@ def test_mixtures_stand_on_each_of_them_and_on_their_own(personalizer, picture):
             assert ((shown == colour).all(-1).mean() > 0.3) == (variant.template == place)
     assert min(seen.values()) > 8
     assert rows.draw(random.Random(0), noise, View((0, 1)))[0].template == ""
-
-
-def test_a_fit_with_other_places_goes_on_to_the_same_bits(personalizer, picture, quick, tmp_path):
-    config = quick.with_changes(mix=0.7, mix_prompts=PLACES, prior_steps=2)
-
-    def stop(report):
-        if report.step == 2:
-            raise ConnectionError
-
-    whole = personalizer.fit(picture, ["cat", "dog"], config=config)
-    with pytest.raises(ConnectionError):
-        personalizer.fit(picture, ["cat", "dog"], config=config, output_dir=tmp_path / "cut", callback=stop)
-    again = personalizer.fit(picture, ["cat", "dog"], config=config, output_dir=tmp_path / "cut", resume=True)
-    assert again.content_hash() == whole.content_hash()
 
 
 def test_prompts_without_a_place_are_refused():

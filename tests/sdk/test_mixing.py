@@ -163,8 +163,11 @@ def test_rows_carry_where_mixed_subjects_are_now(personalizer, picture):
     assert rows.draw(random.Random(0), noise, View((1,), mixed=True))[0].concept_masks is None
 
 
-def test_a_fit_with_mixed_pictures_goes_on_to_the_same_bits(personalizer, picture, quick, tmp_path):
-    config = quick.with_changes(mix=0.7)
+@pytest.mark.parametrize(
+    "places", [{}, {"mix_prompts": ("{all} in the snow",), "prior_steps": 2}], ids=["own", "other"]
+)
+def test_a_fit_with_mixed_pictures_goes_on_to_the_same_bits(personalizer, picture, quick, tmp_path, places):
+    config = quick.with_changes(mix=0.7, **places)
 
     def stop(report):
         if report.step == 2:

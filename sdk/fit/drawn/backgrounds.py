@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from ...concepts import Concept
+from ...concepts import Concept, class_prompts
 from ...config import FitConfig
 from ...data.mixing import Background, Cuttings
 from ...data.priors import generated
@@ -51,7 +51,7 @@ def backgrounds_for(
         return []
     drawn = [template for _ in range(_OF_EACH) for template in templates]
     shown = [(each, concepts[(i + i // len(templates)) % len(concepts)]) for i, each in enumerate(drawn)]
-    prompts = [in_place(template, f"a {concept.noun}") for template, concept in shown]
+    prompts = [class_prompts([concept], [template])[0] for template, concept in shown]
     how = {"steps": config.prior_steps, "guidance": config.prior_guidance}
     identity = {**depends_on(engine), "sampler": how}
     draw = drawer(engine, config, cancel)
@@ -65,8 +65,3 @@ def backgrounds_for(
         if usable(masks[:-1]):
             found.append(Background(Cuttings(picture.image, masks[:-1].cpu()).background, template))
     return found
-
-
-def in_place(template: str, phrases: str) -> str:
-    """Return a prompt with these phrases where it has a place for some."""
-    return template.replace("{all}", phrases).replace("{each}", phrases)
