@@ -195,13 +195,13 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, triton {version}")
     if not dry:
         print(f"measured ceilings: {bandwidth / 1e12:.2f} TB/s copied, {products / 1e12:.0f} TFLOP/s in bf16\n")
-    rows = []
     for size in sizes:
         for part, calls_for in parts_of(size, dtype, device).items():
             cold, warm = compare(calls_for(True), dry), compare(calls_for(False), dry)
             least = bound_us(size, dtype.itemsize, part, bandwidth)
             print(f"| {size}, {part}, {arguments.dtype} | cold us | warm us | of the bound {least:.1f} us |")
             print("|---|---|---|---|")
+            rows = []
             for provider in cold:
                 share = f"{least / cold[provider]:.0%}"
                 print(f"| {provider} | {cold[provider]:.1f} | {warm.get(provider, float('nan')):.1f} | {share} |")
@@ -209,12 +209,17 @@ def main() -> None:
                 figures = [f"{x:.2f}" for x in (cold[provider], warm.get(provider, float("nan")), least)]
                 rows.append(dict(zip(FIELDS, (*facts, *figures), strict=True)))
             print(flush=True)
+            if not dry:
+                append(arguments.csv, rows)  # at once: a run that is cut off keeps what it had
     if dry:
         print("dry run finished: figures above mean nothing")
-        return
-    new = not arguments.csv.exists()
-    with arguments.csv.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+
+
+def append(file: Path, rows: list[dict[str, str]]) -> None:
+    """Append rows to a CSV file, which is made where there is none."""
+    new = not file.exists()
+    with file.open("a", newline="") as opened:
+        writer = csv.DictWriter(opened, FIELDS)
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -48,7 +48,7 @@ class Sizes:
     budgets: tuple[float, ...]
     product: int
     providers: dict[str, list[str]] = field(default_factory=dict)
-    families: tuple[str, ...] = ("sd1", "sd2", "sdxl")
+    families: tuple[str, ...] = ("sd1", "sdxl", "sd2")
     compile_mode: str = "reduce-overhead"
     model: Path | None = None
     exports: Path | None = None

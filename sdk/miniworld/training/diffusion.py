@@ -4,7 +4,8 @@ The bundled model: first the text encoder alone learns, for half a minute, to ke
 object. Then both learn to denoise. A grounding term asks that the attention of the words that describe an object covers
 that object; it fades away, so that the finished model's maps are what denoising made of them.
 
-The "natural" base: the text encoder is finished (``--text-encoder``), and denoising is all that the UNet learns.
+The "natural" base: the text encoder is finished (``--text-encoder``), and denoising is all that the UNet learns, unless
+``--grounding`` says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -37,6 +38,7 @@ from .words import FinishedWords, GroundedWords, Texts
 
 log = logging.getLogger(__name__)
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
+GROUNDING = 0.03  # weight of the grounding term for an encoder that trains along
 USES = 4  # how often each rendered scene is shown, with ever new captions and noise
 
 
@@ -105,9 +107,10 @@ def train(
     pool_size: int = 24000,
     learning_rate: float = 3e-3,
     text_learning_rate: float = 4e-4,
-    grounding: float = 0.03,
+    grounding: float | None = None,
     finished_text_encoder: Path | None = None,
     alike: float = 0.0,
+    init: Path | None = None,
     stop_after: float | None = None,
 ) -> None:
     """Train for ``steps`` steps, resuming from ``output/checkpoint.pt``; write the pipeline to ``output/model``.
@@ -120,9 +123,11 @@ def train(
         pool_size: number of scenes rendered at a time.
         learning_rate: of the UNet, in AdamW's scale.
         text_learning_rate: of the text encoder.
-        grounding: weight of the grounding term at the start; it falls to 0 in a line.
-        finished_text_encoder: folder of one that stays as it is; nothing but denoising trains then.
+        grounding: weight of the grounding term at the start; it falls to 0 in a line. ``None``: 0.03, and 0 with a
+            finished text encoder.
+        finished_text_encoder: folder of one that stays as it is.
         alike: share of the scenes of several objects in which two are of one class.
+        init: folder of a pipeline whose UNet is where training starts; ``None``: at random.
         stop_after: seconds after which to save and stop, to be resumed.
     """
     device = default_device()
@@ -130,12 +135,15 @@ def train(
     torch.manual_seed(0)
     vocabulary, tokenizer, scheduler = Vocabulary(), build_tokenizer(), build_scheduler()
     vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
-    words = (
-        GroundedWords(tokenizer, device, grounding, steps)
-        if finished_text_encoder is None
-        else FinishedWords(finished_text_encoder, device)
-    )
-    unet = build_unet(vae.config.latent_channels, words.encoder.config.hidden_size)
+    if finished_text_encoder is None:
+        weight = GROUNDING if grounding is None else grounding
+        words: GroundedWords | FinishedWords = GroundedWords(tokenizer, device, weight, steps)
+    else:
+        words = FinishedWords(finished_text_encoder, device, grounding or 0.0, steps)
+    if init is None:
+        unet = build_unet(vae.config.latent_channels, words.encoder.config.hidden_size)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(init, subfolder="unet", torch_dtype=torch.float32)
     unet = unet.to(device, memory_format=torch.channels_last).train()
     recorder = MapRecorder()
     for name, processor in recording_processors(unet, recorder, map_layers(unet)).items():
@@ -240,9 +248,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--pool", type=int, default=24000)
-    parser.add_argument("--grounding", type=float, default=0.03)
+    parser.add_argument("--grounding", type=float, help=f"default {GROUNDING}, and 0 with --text-encoder")
     parser.add_argument("--text-encoder", type=Path, help="of sdk.miniworld.training.contrastive; it stays as it is")
     parser.add_argument("--alike", type=float, default=0.0, help="share of scenes with two objects of one class")
+    parser.add_argument("--init", type=Path, help="a pipeline whose UNet is where training starts; default at random")
     parser.add_argument("--stop-after", type=float, help="seconds; the next call goes on")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -255,6 +264,7 @@ def main() -> None:
         grounding=arguments.grounding,
         finished_text_encoder=arguments.text_encoder,
         alike=arguments.alike,
+        init=arguments.init,
         stop_after=arguments.stop_after,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,25 +25,46 @@ GROUNDING_UNTIL = 0.5  # share of the training after which grounding has faded a
 
 
 class Texts:
-    """Captions as tensors: token ids ``[B, T]``, owners ``[B, T]`` (-1 for none) and reading labels ``[B, 4, T]``."""
+    """Captions as tensors: token ids ``[B, T]`` and owners ``[B, T]``, -1 for words without an object."""
 
     def __init__(self, tokenizer: CLIPTokenizer, captions: list[Caption]) -> None:
+        self.captions = captions
         texts = [caption.text for caption in captions]
         self.tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        self.owners = torch.full((len(texts), MAX_LENGTH), -1)
-        self.labels = torch.full((len(texts), len(Reading.VALUES), MAX_LENGTH), -100)
-        for row, caption in enumerate(captions):
-            words = slice(1, 1 + len(caption.owners))  # every word is one token, after the start
-            self.owners[row, words] = torch.tensor(caption.owners, dtype=torch.int64)
-            if caption.owners:
-                self.labels[row, :, words] = torch.tensor(Reading.labels(caption.text.split(), caption.owners))
+        self.owners = torch.tensor([_in_row(caption.owners, -1) for caption in captions])
 
     def to(self, device: torch.device) -> Texts:
-        self.tokens, self.owners, self.labels = (x.to(device) for x in (self.tokens, self.owners, self.labels))
+        self.tokens, self.owners = self.tokens.to(device), self.owners.to(device)
         return self
 
+    def labels(self) -> Tensor:
+        """Return what was said up to each word, as :meth:`Reading.labels` has it, int64 ``[B, 4, T]``."""
+        rows = [Reading.labels(caption.text.split(), caption.owners) for caption in self.captions]
+        padded = [[_in_row(values, -100) for values in row] for row in rows]
+        return torch.tensor(padded, device=self.tokens.device)
 
-class GroundedWords:
+
+def _in_row(values: Sequence[int], nothing: int) -> list[int]:
+    """Values of words in a row of tokens: every word is one token, after the start."""
+    return [nothing, *values, *[nothing] * (MAX_LENGTH - 1 - len(values))]
+
+
+class _Words:
+    """What holds words to their objects."""
+
+    grounding: float
+    steps: int
+
+    def strength(self, step: int) -> float:
+        """The weight of the grounding term, for which attention maps are needed; it falls in a line to 0."""
+        return self.grounding * max(0.0, 1 - step / (GROUNDING_UNTIL * self.steps))
+
+    def ground(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """How far words look past their objects."""
+        return grounding_loss(maps, masks)
+
+
+class GroundedWords(_Words):
     """An encoder that trains along, after half a minute on captions alone; its words are held to their objects.
 
     Args:
@@ -69,34 +91,30 @@ class GroundedWords:
         """What trains along, by its name in checkpoints."""
         return {"text_encoder": self.encoder, "reading": self.reading}
 
-    def strength(self, step: int) -> float:
-        """The weight of the grounding term, for which attention maps are needed."""
-        return self.grounding * max(0.0, 1 - step / (GROUNDING_UNTIL * self.steps))
-
     def states(self, tokens: Tensor) -> Tensor:
         """Text states ``[B, T, C]`` of tokens ``[B, T]``."""
         return self.encoder(tokens)[0]
 
     def losses(self, states: Tensor, texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
         """What is asked of the text states beside denoising, weighted; and what to report."""
-        read = self.reading(states, texts.labels)
+        read = self.reading(states, texts.labels())
         confusion = CONFUSION_WEIGHT * confusion_loss(states, texts.owners)
         return READING_WEIGHT * read + confusion, {"reading": read}
 
-    def ground(self, maps: Tensor, masks: Tensor) -> Tensor:
-        """How far words look past their objects."""
-        return grounding_loss(maps, masks)
 
-
-class FinishedWords:
-    """An encoder that was trained before, by contrast with pictures, and stays as it is: nothing but denoising trains.
+class FinishedWords(_Words):
+    """An encoder that was trained before, by contrast with pictures, and stays as it is.
 
     Args:
         folder: of the encoder, from :mod:`sdk.miniworld.training.contrastive`.
         device: where it computes.
+        grounding: weight of the grounding term at the start, which falls to 0 in a line; at 0 nothing but denoising
+            trains.
+        steps: of the whole training.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, grounding: float, steps: int) -> None:
+        self.grounding, self.steps = grounding, steps
         self.encoder = CLIPTextModel.from_pretrained(folder).to(device).eval().requires_grad_(False)
 
     def start(self) -> None:
@@ -110,10 +128,6 @@ class FinishedWords:
         """Nothing trains along."""
         return {}
 
-    def strength(self, step: int) -> float:
-        """Words are held to nothing."""
-        return 0.0
-
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
         """Text states ``[B, T, C]`` of tokens ``[B, T]``."""
@@ -122,10 +136,6 @@ class FinishedWords:
     def losses(self, states: Tensor, texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
         """Nothing is asked beside denoising."""
         return states.new_zeros(()), {}
-
-    def ground(self, maps: Tensor, masks: Tensor) -> Tensor:
-        """Never asked for: :meth:`strength` is 0."""
-        raise AssertionError("finished words are not grounded")
 
 
 def teach_reading(
@@ -140,7 +150,7 @@ def teach_reading(
         captions = [write_caption(sample_scene(rng, vocabulary), rng) for _ in range(batch_size)]
         texts = Texts(tokenizer, captions).to(encoder.device)
         states = encoder(texts.tokens)[0]
-        loss = reading(states, texts.labels) + CONFUSION_WEIGHT * confusion_loss(states, texts.owners)
+        loss = reading(states, texts.labels()) + CONFUSION_WEIGHT * confusion_loss(states, texts.owners)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
