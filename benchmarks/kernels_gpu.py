@@ -8,7 +8,7 @@ printed. The machine's own ceilings (copy, bf16 product) are measured in the sam
 Appends to benchmarks/results/kernels_gpu.csv. ``--dry-run`` goes through everything once on the CPU, in Triton's
 interpreter, at a small size, and writes nothing.
 
-Usage: python -m benchmarks.kernels_gpu [--sizes ...] [--dtype bf16] [--csv FILE] [--dry-run]
+Usage: python -m benchmarks.kernels_gpu [--sizes ...] [--parts forward,backward] [--dtype bf16] [--csv FILE] [--dry-run]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 if "--dry-run" in sys.argv:
@@ -36,18 +38,35 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FIELDS = ("device", "torch", "triton", "size", "dtype", "part", "provider", "cold_us", "warm_us", "bound_us")
 CALLS = 20  # in one graph
 REPEATS = 15
+PARTS = ("forward", "backward", "all")
+
+
+@cache
+def recording() -> torch.cuda.Stream:
+    """The stream that calls are captured on; a backward pass runs where its forward pass ran, so here too."""
+    return torch.cuda.Stream()
+
+
+@contextmanager
+def on_recording(device: str) -> Iterator[None]:
+    """Compute on :func:`recording` in a block, after and before whatever else is computed."""
+    if device != "cuda":
+        yield
+        return
+    stream = recording()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def graph_of(call: Callable[[int], object], calls: int) -> torch.cuda.CUDAGraph:
     """Capture ``call(0) ... call(calls - 1)``."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with on_recording("cuda"):
         for turn in range(3):
             call(turn)
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=recording()):
         for turn in range(calls):
             call(turn)
     return graph
@@ -148,12 +167,13 @@ def parts_of(size: str, dtype: torch.dtype, device: str) -> dict[str, Callable[[
     def backward(cold: bool) -> dict[str, Callable]:
         made = inputs(cold, 1)
         graphs: dict[tuple[str, int], tuple] = {}
-        for place, ((layer,), indices, (grad,)) in enumerate(made):
-            for name, backend in backends.items():
-                out, columns = attention_with_columns(*layer, indices, backend=backend)
-                graphs[name, place] = (layer, (out, columns), (grad, torch.randn_like(columns)))
-            out = torch.nn.functional.scaled_dot_product_attention(*layer)
-            graphs["SDPA without maps", place] = (layer, (out,), (grad,))
+        with on_recording(device):
+            for place, ((layer,), indices, (grad,)) in enumerate(made):
+                for name, backend in backends.items():
+                    out, columns = attention_with_columns(*layer, indices, backend=backend)
+                    graphs[name, place] = (layer, (out, columns), (grad, torch.randn_like(columns)))
+                out = torch.nn.functional.scaled_dot_product_attention(*layer)
+                graphs["SDPA without maps", place] = (layer, (out,), (grad,))
 
         def pull(turn: int, name: str):
             layer, outs, grads = graphs[name, turn % len(made)]
@@ -177,11 +197,15 @@ def parts_of(size: str, dtype: torch.dtype, device: str) -> dict[str, Callable[[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--parts", default=",".join(PARTS), help="default all; the last compiles every rival, minutes")
     parser.add_argument("--dtype", choices=TYPES, default="bf16")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/kernels_gpu.csv"))
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
     dry = arguments.dry_run
+    chosen = arguments.parts.split(",")
+    if not set(chosen) <= set(PARTS):
+        parser.error(f"--parts takes {', '.join(PARTS)}")
     if not dry and not torch.cuda.is_available():
         raise SystemExit("no GPU here; --dry-run goes through everything on the CPU")
     device, dtype = ("cpu", torch.float32) if dry else ("cuda", TYPES[arguments.dtype])
@@ -197,6 +221,8 @@ def main() -> None:
         print(f"measured ceilings: {bandwidth / 1e12:.2f} TB/s copied, {products / 1e12:.0f} TFLOP/s in bf16\n")
     for size in sizes:
         for part, calls_for in parts_of(size, dtype, device).items():
+            if part not in chosen:
+                continue
             cold, warm = compare(calls_for(True), dry), compare(calls_for(False), dry)
             least = bound_us(size, dtype.itemsize, part, bandwidth)
             print(f"| {size}, {part}, {arguments.dtype} | cold us | warm us | of the bound {least:.1f} us |")

@@ -105,12 +105,13 @@ def main(given: list[str] | None = None) -> list[Row]:
     quiet()
     about = machine(sizes.device)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
-    rows = []
+    found: dict[tuple[str, str, str], Row] = {}
     with nothing_compiled_before():
         for row in measured(sections, sizes):
-            rows.append(row)
+            found[row.key] = row  # a section may say more exactly what it said before
             if not arguments.dry_run or arguments.csv:
                 append(file, about, [row])  # at once: a run that is cut off keeps what it had
+    rows = list(found.values())
     print("\n" + results(rows, judged=not arguments.dry_run))
     print("dry run finished: figures above mean nothing" if arguments.dry_run else goals(rows))
     return rows

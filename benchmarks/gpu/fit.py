@@ -120,9 +120,10 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         for name, compiled in ((LOOP, False), (LOOP_COMPILED, True)):
             loop = cache(partial(Loop, personalizer, sizes, compiled))  # made when its turn comes, compiled once
             calls[name] = lambda loop=loop: StepTimes(*loop_times(loop(), sizes))
-        found, failed = _in_turns(calls, sizes)
-    operations = sizes.fit_rows * fit_row_flops(parts_of(personalizer))
-    yield from _rows(found, failed, sizes, operations)
+        operations = sizes.fit_rows * fit_row_flops(parts_of(personalizer))
+        ceiling = product_ceiling(sizes.device, sizes.product)
+        for found, failed in _in_turns(calls, sizes):
+            yield from _rows(found, failed, sizes, operations / ceiling)
 
 
 def _usual(sizes: Sizes) -> str:
@@ -132,11 +133,11 @@ def _usual(sizes: Sizes) -> str:
 
 def _in_turns(
     calls: dict[str, Callable[[], StepTimes]], sizes: Sizes
-) -> tuple[dict[str, list[StepTimes]], dict[str, str]]:
-    """Times of all rounds by name, the cold one first, and why others have none."""
+) -> Iterator[tuple[dict[str, list[StepTimes]], dict[str, str]]]:
+    """Times so far by name, the cold one first, and why others have none; after each round but the cold one."""
     found: dict[str, list[StepTimes]] = {}
     failed: dict[str, str] = {}
-    for _ in range(1 + sizes.rounds):
+    for turn in range(1 + sizes.rounds):
         for name, call in calls.items():
             if name not in failed:
                 try:
@@ -144,10 +145,12 @@ def _in_turns(
                 except FAILURES as error:
                     failed[name] = reason_of(error)
                 release(sizes.device)
-    return {name: times for name, times in found.items() if name not in failed}, failed
+        if turn:
+            yield {name: times for name, times in found.items() if name not in failed}, dict(failed)
 
 
-def _rows(found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Sizes, operations: float) -> Iterator[Row]:
+def _rows(found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Sizes, least: float) -> Iterator[Row]:
+    """The rows of what was measured so far; ``least``: seconds that a step's products alone would take."""
     steps = {name: statistics.median(t.each for t in times[1:]) for name, times in found.items()}
     cold = {name: times[0].first for name, times in found.items()}
     again = {name: statistics.median(t.first for t in times[1:]) for name, times in found.items()}
@@ -155,7 +158,7 @@ def _rows(found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Size
     plain = {name: each.pop(NO_CALIBRATION, None) for name, each in (("steps", steps), ("failed", failed))}
     own = [name for name in OURS if name in steps]
     ours = min(own, key=steps.__getitem__) if own else usual
-    mfu = operations / steps[ours] / product_ceiling(sizes.device, sizes.product) if own else None
+    mfu = least / steps[ours] if own else None
     yield from compared("F", STEP, steps, ours, failed, mfu)
     yield Row(
         "F", CALIBRATION, steps.get(usual), peer=NO_CALIBRATION, peer_value=plain["steps"], note=plain["failed"] or ""

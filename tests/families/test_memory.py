@@ -26,7 +26,7 @@ from sdk.sampling.at_once import pictures_at_once
     ("family", "parts", "card", "rows", "checkpointing"),
     [
         ("sd1", configurations.SD1, 6, 8, True),
-        ("sd2", configurations.SD2, 6, 1, False),
+        ("sd2", configurations.SD2, 6, 1, True),
         ("sdxl", configurations.SDXL, 12, 4, True),
     ],
 )
