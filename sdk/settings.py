@@ -84,6 +84,11 @@ class FitSettings:
         "of pictures of the base model on whose emptied backgrounds mixtures stand; {all} is where subjects are named; "
         "empty: the background is the reference's own (ours)",
     )
+    outside_noise: float = setting(
+        0.0,
+        "share of noise in a row of the reference outside its named concepts, where the loss counts less by it, at the "
+        "first step; it falls in a line to 0 (after MagicTailor's dynamic masked degradation)",
+    )
     clip_skip: int = setting(
         0,
         "last layers of the text encoders that are left out, beyond what the family leaves out; some fine-tunes were "
@@ -183,7 +188,7 @@ class FitSettings:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.token_learning_rate is not None and not self.token_learning_rate > 0:
             raise InputError(f"token_learning_rate must be greater than 0, got {self.token_learning_rate}")
-        for name in ("decay", "swap_order", "alone", "mix", "flip", "target_share"):
+        for name in ("decay", "swap_order", "alone", "mix", "outside_noise", "flip", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share and must lie between 0 and 1, got {getattr(self, name)}")
         for name, most in _MOST.items():

@@ -52,6 +52,7 @@ class AugmentedPicture:
         prefix: the words the caption starts with, often none.
         mask: float ``[1, h, w]`` at the latents' resolution, 1 where the loss counts.
         concept_masks: where each concept is, float ``[S, r, r]``, if asked for.
+        own: where the concepts are that it names, float ``[1, h, w]`` at the latents' resolution, if asked for.
         crop: where its top and its left edge were cut, pixels of the picture before.
         side: of the picture that it was made of, in the pixels that it had when it was read.
         template: what its caption is made of, with ``{all}`` or ``{each}`` where the concepts are named; empty: the
@@ -65,6 +66,7 @@ class AugmentedPicture:
     crop: tuple[int, int] = (0, 0)
     side: int = 0
     template: str = ""
+    own: Tensor | None = None
 
 
 def augment(image: Image.Image, latent_side: int, rng: random.Random, *, flip: float, scale: bool) -> AugmentedPicture:

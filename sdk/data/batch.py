@@ -115,14 +115,16 @@ class View:
         window: whether it is cut out around the one that is named, or the whole picture.
         with_masks: whether the batch carries the concepts' masks.
         mixed: whether the named ones are cut out and put together anew.
+        noisy: whether there is to be noise around the named ones, so that it must be known where they are.
     """
 
     named: tuple[int, ...]
     window: bool = False
     with_masks: bool = False
     mixed: bool = False
+    noisy: bool = False
 
     @property
     def needs_masks(self) -> bool:
         """Whether it cannot be made without knowing where the concepts are."""
-        return self.window or self.with_masks or self.mixed
+        return self.window or self.with_masks or self.mixed or self.noisy

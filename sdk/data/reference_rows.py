@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..images.image_io import square, to_tensor
 from ..masks.concept_masks import ConceptMasks
-from ..masks.crops import cut_out, drawn_mask, grown, mask_without, window_box
+from ..masks.crops import cut_out, drawn_mask, grown, mask_where, mask_without, window_box
 from ..model.latents import LatentCache, picture_name
 from .augmentation import AugmentedPicture, augment
 from .batch import View
@@ -90,20 +90,28 @@ class ReferenceRows:
             own = random.Random(f"target {self.seed} {index}")
             return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
 
+        def where(drawn: Image.Image) -> Tensor | None:
+            return mask_where(drawn, self.latent_shape[1]) if view.noisy else None
+
         image, side = self.images[index % len(self.images)], self.sides[index % len(self.images)]
         if not view.needs_masks:
             return replace(augmented(image), side=side)
         masks = self.masks[index % len(self.images)]
         if view.mixed:
             return replace(self._mixture(index, image, masks, view), side=side)
+        regions = grown(masks[:-1])
+        own = drawn_mask(regions[list(view.named)].any(0), image.size)
         if view.window:
-            regions, resolution = grown(masks[:-1]), image.width
+            resolution = image.width
             left, _, right, _ = window_box(regions, view.named[0], resolution)
             image, others = cut_out(image, regions, view.named[0])
+            own, _ = cut_out(own, regions, view.named[0])
             variant = replace(augmented(image), side=round(side * (right - left) / resolution))
             mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
-            return replace(variant, mask=mask if mask.any() else variant.mask)
-        variant = replace(augmented(image), side=side)
+            return replace(variant, mask=mask if mask.any() else variant.mask, own=where(augmented(own).image))
+        variant = replace(augmented(image), side=side, own=where(augmented(own).image))
+        if not view.with_masks:
+            return variant
         cells = (masks.shape[-1],) * 2
         drawn = [augmented(drawn_mask(m, image.size)).image.resize(cells, Image.Resampling.BOX) for m in masks]
         moved = torch.stack([to_tensor(picture)[0] > _WHITE for picture in drawn])
@@ -118,6 +126,8 @@ class ReferenceRows:
         behind = own.choice([None, *self.backgrounds]) if self.backgrounds else None
         shown, places = self._cuttings[picture].mixed(view.named, own, None if behind is None else behind.image)
         where = torch.cat([places, 1 - places.amax(0, keepdim=True)]) if view.with_masks else None
+        drawn = drawn_mask(places.amax(0), image.size)
+        own = mask_where(drawn, self.latent_shape[1]) if view.noisy else None
         whole = torch.ones(1, self.latent_shape[1], self.latent_shape[1], dtype=torch.float32)
         template = "" if behind is None else behind.template
-        return AugmentedPicture(shown, "", whole, concept_masks=where, template=template)
+        return AugmentedPicture(shown, "", whole, concept_masks=where, template=template, own=own)

@@ -86,6 +86,8 @@ class Rows:
                 own = (variant.prefix, rng, self.settings.swap_order, variant.template)
                 captions.append(target_caption(shown, *own))
                 mask = variant.mask
+                if variant.own is not None:
+                    latent, mask = self._outside(latent, mask, variant.own, step, row)
                 named.append(view.named)
                 concept_masks.append(variant.concept_masks)
                 sizes.append((variant.side, *variant.crop))
@@ -111,6 +113,17 @@ class Rows:
                 [(side, side, top, left, resolution, resolution) for side, top, left in sizes], dtype=torch.float32
             ),
         )
+
+    def _outside(self, latent: Tensor, mask: Tensor, own: Tensor, step: int, row: int) -> tuple[Tensor, Tensor]:
+        """Put noise around the named concepts, and count the loss there as much less (MagicTailor, IJCAI 2025).
+
+        What surrounds a subject in the only picture of it is then not learned along with it.
+        """
+        settings = self.settings
+        share = settings.outside_noise * (1 - step / settings.steps) * (1 - own)
+        generator = torch.Generator().manual_seed(random.Random(f"outside {self.seed} {step} {row}").getrandbits(62))
+        noise = torch.randn(latent.shape, generator=generator, dtype=torch.float32)
+        return torch.lerp(latent, noise, share), mask * (1 - share)
 
 
 def _stacked(masks: list[Tensor | None]) -> Tensor | None:

@@ -77,6 +77,12 @@ def drawn_mask(mask: Tensor, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(white).resize(size, Image.Resampling.NEAREST).convert("RGB")
 
 
+def mask_where(drawn: Image.Image, side: int) -> Tensor | None:
+    """Return where a drawn mask is mostly white, float ``[1, side, side]``; ``None`` where that is nowhere."""
+    white = to_tensor(drawn.resize((side, side), Image.Resampling.BOX))[:1] > 0.25  # grey margins are 0
+    return white.float() if white.any() else None
+
+
 def mask_without(others: Image.Image, side: int) -> Tensor:
     """Return the loss mask ``[1, side, side]`` of a window: 0 where mostly another concept is."""
     covered = to_tensor(others.resize((side, side), Image.Resampling.BOX))[:1]  # in [-1, 1]; grey margins are 0

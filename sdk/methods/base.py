@@ -148,7 +148,7 @@ class Method(ABC):
 
     def row(self, step: int, rng: random.Random) -> View:
         """Draw what a row of the reference shows at a step: what the method says, or a mixture of some concepts."""
-        view = self.view(step, rng)
+        view = replace(self.view(step, rng), noisy=self.settings.outside_noise > 0)
         if self.settings.mix > 0 and rng.random() < self.settings.mix:
             count = rng.randint(1, min(self.settings.mix_most or len(self.concepts), len(self.concepts)))
             named = tuple(sorted(rng.sample(range(len(self.concepts)), count)))

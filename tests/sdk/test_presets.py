@@ -71,6 +71,7 @@ DEFAULTS = {
     "mix": 0.0,
     "mix_prompts": [],
     "mix_most": 0,
+    "outside_noise": 0.0,
     "forget_layout": False,
     "flip": 0.5,
     "scale_augmentation": True,

@@ -217,3 +217,29 @@ def test_a_pool_is_rounded_up_to_whole_rounds_of_the_pictures(personalizer, size
     for seed in range(100):
         references.draw(random.Random(seed), torch.zeros(1), View(()))
     assert len(references._variants) == {1: 3, 4: 6, 5: 6}[size]
+
+
+@pytest.mark.parametrize("changes", [{}, {"alone": 1.0}, {"mix": 1.0}], ids=["whole", "window", "mixture"])
+def test_noise_stands_around_the_named_concepts_and_fades(personalizer, changes):
+    where = torch.zeros(2, CELLS, CELLS)
+    where[0, 4:12, 1:6] = where[1, 4:12, 10:15] = 1
+
+    def rows(**noise):
+        config = FitConfig.preset("reference", "disendiff", steps=10, target_pool=1, flip=0.0, **noise, **changes)
+        learner = method_class("disendiff")(personalizer, resolve_concepts(["cat", "dog"]), config)
+        references = references_of(personalizer, [scene(0)], [where], size=1)
+        return Rows(references, None, learner.concepts, learner.row, config, 0, 1000)
+
+    clean, noisy = rows(), rows(outside_noise=0.8)
+    for step, share in ((0, 0.8), (5, 0.4)):
+        before, after = clean[step], noisy[step]
+        assert before.captions == after.captions
+        own = (after.masks > 1 - share + 1e-6).float()
+        assert 0.02 < own.mean() < 0.8
+        assert torch.equal(after.latents * own, before.latents * own)
+        around = (1 - own) * before.masks
+        torch.testing.assert_close(after.masks * around, (1 - share) * around)
+        noise = ((after.latents - (1 - share) * before.latents) / share)[(around > 0).expand_as(after.latents)]
+        assert noise.mean().abs() < 0.1
+        assert noise.std() == pytest.approx(1, abs=0.1)
+        assert torch.equal(noisy[step].latents, after.latents)
