@@ -43,6 +43,7 @@ ARMS = (
     "attencraft:best",
     *(f"disendiff:{name}" for name in VARIANTS),
 )
+SCENES = 1000  # of a task at most, so that no two fits have a seed in common
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
         common: how pictures are drawn.
         settings: of every fit, on top of what each arm says.
         attempts: drawings of a picture at most; above 1 the first judge chooses and the second alone measures.
+        seed: 1, 2, ... are further fits of the same scenes.
     """
 
     split: str
@@ -62,6 +64,7 @@ class Plan:
     common: dict[str, Any]
     settings: dict[str, Any]
     attempts: int = 1
+    seed: int = 0
 
 
 def run_scene(personalizer: Personalizer, arms: list[str], task: str, index: int, plan: Plan) -> Iterator[dict]:
@@ -96,10 +99,11 @@ def run_scene(personalizer: Personalizer, arms: list[str], task: str, index: int
             given = masks if one_class else None
             common = plan.common | {"attempts": chooses}
             fit = (arm, picture, resolved, scorer, wanted, common, plan.settings)
-            result = run_arm(personalizer, *fit, seed=index, masks=given, callback=last)
+            result = run_arm(personalizer, *fit, seed=index + SCENES * plan.seed, masks=given, callback=last)
             assert result.pack is not None
             dtype = forward_dtype(result.pack.settings["precision"], personalizer.device)
             row["precision"] = str(dtype).removeprefix("torch.")
+            row["calibration"] = result.pack.settings.get("disendiff", {}).get("calibration_weight", "")
         row |= row_of(result) | (maps_of(maps, true) if maps else {})
         if first is not None and scorer is first:
             row |= kinds_of(result, first.identities, first.judge) | again_of(second.score(result.drawn))
@@ -119,6 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--prompts", type=int, default=COUNT, help=f"of each kind; default {COUNT}")
     parser.add_argument("--images", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--seed", type=int, default=0, help="1, 2, ...: further fits and pictures of the same scenes")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's")
     parser.add_argument(
         "--attempts", type=int, default=1, help="drawings of a picture; the first judge chooses, the second measures"
@@ -160,9 +165,9 @@ def main() -> None:
     settings = in_groups({k: value_of(v) for k, v in (s.split("=", 1) for s in arguments.set)})
     if arguments.attempts > 1 and any(TASKS[task].one_class for task in arguments.task.split(",")):
         raise SystemExit("--attempts is for tasks with concepts of different classes: one judge alone knows the others")
-    common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": 1000}
+    common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": 1000 + arguments.seed}
     common |= {} if arguments.guidance is None else {"guidance_scale": arguments.guidance}
-    plan = Plan(arguments.split, arguments.prompts, common, settings, arguments.attempts)
+    plan = Plan(arguments.split, arguments.prompts, common, settings, arguments.attempts, arguments.seed)
     conditions = {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common}
     if arguments.base != "bundled":
         conditions["base"] = Path(arguments.base).name

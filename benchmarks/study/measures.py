@@ -33,6 +33,7 @@ COLUMNS = (
     "nouns",
     "arm",
     "precision",
+    "calibration",  # its weight, where a method has one
     *MEASURES,
     *OBJECTS,
     *(f"second_{name}" for name in AGAIN),

@@ -9,6 +9,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.study.measures import MEASURES, OBJECTS, interval
@@ -27,12 +28,12 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def by_scene(rows: Sequence[dict[str, Any]], task: str, arm: str, measure: str) -> dict[int, float]:
-    """Return one arm's figures by scene."""
-    return {
-        int(r["scene"]): float(r[measure])
-        for r in rows
-        if task_of(r) == task and r["arm"] == arm and r.get(measure) not in (None, "")
-    }
+    """Return one arm's figures by scene, the mean where files have it with several seeds."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if task_of(row) == task and row["arm"] == arm and row.get(measure) not in (None, ""):
+            found.setdefault(int(row["scene"]), []).append(float(row[measure]))
+    return {scene: fmean(values) for scene, values in found.items()}
 
 
 def heading(task: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.study.measures import interval
 from benchmarks.study.orderings import measure_of, verdict
-from benchmarks.study.summary import summary
+from benchmarks.study.summary import by_scene, summary
+from benchmarks.study.worth import gathered, table
 
 
 def rows(arm: str, fidelity: list[float], first: int = 0) -> list[dict]:
@@ -55,3 +56,22 @@ def test_image_is_the_mean_over_together_and_each_alone():
 )
 def test_a_verdict_follows_the_interval(sign, low, high, said):
     assert verdict(sign, low, high) == said
+
+
+def test_a_scene_with_several_seeds_counts_once():
+    found = [*rows("a", [0.5, 0.5]), *rows("b", [0.6, 0.7]), *rows("b", [0.8, 0.9])]
+    assert by_scene(found, "two", "b", "fidelity") == {0: pytest.approx(0.7), 1: pytest.approx(0.8)}
+    assert "| b | 2 | +0.250" in summary(found, "a", ["fidelity"])
+
+
+def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
+    for base, gain in (("bundled", 0.0), ("natural", 0.2)):
+        file = tmp_path / f"{base}.csv"
+        (tmp_path / f"{base}.json").write_text('{"base": "natural"}' if base == "natural" else "{}")
+        lines = ["task,scene,arm,calibration,together"]
+        for scene in range(3):
+            lines += [f"two,{scene},disendiff:best,0.0,0.5", f"two,{scene},disendiff:best,0.1,{0.5 + gain}"]
+        file.write_text("\n".join([*lines, "two,0,dreambooth,,0.9"]) + "\n")
+    found = gathered([tmp_path / "bundled.csv", tmp_path / "natural.csv"], "disendiff:best")
+    assert "0.500; (+0.000" in table(found, "bundled", "two", "disendiff:best")
+    assert "| 0.1 | 3 |  | 0.700; +0.200 [+0.200, +0.200] |" in table(found, "natural", "two", "disendiff:best")
