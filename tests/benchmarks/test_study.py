@@ -70,7 +70,10 @@ def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
         (tmp_path / f"{base}.json").write_text('{"base": "natural"}' if base == "natural" else "{}")
         lines = ["task,scene,arm,calibration,together"]
         for scene in range(3):
-            lines += [f"two,{scene},disendiff:best,0.0,0.5", f"two,{scene},disendiff:best,0.1,{0.5 + gain}"]
+            lines += [
+                f"two,{scene},disendiff:best-no-calibration,0.0,0.5",
+                f"two,{scene},disendiff:best,0.1,{0.5 + gain}",
+            ]
         file.write_text("\n".join([*lines, "two,0,dreambooth,,0.9"]) + "\n")
     found = gathered([tmp_path / "bundled.csv", tmp_path / "natural.csv"], "disendiff:best")
     assert "0.500; (+0.000" in table(found, "bundled", "two", "disendiff:best")
