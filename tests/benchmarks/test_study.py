@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.study import short
 from benchmarks.study.measures import interval
 from benchmarks.study.orderings import measure_of, verdict
 from benchmarks.study.summary import by_scene, summary
@@ -78,3 +79,10 @@ def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
     found = gathered([tmp_path / "bundled.csv", tmp_path / "natural.csv"], "disendiff:best")
     assert "0.500; (+0.000" in table(found, "bundled", "two", "disendiff:best")
     assert "| 0.1 | 3 |  | 0.700; +0.200 [+0.200, +0.200] |" in table(found, "natural", "two", "disendiff:best")
+
+
+def test_the_short_table_has_the_best_of_each_column_in_bold():
+    found = [r | {"recognised": r["fidelity"], "leakage": r["fidelity"]} for r in rows("disendiff", [0.5, 0.7])]
+    found += [r | {"recognised": 0.9, "leakage": 0.1} for r in rows("dreambooth", [0.5])]
+    lines = short.table(found, ["two"]).splitlines()
+    assert lines[2:] == ["| DisenDiff | 0.60 |  |  | 0.60 |", "| DreamBooth | **0.90** |  |  | **0.10** |"]
