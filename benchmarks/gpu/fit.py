@@ -122,8 +122,10 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             calls[name] = lambda loop=loop: StepTimes(*loop_times(loop(), sizes))
         operations = sizes.fit_rows * fit_row_flops(parts_of(personalizer))
         ceiling = product_ceiling(sizes.device, sizes.product)
+        ours = ""
         for found, failed in _in_turns(calls, sizes):
-            yield from _rows(found, failed, sizes, operations / ceiling)
+            ours = ours if ours in found else _fastest(found) or f"accelerate={_usual(sizes)}"
+            yield from _rows(found, failed, sizes, operations / ceiling, ours)
 
 
 def _usual(sizes: Sizes) -> str:
@@ -149,7 +151,15 @@ def _in_turns(
             yield {name: times for name, times in found.items() if name not in failed}, dict(failed)
 
 
-def _rows(found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Sizes, least: float) -> Iterator[Row]:
+def _fastest(found: dict[str, list[StepTimes]]) -> str | None:
+    """Which of our ways takes the least for a step; of all rounds the same one, or rows would have other peers."""
+    own = [name for name in OURS if name in found]
+    return min(own, key=lambda name: statistics.median(t.each for t in found[name][1:])) if own else None
+
+
+def _rows(
+    found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Sizes, least: float, ours: str
+) -> Iterator[Row]:
     """The rows of what was measured so far; ``least``: seconds that a step's products alone would take."""
     steps = {name: statistics.median(t.each for t in times[1:]) for name, times in found.items()}
     cold = {name: times[0].first for name, times in found.items()}
@@ -157,7 +167,6 @@ def _rows(found: dict[str, list[StepTimes]], failed: dict[str, str], sizes: Size
     usual = f"accelerate={_usual(sizes)}"
     plain = {name: each.pop(NO_CALIBRATION, None) for name, each in (("steps", steps), ("failed", failed))}
     own = [name for name in OURS if name in steps]
-    ours = min(own, key=steps.__getitem__) if own else usual
     mfu = least / steps[ours] if own else None
     yield from compared("F", STEP, steps, ours, failed, mfu)
     yield Row(

@@ -165,7 +165,7 @@ def main() -> None:
     settings = in_groups({k: value_of(v) for k, v in (s.split("=", 1) for s in arguments.set)})
     if arguments.attempts > 1 and any(TASKS[task].one_class for task in arguments.task.split(",")):
         raise SystemExit("--attempts is for tasks with concepts of different classes: one judge alone knows the others")
-    common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": 1000 + arguments.seed}
+    common = {"num_images": arguments.images, "num_inference_steps": 25, "seed": SCENES * (1 + arguments.seed)}
     common |= {} if arguments.guidance is None else {"guidance_scale": arguments.guidance}
     plan = Plan(arguments.split, arguments.prompts, common, settings, arguments.attempts, arguments.seed)
     conditions = {"split": arguments.split, "prompts": arguments.prompts, "fit": settings, **common}

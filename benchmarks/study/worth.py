@@ -33,11 +33,14 @@ Rows = dict[tuple[str, float], list[dict]]
 
 
 def gathered(files: Sequence[Path], arm: str) -> Rows:
-    """Return an arm's rows, and those of its variants without or with weak calibration, by base model and weight."""
+    """Return an arm's rows, and those of its variant without calibration, by base model and weight."""
     found: Rows = {}
-    same = (arm, f"{arm}-no-calibration", f"{arm}-weak-calibration")
+    same = (arm, f"{arm}-no-calibration")
     for file in files:
-        base = json.loads(file.with_suffix(".json").read_text()).get("base", "bundled")
+        settings = json.loads(file.with_suffix(".json").read_text())
+        if settings["split"] != "test":
+            raise SystemExit(f"{file} is of tuning scenes, which choose and do not report")
+        base = settings.get("base", "bundled")
         for row in read([file]):
             if row["arm"] in same and row.get("calibration"):
                 found.setdefault((base, float(row["calibration"])), []).append(row | {"arm": arm})

@@ -90,8 +90,13 @@ class ReferenceRows:
             own = random.Random(f"target {self.seed} {index}")
             return augment(picture, self.latent_shape[1], own, flip=self.flip, scale=self.scale)
 
-        def where(drawn: Image.Image) -> Tensor | None:
-            return mask_where(drawn, self.latent_shape[1]) if view.noisy else None
+        def where(region: Tensor, window: bool = False) -> Tensor | None:
+            """Where the named concepts are in the variant; nowhere to be told if one of them has no region."""
+            if not view.noisy or not regions[list(view.named)].flatten(1).any(1).all():
+                return None
+            drawn = drawn_mask(region, size)
+            drawn = cut_out(drawn, regions, view.named[0])[0] if window else drawn
+            return mask_where(augmented(drawn).image, self.latent_shape[1])
 
         image, side = self.images[index % len(self.images)], self.sides[index % len(self.images)]
         if not view.needs_masks:
@@ -99,17 +104,16 @@ class ReferenceRows:
         masks = self.masks[index % len(self.images)]
         if view.mixed:
             return replace(self._mixture(index, image, masks, view), side=side)
-        regions = grown(masks[:-1])
-        own = drawn_mask(regions[list(view.named)].any(0), image.size)
+        regions, size = grown(masks[:-1]), image.size
+        own = regions[list(view.named)].any(0)
         if view.window:
             resolution = image.width
             left, _, right, _ = window_box(regions, view.named[0], resolution)
             image, others = cut_out(image, regions, view.named[0])
-            own, _ = cut_out(own, regions, view.named[0])
             variant = replace(augmented(image), side=round(side * (right - left) / resolution))
             mask = variant.mask * mask_without(augmented(others).image, self.latent_shape[1])
-            return replace(variant, mask=mask if mask.any() else variant.mask, own=where(augmented(own).image))
-        variant = replace(augmented(image), side=side, own=where(augmented(own).image))
+            return replace(variant, mask=mask if mask.any() else variant.mask, own=where(own, window=True))
+        variant = replace(augmented(image), side=side, own=where(own))
         if not view.with_masks:
             return variant
         cells = (masks.shape[-1],) * 2
@@ -122,12 +126,13 @@ class ReferenceRows:
         picture = index % len(self.images)
         if picture not in self._cuttings:
             self._cuttings[picture] = Cuttings(image, masks[:-1])
-        own = random.Random(f"mixture {self.seed} {index} {view.named}")
-        behind = own.choice([None, *self.backgrounds]) if self.backgrounds else None
-        shown, places = self._cuttings[picture].mixed(view.named, own, None if behind is None else behind.image)
+        rng = random.Random(f"mixture {self.seed} {index} {view.named}")
+        behind = rng.choice([None, *self.backgrounds]) if self.backgrounds else None
+        shown, places = self._cuttings[picture].mixed(view.named, rng, None if behind is None else behind.image)
         where = torch.cat([places, 1 - places.amax(0, keepdim=True)]) if view.with_masks else None
-        drawn = drawn_mask(places.amax(0), image.size)
-        own = mask_where(drawn, self.latent_shape[1]) if view.noisy else None
+        own = None
+        if view.noisy and places[list(view.named)].flatten(1).any(1).all():
+            own = mask_where(drawn_mask(places.amax(0), image.size), self.latent_shape[1])
         whole = torch.ones(1, self.latent_shape[1], self.latent_shape[1], dtype=torch.float32)
         template = "" if behind is None else behind.template
         return AugmentedPicture(shown, "", whole, concept_masks=where, template=template, own=own)

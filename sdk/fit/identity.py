@@ -21,7 +21,7 @@ from .whole import whole_identity
 
 TILE = "pictures encoded in tiles of"
 # Settings that fits of earlier versions do not name.
-_LATER = ("accelerate", "attention", "clip_skip", "kv_rank", "optimizer", "rows_at_once")
+_LATER = ("accelerate", "attention", "clip_skip", "kv_rank", "optimizer", "outside_noise", "rows_at_once")
 _CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
 
 

@@ -92,7 +92,8 @@ class AttenCraft(Method):
             "attencraft": {"refresh_noise": 250, "area_normalised": True, "sampling": "attention"},
         },
     }
-    unused = frozenset({"alone"})  # how often a concept is shown alone is for its own sampling to say
+    # Its own sampling says how often a concept is shown alone, its own masks where the loss counts.
+    unused = frozenset({"alone", "outside_noise"})
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)

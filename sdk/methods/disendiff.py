@@ -88,8 +88,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # What each part of our recommended preset is worth: the preset without it.
 BEST_WITHOUT: dict[str, dict[str, Any]] = {
     "best-no-calibration": {"disendiff": {"calibration_weight": 0.0}},
-    "best-weak-calibration": {"disendiff": {"calibration_weight": 0.01}},
-    "best-no-mix": {"mix": 0.0},
     "best-no-alone": {"alone": 0.0},
     "best-no-forgetting": {"forget_layout": False},
     "best-no-words": {"initializer_candidates": ()},
@@ -112,8 +110,7 @@ class DisenDiff(Method):
                 "calibration": {"normalize": False, "sigma": 0.5, "smooth": 0.0},
             },
         },
-        # Calibration that reaches the maps: at the code's 0.01 it hardly moves them (docs/study.md).
-        "best": {"alone": 0.5, "disendiff": {"calibration_weight": 0.1}},
+        "best": {"alone": 0.5},
     }
     variants = {
         **{name: Variant("reference", changes) for name, changes in ABLATIONS.items()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks.study import short
@@ -68,7 +70,9 @@ def test_a_scene_with_several_seeds_counts_once():
 def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
     for base, gain in (("bundled", 0.0), ("natural", 0.2)):
         file = tmp_path / f"{base}.csv"
-        (tmp_path / f"{base}.json").write_text('{"base": "natural"}' if base == "natural" else "{}")
+        (tmp_path / f"{base}.json").write_text(
+            json.dumps({"split": "test"} | ({"base": base} if base == "natural" else {}))
+        )
         lines = ["task,scene,arm,calibration,together"]
         for scene in range(3):
             lines += [

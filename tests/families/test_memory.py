@@ -25,7 +25,7 @@ from sdk.sampling.at_once import pictures_at_once
 @pytest.mark.parametrize(
     ("family", "parts", "card", "rows", "checkpointing"),
     [
-        ("sd1", configurations.SD1, 6, 8, True),
+        ("sd1", configurations.SD1, 6, 4, True),
         ("sd2", configurations.SD2, 6, 1, True),
         ("sdxl", configurations.SDXL, 12, 4, True),
     ],
