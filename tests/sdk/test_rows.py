@@ -243,3 +243,17 @@ def test_noise_stands_around_the_named_concepts_and_fades(personalizer, changes)
         assert noise.mean().abs() < 0.1
         assert noise.std() == pytest.approx(1, abs=0.1)
         assert torch.equal(noisy[step].latents, after.latents)
+
+
+def test_where_a_named_concept_was_not_found_there_is_no_noise(personalizer):
+    """It would be drowned, wherever it is."""
+    where = torch.zeros(2, CELLS, CELLS)
+    where[0, 4:12, 1:6] = 1
+    config = FitConfig.preset("reference", "disendiff", steps=10, target_pool=1, flip=0.0, outside_noise=1.0)
+    learner = method_class("disendiff")(personalizer, resolve_concepts(["cat", "dog"]), config)
+    references = references_of(personalizer, [scene(0)], [where], size=1)
+    rows = Rows(references, None, learner.concepts, learner.row, config, 0, 1000)
+    assert {len(named) for named in rows[0].named} == {2}
+    ones = [variant.own for (_, view), (variant, _) in references._variants.items() if view.noisy]
+    assert ones
+    assert all(own is None for own in ones)
