@@ -77,6 +77,7 @@ def main(given: list[str] | None = None) -> list[Row]:
     parser.add_argument("--exports", type=Path, help="holds or gets the exported folders; default a temporary one")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of exported folders; default both")
     parser.add_argument("--batches", default="1,4,16", help="pictures drawn together, in section G")
+    parser.add_argument("--skip", help="ways of F and G with this in their names, such as compile: minutes less")
     parser.add_argument("--compile-mode", default="reduce-overhead", help="of diffusers with torch.compile")
     parser.add_argument("--csv", type=Path, help=f"append there; default {RESULTS}, and nowhere in a dry run")
     parser.add_argument("--dry-run", action="store_true")
@@ -99,6 +100,7 @@ def main(given: list[str] | None = None) -> list[Row]:
         exports=arguments.exports,
         kinds=kinds,
         compile_mode=arguments.compile_mode,
+        skip=tuple(arguments.skip.split(",")) if arguments.skip else (),
     )
     if not arguments.dry_run:
         sizes = replace(sizes, batches=tuple(int(count) for count in arguments.batches.split(",")))

@@ -72,7 +72,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             for speed in ("exact", *SPEEDS)
         }
         calls |= {name: lambda draw=draw, batch=batch: draw(batch) for name, draw in rivals.items()}
-        medians, first, failed = in_turns(calls, sizes.device, sizes.rounds)
+        medians, first, failed = in_turns(sizes.wanted(calls), sizes.device, sizes.rounds)
         each = {name: taken / batch for name, taken in medians.items()}
         others = {name: taken for name, taken in each.items() if name not in SPEEDS}
         mfu = operations / each["exact"] / ceiling if "exact" in each else None

@@ -123,7 +123,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         operations = sizes.fit_rows * fit_row_flops(parts_of(personalizer))
         ceiling = product_ceiling(sizes.device, sizes.product)
         ours = ""
-        for found, failed in _in_turns(calls, sizes):
+        for found, failed in _in_turns(sizes.wanted(calls), sizes):
             ours = ours if ours in found else _fastest(found) or f"accelerate={_usual(sizes)}"
             yield from _rows(found, failed, sizes, operations / ceiling, ours)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ class Sizes:
         model: a folder of Stable Diffusion 1.x to measure; ``None``: random weights.
         exports: a folder that holds or gets the exported folders ``merged`` and ``shared``; ``None``: a temporary one.
         kinds: of exported folders that are measured.
+        skip: parts of names of ways to fit and draw that are left out.
     """
 
     device: torch.device
@@ -53,6 +55,11 @@ class Sizes:
     model: Path | None = None
     exports: Path | None = None
     kinds: tuple[str, ...] = KINDS
+    skip: tuple[str, ...] = ()
+
+    def wanted(self, ways: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the ways whose names are skipped."""
+        return {name: way for name, way in ways.items() if not any(part in name for part in self.skip)}
 
 
 def on_gpu(rounds: int) -> Sizes:
