@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdk.kernels import attention_with_maps, available_backends, calibrated_attention, calibration_loss
+from tests.kernels.devices import device_of
 
 SHAPES = [
     pytest.param((2, 8, 256, 77, 160), id="SD1.5-16x16"),
@@ -106,7 +107,10 @@ def test_bad_input_is_named(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_layout_does_not_matter(backend):
-    query, key, value, indices = (x.float() if x.is_floating_point() else x for x in inputs(2, 2, 9, 6, 4))
+    device = device_of(backend)
+    query, key, value, indices = (
+        x.to(device, torch.float32 if x.is_floating_point() else x.dtype) for x in inputs(2, 2, 9, 6, 4)
+    )
     strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, key, value)]
     assert not any(x.is_contiguous() for x in strided)
     want = attention_with_maps(query, key, value, indices, backend=backend)

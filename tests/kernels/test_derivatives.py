@@ -7,6 +7,7 @@ import torch
 from torch.autograd import forward_ad
 
 from sdk.kernels import attention_with_maps, available_backends, calibration_loss
+from tests.kernels.devices import device_of
 
 KERNELS = [name for name in ("cpp", "triton") if available_backends().get(name) == "ready"]
 TOKENS = torch.tensor([[1, 2], [3, -1]])
@@ -20,9 +21,9 @@ def tensors():
 
 @pytest.mark.parametrize("backend", KERNELS)
 def test_a_second_derivative_of_attention_is_refused(tensors, backend):
-    query, key, value = tensors
+    query, key, value, tokens = (x.to(device_of(backend)) for x in (*tensors, TOKENS))
     query.requires_grad_()
-    out, maps = attention_with_maps(query, key, value, TOKENS, backend=backend)
+    out, maps = attention_with_maps(query, key, value, tokens, backend=backend)
     for result in (out, maps):
         (gradient,) = torch.autograd.grad(result.square().sum(), query, create_graph=True)
         with pytest.raises(RuntimeError, match="first derivatives alone.*backend='reference'"):
@@ -32,7 +33,7 @@ def test_a_second_derivative_of_attention_is_refused(tensors, backend):
 @pytest.mark.parametrize("backend", KERNELS)
 def test_a_second_derivative_of_the_loss_is_refused(backend):
     torch.manual_seed(0)
-    maps = torch.rand(2, 4, 5, 5, requires_grad=True)
+    maps = torch.rand(2, 4, 5, 5, device=device_of(backend), requires_grad=True)
     loss = calibration_loss(maps, backend=backend).sum()
     (gradient,) = torch.autograd.grad(loss, maps, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives alone.*backend='reference'"):
@@ -41,9 +42,9 @@ def test_a_second_derivative_of_the_loss_is_refused(backend):
 
 @pytest.mark.parametrize("backend", KERNELS)
 def test_first_derivatives_are_the_same_with_a_graph_of_them(tensors, backend):
-    query, key, value = tensors
+    query, key, value, tokens = (x.to(device_of(backend)) for x in (*tensors, TOKENS))
     query.requires_grad_()
-    out, maps = attention_with_maps(query, key, value, TOKENS, backend=backend)
+    out, maps = attention_with_maps(query, key, value, tokens, backend=backend)
     loss = out.square().sum() + maps.sum()
     (plain,) = torch.autograd.grad(loss, query, retain_graph=True)
     (graphed,) = torch.autograd.grad(loss, query, create_graph=True)

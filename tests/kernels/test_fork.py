@@ -9,11 +9,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from sdk.kernels import available_backends
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
 READY = [name for name, status in available_backends().items() if status == "ready" and name != "triton"]
+NO_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="where there is a GPU, torch.autograd itself refuses to compute in a forked child"
+)
 PATIENCE = 120  # seconds: a child that waits for threads it has lost waits for ever
 
 # Large enough that torch spreads its own operations over its threads as well.
@@ -96,11 +100,13 @@ def run(code, *arguments):
     assert process.returncode == 0, errors
 
 
+@NO_GPU
 @pytest.mark.parametrize("backend", READY)
 def test_a_child_computes_what_its_parent_did(backend):
     run(OF_A_BACKEND, backend)
 
 
+@NO_GPU
 @pytest.mark.parametrize("backend", READY)
 def test_multiprocessing_with_fork(backend):
     run(WITH_MULTIPROCESSING, backend)

@@ -16,9 +16,10 @@ from sdk.kernels import (
     calibration_loss,
     columns_loss,
 )
+from tests.kernels.devices import device_of
 
 READY = [name for name, status in available_backends().items() if status == "ready"]
-DEVICE = {name: "cuda" if torch.cuda.is_available() and name == "triton" else "cpu" for name in READY}
+DEVICE = {name: device_of(name) for name in READY}
 COMPILED = [name for name in ("cpp", "triton") if name in READY]
 REFUSALS = (TypeError, ValueError, RuntimeError)  # RuntimeError is torch's own: no kernel for such tensors
 OPTIONS = astuple(CalibrationOptions())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdk.kernels import attention_with_maps, available_backends, calibration_loss
+from tests.kernels.devices import device_of
 
 READY = [name for name, status in available_backends().items() if status == "ready" and name != "reference"]
 # The interpreter of Triton takes a tenth of a second for what the others do in a thousandth.
@@ -22,8 +23,9 @@ def test_attention(backend):
     def check(batch, heads, pixels, tokens, width, tracked, seed):
         generator = torch.Generator().manual_seed(seed)
         shapes = [(batch, heads, n, width) for n in (pixels, tokens, tokens)]
-        tensors = [torch.randn(shape, generator=generator) for shape in shapes]
-        indices = torch.randint(-1, tokens, (batch, tracked), generator=generator)
+        device = device_of(backend)
+        tensors = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+        indices = torch.randint(-1, tokens, (batch, tracked), generator=generator).to(device)
         results = []
         for name, convert in ((backend, torch.Tensor.float), ("reference", torch.Tensor.double)):
             leaves = [convert(x).requires_grad_() for x in tensors]
@@ -42,7 +44,8 @@ def test_loss(backend):
     @settings(max_examples=EXAMPLES.get(backend, 40), deadline=None, derandomize=True)
     @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 20), st.integers(2, 20), st.integers(0, 2**31))
     def check(batch, concepts, height, width, seed):
-        maps = torch.rand(batch, 2 * concepts, height, width, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        maps = torch.rand(batch, 2 * concepts, height, width, generator=generator).to(device_of(backend))
         results = []
         for name, precise in ((backend, maps), ("reference", maps.double())):
             precise = precise.clone().requires_grad_()

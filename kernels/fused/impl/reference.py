@@ -124,9 +124,10 @@ def _blur(maps: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return maps
     square = sigma * sigma  # 0 for the smallest of sigmas
-    edge = torch.exp(torch.tensor(-0.5 / square if square > 0 else -math.inf, dtype=torch.float64))
-    taps = torch.stack([edge, torch.ones_like(edge), edge])
-    taps = (taps / taps.sum()).to(maps)
+    edge = math.exp(-0.5 / square) if square > 0 else 0.0
+    total = edge + 1.0 + edge
+    # Filled where the maps are, not copied there: a GPU's recorded graph takes no copy from the CPU.
+    taps = torch.stack([maps.new_full((), weight / total) for weight in (edge, 1.0, edge)])
     kernel = torch.outer(taps, taps)[None, None]
     flat = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
     return F.conv2d(flat, kernel)[:, 0].unflatten(0, maps.shape[:2])

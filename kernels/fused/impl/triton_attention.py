@@ -27,7 +27,10 @@ from torch import Tensor
 from ..ops import rows_like
 
 WARPS = 8  # with 4, the first backward kernel spills registers
-_BLOCK = 64  # queries per program
+# Queries per program, and how many steps of a loop are in memory at once. Of values of four bytes it is one: with 256
+# keys three steps would need 288 KB of shared memory, which no GPU has.
+_BLOCK, _STAGES = 64, 3
+_BLOCK_FLOAT32, _STAGES_FLOAT32 = 32, 1
 _LOG2_E = 1.4426950408889634
 
 
@@ -178,10 +181,16 @@ def chunk_of(width: int) -> int:
     return 32 if width % 32 == 0 else 16
 
 
-def sizes(width: int, keys: int, tracked: int) -> dict[str, int]:
-    """Return the compile-time sizes of the row kernels."""
+def sizes(width: int, keys: int, tracked: int, item_bytes: int) -> dict[str, int]:
+    """Return the compile-time sizes of the row kernels for values of so many bytes."""
     key_block = max(16, triton.next_power_of_2(keys))
-    return {"WIDTH": width, "CHUNK": chunk_of(width), "KEYS": key_block, "TRACKED": tracked, "BLOCK": _BLOCK}
+    block = _BLOCK_FLOAT32 if item_bytes == 4 else _BLOCK
+    return {"WIDTH": width, "CHUNK": chunk_of(width), "KEYS": key_block, "TRACKED": tracked, "BLOCK": block}
+
+
+def options(item_bytes: int) -> dict[str, int]:
+    """Return what the compiler is told for values of so many bytes."""
+    return {"num_warps": WARPS, "num_stages": _STAGES_FLOAT32 if item_bytes == 4 else _STAGES}
 
 
 def launch_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -189,11 +198,11 @@ def launch_forward(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, sc
     batch, heads, queries, width = query.shape
     out = rows_like(query)
     columns = query.new_empty(batch, heads, tokens.shape[1], queries, dtype=torch.float32)
-    constants = sizes(width, key.shape[2], tokens.shape[1])
-    forward_kernel[(triton.cdiv(queries, _BLOCK), heads, batch)](
+    constants = sizes(width, key.shape[2], tokens.shape[1], query.itemsize)
+    forward_kernel[(triton.cdiv(queries, constants["BLOCK"]), heads, batch)](
         query, key, value, tokens, out, columns,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *out.stride()[:3],
-        scale * _LOG2_E, heads, queries, key.shape[2], **constants, num_warps=WARPS,
+        scale * _LOG2_E, heads, queries, key.shape[2], **constants, **options(query.itemsize),
     )  # fmt: skip
     return out, columns
 
@@ -211,20 +220,20 @@ def launch_backward(
     """Return dQ, dK and dV; ``grad_columns`` ``[B, H, K, N]`` may have any strides, also zero ones."""
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    constants = sizes(width, keys, tokens.shape[1])
+    constants = sizes(width, keys, tokens.shape[1], query.itemsize)
     grad_query, grad_key, grad_value = rows_like(query), rows_like(key), rows_like(value)
     weights, grad_scores = (query.new_empty(batch, heads, queries, constants["KEYS"]) for _ in range(2))
-    backward_rows_kernel[(triton.cdiv(queries, _BLOCK), heads, batch)](
+    backward_rows_kernel[(triton.cdiv(queries, constants["BLOCK"]), heads, batch)](
         query, key, value, tokens, grad_out, grad_columns, grad_query, weights, grad_scores,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_out.stride()[:3],
         *grad_columns.stride(), *grad_query.stride()[:3],
-        scale, scale * _LOG2_E, heads, queries, keys, **constants, num_warps=WARPS,
+        scale, scale * _LOG2_E, heads, queries, keys, **constants, **options(query.itemsize),
     )  # fmt: skip
-    chunk = constants["CHUNK"]
-    backward_keys_kernel[(triton.cdiv(width, chunk), heads, batch)](
+    part = {name: constants[name] for name in ("WIDTH", "CHUNK", "KEYS", "BLOCK")}
+    backward_keys_kernel[(triton.cdiv(width, constants["CHUNK"]), heads, batch)](
         query, grad_out, weights, grad_scores, grad_key, grad_value,
         *query.stride()[:3], *grad_out.stride()[:3], *grad_key.stride()[:3], *grad_value.stride()[:3],
         scale, heads, queries, keys, first_key,
-        WIDTH=width, CHUNK=chunk, KEYS=constants["KEYS"], BLOCK=_BLOCK, num_warps=WARPS,
+        **part, **options(query.itemsize),
     )  # fmt: skip
     return grad_query, grad_key, grad_value

@@ -61,7 +61,9 @@ def _signature(kernel, types: dict[str, object], constants: dict[str, object]) -
     return signature
 
 
-def compile_kernel(kernel, types: dict[str, object], constants: dict[str, object], capability: int, warps: int) -> Cost:
+def compile_kernel(
+    kernel, types: dict[str, object], constants: dict[str, object], capability: int, options: dict[str, int]
+) -> Cost:
     """Compile one kernel for a compute capability (90 is sm_90) and read its cost off the binary."""
     signature = _signature(kernel, types, constants)
     attributes: dict[tuple[int, ...], list] = {}
@@ -73,7 +75,7 @@ def compile_kernel(kernel, types: dict[str, object], constants: dict[str, object
         elif str(kind).startswith("*") or strided:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     usage = _resource_usage(compiled.asm["cubin"])
     return Cost(
         usage["REG"], usage["STACK"] + usage["LOCAL"], compiled.metadata.shared, _matrix_kind(compiled.asm["ptx"])
@@ -100,14 +102,15 @@ def _matrix_kind(ptx: str) -> str:
 
 def attention_costs(width: int, keys: int, tracked: int, dtype: str, capability: int) -> dict[str, Cost]:
     """Return the cost of the three attention kernels for ``dtype`` (``"bf16"``, ``"fp16"`` or ``"fp32"``)."""
-    sizes = triton_attention.sizes(width, keys, tracked)
+    item_bytes = 4 if dtype == "fp32" else 2
+    sizes = triton_attention.sizes(width, keys, tracked, item_bytes)
     part = {name: sizes[name] for name in ("WIDTH", "CHUNK", "KEYS", "BLOCK")}
     kernels = {"forward_kernel": sizes, "backward_rows_kernel": sizes, "backward_keys_kernel": part}
     costs = {}
     for name, constants in kernels.items():
         types: dict[str, object] = {**_OTHER_POINTERS, **dict.fromkeys(_POINTERS[name], f"*{dtype}")}
         costs[name] = compile_kernel(
-            getattr(triton_attention, name), types, dict(constants), capability, triton_attention.WARPS
+            getattr(triton_attention, name), types, dict(constants), capability, triton_attention.options(item_bytes)
         )
     return costs
 
@@ -118,7 +121,7 @@ def calibration_cost(concepts: int, side: int, layers: int, capability: int) -> 
     constants = {"CONCEPTS": concepts, "SUPPRESS": 1, "NORMALIZE": True, "BLUR": True, "ROWS": block, "COLUMNS": block}
     types: dict[str, object] = {**_OTHER_POINTERS} | {"columns": ("*fp32",) * layers, "blurred": "*fp32"}
     warps = 4 if side * side <= 256 else 8
-    return compile_kernel(triton_calibration.calibration_kernel, types, constants, capability, warps)
+    return compile_kernel(triton_calibration.calibration_kernel, types, constants, capability, {"num_warps": warps})
 
 
 def table(capabilities: tuple[int, ...] = CAPABILITIES) -> dict[str, dict[str, int | str]]:
@@ -131,6 +134,7 @@ def table(capabilities: tuple[int, ...] = CAPABILITIES) -> dict[str, dict[str, i
             (64, 77, "bf16"),
             (40, 77, "bf16"),
             (32, 32, "fp16"),
+            (64, 256, "fp32"),
         ):
             for name, cost in attention_costs(width, keys, 4, dtype, capability).items():
                 rows[f"{name} D={width} T={keys} {dtype} sm_{capability}"] = asdict(cost)
