@@ -33,9 +33,9 @@ Rows = dict[tuple[str, float], list[dict]]
 
 
 def gathered(files: Sequence[Path], arm: str) -> Rows:
-    """Return an arm's rows, and those of its variant without calibration, by base model and weight."""
+    """Return an arm's rows, and those of its variants of another weight, by base model and weight."""
     found: Rows = {}
-    same = (arm, f"{arm}-no-calibration")
+    same = (arm, f"{arm}-no-calibration", f"{arm}-code-weight")
     for file in files:
         settings = json.loads(file.with_suffix(".json").read_text())
         if settings["split"] != "test":

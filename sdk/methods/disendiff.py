@@ -85,9 +85,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "with-query": {"disendiff": {"train_query": True}},
     "no-order-swap": {"swap_order": 0.0},
 }
-# What each part of our recommended preset is worth: the preset without it.
+# What each part of our recommended preset is worth: the preset without it, or with the released code's.
 BEST_WITHOUT: dict[str, dict[str, Any]] = {
     "best-no-calibration": {"disendiff": {"calibration_weight": 0.0}},
+    "best-code-weight": {"disendiff": {"calibration_weight": 0.01}},
     "best-no-alone": {"alone": 0.0},
     "best-no-forgetting": {"forget_layout": False},
     "best-no-words": {"initializer_candidates": ()},
@@ -110,7 +111,8 @@ class DisenDiff(Method):
                 "calibration": {"normalize": False, "sigma": 0.5, "smooth": 0.0},
             },
         },
-        "best": {"alone": 0.5},
+        # At the released code's weight of 0.01 modifiers do not look at their objects after a fit; at 0.03 they do.
+        "best": {"alone": 0.5, "disendiff": {"calibration_weight": 0.03}},
     }
     variants = {
         **{name: Variant("reference", changes) for name, changes in ABLATIONS.items()},

@@ -26,7 +26,7 @@ TEXTUAL_INVERSION = PLAIN | {"steps": 5000, "token_learning_rate": 0.04, "flip":
 TEXTUAL_INVERSION |= {"prior": "none", "target_share": 1.0}
 PRESETS = {
     ("disendiff", "reference"): {},
-    ("disendiff", "best"): {"alone": 0.5},
+    ("disendiff", "best"): {"alone": 0.5, "disendiff": {"calibration_weight": 0.03}},
     ("disendiff", "paper"): {
         "loss_scale": 1.0,
         "swap_order": 0.0,
