@@ -20,8 +20,10 @@ from ..sampling.engine import Engine
 from .whole import whole_identity
 
 TILE = "pictures encoded in tiles of"
-# Settings that fits of earlier versions do not name.
-_LATER = ("accelerate", "attention", "clip_skip", "kv_rank", "optimizer", "outside_noise", "rows_at_once")
+# Settings that fits of earlier versions do not name; those of a group after a dot.
+_LATER = {"accelerate", "attention", "clip_skip", "kv_rank", "optimizer", "outside_noise", "rows_at_once"}
+_LATER |= {"mix", "mix_most", "mix_prompts"}
+_LATER |= {f"disendiff.{name}" for name in ("calibration_until", "divergence_weight", "outside_from", "outside_weight")}
 _CHANGES_NOTHING = ("checkpoint_every",)  # how often to save
 
 
@@ -47,12 +49,7 @@ def depends_on(
         masks: the user's, per picture, or ``None``.
         tile: side of the tiles in which pictures are encoded; ``None``: whole.
     """
-    given = config.to_dict()
-    settings = {
-        name: value
-        for name, value in given.items()
-        if name not in _CHANGES_NOTHING and not (name in _LATER and value == getattr(FitConfig, name))
-    }
+    settings = _named(config.to_dict(), FitConfig().for_method(method).to_dict())
     found: dict[str, Any] = {f"base model ({part})": value for part, value in whole_identity(engine).items()}
     found |= {
         "concepts": [[c.token, c.noun] for c in concepts],
@@ -92,6 +89,17 @@ def library_versions() -> dict[str, str]:
     return {
         name: importlib.metadata.version(name) for name in ("personalizer-sdk", "torch", "diffusers", "transformers")
     }
+
+
+def _named(settings: Mapping[str, Any], usual: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """Return the settings that an earlier version would have named: no later ones that are as they are by default."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _CHANGES_NOTHING or (group + name in _LATER and value == usual.get(name)):
+            continue
+        inner = isinstance(value, dict) and isinstance(usual.get(name), dict)
+        found[name] = _named(value, usual[name], f"{group}{name}.") if inner else value
+    return found
 
 
 def _folder_hash(folder: str) -> str:

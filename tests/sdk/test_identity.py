@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from sdk import ConceptPack, Personalizer
+from sdk import ConceptPack, FitConfig, Personalizer
+from sdk.concepts import resolve_concepts
+from sdk.fit.identity import depends_on
 from sdk.fit.whole import major_version, whole_identity
 from sdk.model.fingerprint import BaseIdentity
 
@@ -104,3 +106,20 @@ def test_how_the_parts_compute_counts(personalizer):
     assert whole_identity(personalizer) == whole
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     assert whole_identity(personalizer)["scheduler"] != whole["scheduler"]
+
+
+def test_settings_that_came_later_count_where_they_are_used(personalizer, picture):
+    """A fit that an earlier version began goes on: it names none of them, and they are off."""
+    concepts = resolve_concepts(["cat", "dog"])
+
+    def settings_of(**changes):
+        config = FitConfig.preset("best", "disendiff", **changes)
+        return depends_on(personalizer, concepts, "disendiff", config, 0, [picture], None)
+
+    plain = settings_of()
+    assert not {"mix", "mix_most", "mix_prompts", "kv_rank", "outside_noise"} & plain.keys()
+    assert not {"calibration_until", "outside_weight", "divergence_weight"} & plain["disendiff"].keys()
+    assert plain["disendiff"]["calibration_weight"] == 0.03
+    assert plain["alone"] == 0.5
+    mixed = settings_of(mix=0.3, disendiff={"outside_weight": 0.1})
+    assert (mixed["mix"], mixed["disendiff"]["outside_weight"]) == (0.3, 0.1)
