@@ -24,6 +24,7 @@ ROOMS = (
         "sdk.deploy",
         "sdk.serve",
         "sdk.studio",
+        "sdk.fleet",
         "sdk.client",
         "sdk.library",
         "sdk.model",

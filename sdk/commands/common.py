@@ -95,9 +95,14 @@ def _budget(text: str | None) -> float | str:
 def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
     """Load the base model that the options name, or else ``model``, which a pack may state: it is not fetched."""
     speak_briefly()
-    import torch
-
     from ..personalizer import Personalizer
+
+    return Personalizer.from_pretrained(**loading_arguments(arguments, model))
+
+
+def loading_arguments(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Return what :meth:`sdk.Personalizer.from_pretrained` is given; see :func:`load_personalizer`."""
+    import torch
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     try:
@@ -106,11 +111,11 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {arguments.device!r} is not there; see 'personalizer doctor'") from error
-    return Personalizer.from_pretrained(
-        arguments.model or model,
-        device=device,
-        dtype=dtypes.get(arguments.dtype),
-        memory=_budget(arguments.memory),
-        stated_by_file=not arguments.model,
+    return {
+        "model": arguments.model or model,
+        "device": device,
+        "dtype": dtypes.get(arguments.dtype),
+        "memory": _budget(arguments.memory),
+        "stated_by_file": not arguments.model,
         **loading_options(arguments),
-    )
+    }

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from .. import __version__
 from ..errors import SdkError
@@ -17,6 +18,7 @@ from .common import lost_output, say_aside
 
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
+    "fit-many": "fit a table of pictures with several processes",
     "generate": "draw pictures with a pack",
     "compare": "fit one picture with several methods, side by side",
     "evaluate": "measure fidelity and leakage of a pack on the bundled world",
@@ -28,6 +30,10 @@ _COMMANDS = {
     "verify": "check a pack's files and its base model, and say which tools load it",
     "doctor": "show what this machine has",
 }
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f".{command.replace('-', '_')}", __package__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"personalizer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in _COMMANDS.items():
-        module = import_module(f".{name}", __package__)
+        module = _module(name)
         sub = commands.add_parser(
             name,
             help=text,
@@ -79,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_aside(f"personalizer {parsed.command}: this {needed}")
         return 2
     except (KeyboardInterrupt, Cancelled):
-        go_on = getattr(import_module(f".{parsed.command}", __package__), "go_on", lambda arguments: "")
+        go_on = getattr(_module(parsed.command), "go_on", lambda arguments: "")
         say_aside(f"personalizer {parsed.command}: interrupted{go_on(parsed)}")
         return 130
     lost = lost_output()

@@ -22,12 +22,17 @@ _COMPLETE = ".complete"  # in it, once everything is there
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
+class BusyError(OutputError):
+    """A folder that another block or program is at."""
+
+
 @contextmanager
 def exclusive(folder: Path, refusal: str) -> Iterator[None]:
     """Have a folder that is there to oneself for the length of a block.
 
     Raises:
-        OutputError: ``refusal``, if another block or program has it.
+        BusyError: ``refusal``, if another block or program has it.
+        OutputError: it cannot be looked at.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -35,7 +40,7 @@ def exclusive(folder: Path, refusal: str) -> Iterator[None]:
         raise OutputError(f"cannot use {folder}: {error.strerror}; try again, or give another folder") from error
     try:
         if not lock(handle) or not (folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())):
-            raise OutputError(refusal)
+            raise BusyError(refusal)
         yield
     finally:
         os.close(handle)

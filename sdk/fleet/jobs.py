@@ -1,0 +1,136 @@
+"""One fit of a fleet: what is asked for, and an id made of all that its result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..concepts import resolve_concepts
+from ..config import FitConfig
+from ..disk.reading import parse_json, read_bytes
+from ..errors import ImageError, InputError
+from ..methods import check_method
+from ..rules.arguments import path, shown, text, whole
+from ..version import __version__
+
+COLUMNS = ("image", "concepts", "masks", "method", "preset", "settings", "seed", "name")
+_LARGEST_FILE = 256 << 20  # bytes of a picture, as everywhere
+_SEPARATOR = ";"
+_DIGITS = 24  # of an id: 96 bits, so that no two of a billion jobs share one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One fit of a fleet.
+
+    Attributes:
+        image: path of the reference picture.
+        concepts: class nouns, such as ``("cat", "dog")``.
+        masks: paths, white where a concept is, one per concept; empty: found by attention.
+        method: see :meth:`sdk.Personalizer.fit`.
+        preset: of the method.
+        settings: changes of the preset and of what comes with the base model, as in a configuration file.
+        seed: of everything random.
+        name: what reports call it; default the picture's file name.
+
+    Raises:
+        InputError: a value of another type, an unknown method, preset or setting, a noun that cannot be one.
+    """
+
+    image: str | Path
+    concepts: Sequence[str]
+    masks: Sequence[str | Path] = ()
+    method: str = "disendiff"
+    preset: str = "best"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        path(self.image, "image")
+        resolve_concepts(self.concepts)
+        for mask in self.masks:
+            path(mask, "a mask")
+        check_method(text(self.method, "method"))
+        whole(self.seed, "seed", 0)
+        text(self.name, "name")
+        if not isinstance(self.settings, Mapping):
+            raise InputError(f"settings must be a table of names and values, got {shown(self.settings)}")
+        FitConfig.preset(self.preset, self.method, **self.settings)
+
+    @property
+    def shown(self) -> str:
+        """What reports call it."""
+        return self.name or Path(self.image).name
+
+
+def job_of(row: Mapping[str, Any], folder: Path) -> Job:
+    """Return the job that a row of a table describes; empty cells are defaults.
+
+    Args:
+        row: values by column. Concepts and masks are lists, or texts with semicolons between; settings are a table,
+            or JSON.
+        folder: of the table, to which relative paths belong.
+
+    Raises:
+        InputError: no picture, no concepts, an unknown column, or a value that cannot be one.
+    """
+    given = {name: value for name, value in row.items() if value not in (None, "")}
+    strange = [name for name in given if name not in COLUMNS]
+    if strange:
+        raise InputError(f"there is no column {shown(strange[0])}; columns are {', '.join(COLUMNS)}")
+    for name in ("image", "concepts"):
+        if name not in given:
+            raise InputError(f"the row has no {name}; every fit needs a picture and its concepts")
+    made: dict[str, Any] = given | {"image": folder / path(given["image"], "image")}
+    for name in ("concepts", "masks"):
+        if isinstance(given.get(name), str):
+            made[name] = tuple(part.strip() for part in given[name].split(_SEPARATOR))
+    if "masks" in made:
+        made["masks"] = tuple(folder / path(mask, "a mask") for mask in made["masks"])
+    if isinstance(given.get("settings"), str):
+        made["settings"] = parse_json(given["settings"].encode(), "the row's settings", advice="write JSON")
+    if isinstance(given.get("seed"), str):
+        made["seed"] = _whole(given["seed"])
+    return Job(**made)
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise InputError(f"seed must be a whole number, got {shown(digits)}") from None
+
+
+def job_id(job: Job, base: Mapping[str, str]) -> str:
+    """Return the id of a job: hexadecimal digits, another one wherever the result may be another.
+
+    Args:
+        job: what is asked for.
+        base: :func:`sdk.fit.whole.whole_identity` of the model.
+
+    Raises:
+        MissingFileError: no such picture or mask.
+        ImageError: a file that cannot be read.
+    """
+
+    def content(file: str | Path) -> str:
+        data = read_bytes(file, limit=_LARGEST_FILE, what="picture", kind=ImageError, advice="check the job's row")
+        return hashlib.sha256(data).hexdigest()
+
+    parts = {
+        "version": __version__,
+        "base": dict(base),
+        "image": content(job.image),
+        "masks": [content(mask) for mask in job.masks],
+        "concepts": list(job.concepts),
+        "method": job.method,
+        "preset": job.preset,
+        "settings": dict(job.settings),
+        "seed": job.seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

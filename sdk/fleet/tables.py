@@ -1,0 +1,120 @@
+"""Tables of jobs: CSV, lines of JSON, Parquet. A row that is wrong is none of the others' business."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..disk.reading import parse_json, read_bytes
+from ..errors import InputError, SdkError
+from ..rules.arguments import shown
+from .jobs import COLUMNS, Job, job_of
+
+_LARGEST = 1 << 30  # bytes: some millions of rows
+_FORMATS = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that describes no job.
+
+    Attributes:
+        name: what reports call it.
+        reason: one sentence.
+    """
+
+    name: str
+    reason: str
+
+
+def read_jobs(source: str | Path | Iterable[Job | Mapping[str, Any]]) -> list[Job | Refused]:
+    """Return the jobs of a table, and why rows are none, in the table's order.
+
+    Args:
+        source: a file (``.csv`` with a header, ``.jsonl`` or ``.parquet``) with columns of :data:`COLUMNS`, of which
+            ``image`` and ``concepts`` are needed; or jobs, or rows by column. Relative paths of a file belong to its
+            folder.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: no table, or a column that there is not.
+    """
+    if isinstance(source, (str, Path)):
+        file = Path(source)
+        return [_job(row, file.absolute().parent, f"row {number}") for number, row in enumerate(_rows(file), start=1)]
+    try:
+        given = list(source)
+    except TypeError:
+        raise InputError(f"jobs are a table's file or a list of jobs, got {shown(source)}") from None
+    return [
+        each if isinstance(each, Job) else _job(each, Path(), f"row {number}")
+        for number, each in enumerate(given, start=1)
+    ]
+
+
+def _job(row: Any, folder: Path, place: str) -> Job | Refused:
+    if not isinstance(row, Mapping):
+        return Refused(place, f"a row is a table of values by column, got {shown(row)}")
+    try:
+        return job_of(row, folder)
+    except SdkError as error:
+        name = row.get("name") or row.get("image")
+        return Refused(f"{place}, {name}" if isinstance(name, str) else place, str(error))
+
+
+def _rows(file: Path) -> Iterator[Any]:
+    if file.suffix.lower() not in _FORMATS:
+        raise InputError(f"{file} is no table of jobs; give a file that ends with {', '.join(_FORMATS)}")
+    content = read_bytes(file, limit=_LARGEST, what="table", advice="check the path of the table")
+    if file.suffix.lower() == ".csv":
+        yield from _csv(file, content)
+    elif file.suffix.lower() == ".jsonl":
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.strip():
+                yield _value(line, f"line {number} of {file}")
+    else:
+        yield from _parquet(file, content)
+
+
+def _value(line: bytes, name: str) -> Any:
+    """A line's value; one that cannot be read is a row that is wrong."""
+    try:
+        return parse_json(line, name, advice="write a JSON object in each line")
+    except InputError as error:
+        return str(error)
+
+
+def _csv(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="more cells")
+        _check_columns(file, reader.fieldnames or ())
+        yield from reader
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} is no CSV in UTF-8 ({error}); save it again") from error
+
+
+def _parquet(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} is no Parquet file, or a damaged one; write it again") from error
+    _check_columns(file, table.column_names)
+    yield from table.to_pylist()
+
+
+def _check_columns(file: Path, names: Iterable[str]) -> None:
+    """Refuse a whole table whose columns are wrong: every row would be."""
+    there = list(names)
+    strange = next((name for name in there if name not in COLUMNS), None)
+    if strange is not None:
+        raise InputError(f"{file} has a column {shown(strange)}; columns are {', '.join(COLUMNS)}")
+    missing = next((name for name in ("image", "concepts") if name not in there), None)
+    if missing is not None:
+        raise InputError(f"{file} has no column {missing}; columns are {', '.join(COLUMNS)}")

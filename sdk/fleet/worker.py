@@ -1,0 +1,107 @@
+"""One worker of a fleet: a base model, loaded once, and the fits that it is given."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..disk.folders import BusyError
+from ..errors import SdkError
+from ..fit import StepReport
+from ..personalizer import Personalizer
+from ..printable import printable
+from ..runtime import Cancelled, check_cancelled
+from .jobs import Job
+from .outcomes import PACKS, Outcome, record
+
+_LAST = 20  # steps whose losses a fit is judged by
+_PATIENCE = 60.0  # seconds: a worker whose fleet was killed ends within a step
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job that is to be done, with its id."""
+
+    job: Job
+    id: str
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How workers load the base model, see :meth:`sdk.Personalizer.from_pretrained`."""
+
+    model: str | Path = "bundled"
+    device: Any = None
+    dtype: Any = None
+    memory: float | str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Personalizer:
+        """Load the model."""
+        return Personalizer.from_pretrained(self.model, self.device, self.dtype, self.memory, **self.options)
+
+
+def work(
+    personalizer: Personalizer,
+    task: Task,
+    folder: Path,
+    cancel: threading.Event | None = None,
+    stepped: Callable[[int, int], Any] | None = None,
+) -> Outcome:
+    """Do a job, from its checkpoint if there is one, and return what came of it; whatever fails is a reason.
+
+    Args:
+        personalizer: the base model.
+        task: what to do.
+        folder: the fleet's output.
+        cancel: once set, :class:`sdk.runtime.Cancelled` is raised; the checkpoint stays.
+        stepped: called after each step with its number and how many there are.
+    """
+    job, begin = task.job, time.monotonic()
+    losses: list[float] = []
+
+    def callback(step: StepReport) -> None:
+        losses.append(step.losses["loss"])
+        if stepped is not None:
+            stepped(step.step, step.steps)
+
+    try:
+        config = personalizer.default_config(job.preset, job.method, **job.settings)
+        while True:
+            try:
+                pack = personalizer.fit(
+                    job.image,
+                    list(job.concepts),
+                    method=job.method,
+                    config=config,
+                    seed=job.seed,
+                    masks=list(job.masks) or None,
+                    output_dir=folder / PACKS / task.id,
+                    resume=True,
+                    callback=callback,
+                    cancel=cancel,
+                )
+                break
+            except BusyError:  # a worker of a fleet that was killed is at it, and ends after its step
+                check_cancelled(cancel)
+                if time.monotonic() - begin > _PATIENCE:
+                    raise
+                time.sleep(0.2)
+        seconds = time.monotonic() - begin
+        loss = fmean(losses[-_LAST:]) if losses else float("nan")
+        done = Outcome(
+            job.shown, "done", "", task.id, f"{PACKS}/{task.id}", round(loss, 6), round(seconds, 3), pack.content_hash()
+        )
+        record(folder, done)
+    except (Cancelled, KeyboardInterrupt):
+        raise
+    except SdkError as error:
+        return Outcome(job.shown, "failed", str(error), task.id)
+    except Exception as error:  # a bug, or memory that ran out: no reason for others not to be fitted
+        return Outcome(job.shown, "failed", printable(f"{type(error).__name__}: {error}", 400), task.id)
+    return done
