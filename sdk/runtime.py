@@ -25,8 +25,9 @@ __all__ = [
 ]
 
 
-PHASES = ("priors", "masks", "words", "fit", "validate", "sheets", "draw", "score", "export", "quantize", "merge")
-PHASES += ("fleet",)
+PHASES = (
+    *("priors", "masks", "words", "fit", "validate", "sheets", "draw", "score", "export", "quantize", "merge", "fleet"),
+)
 """What long work consists of: prior pictures, masks, the search for initial words, training steps, validation,
 pictures to look at, drawing, scoring, the parts of an export, the steps of quantising one, the layers of a merge,
 the fits of a fleet."""

@@ -90,10 +90,10 @@ def _fitted(
     waiting: dict[str, list[int]] = {}  # rows by job: two that ask for the same share a fit
     tasks: list[Task] = []
     for row in rows:
+        if isinstance(row, Refused):
+            found.append(Outcome(row.name, "failed", row.reason))
+            continue
         try:
-            if isinstance(row, Refused):
-                found.append(Outcome(row.name, "failed", row.reason))
-                continue
             key = job_id(row, base)
         except SdkError as error:
             found.append(Outcome(row.shown, "failed", str(error)))
