@@ -89,4 +89,5 @@ def test_the_short_table_has_the_best_of_each_column_in_bold():
     found = [r | {"recognised": r["fidelity"], "leakage": r["fidelity"]} for r in rows("disendiff", [0.5, 0.7])]
     found += [r | {"recognised": 0.9, "leakage": 0.1} for r in rows("dreambooth", [0.5])]
     lines = short.table(found, ["two"]).splitlines()
-    assert lines[2:] == ["| DisenDiff | 0.60 |  |  | 0.60 |", "| DreamBooth | **0.90** |  |  | **0.10** |"]
+    # DreamBooth was run on one of the two scenes, so that one alone is compared.
+    assert lines[2:] == ["| DisenDiff | 0.50 |  |  | 0.50 |", "| DreamBooth | **0.90** |  |  | **0.10** |"]
