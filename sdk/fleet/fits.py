@@ -15,6 +15,7 @@ from ..disk.files import prepare_output_folder
 from ..disk.folders import exclusive
 from ..errors import SdkError
 from ..fit.whole import whole_identity
+from ..memory.budget import AUTO, free_memory
 from ..rules.arguments import cancelling, path, to_be_called, whole
 from ..runtime import Phase, Progress
 from .jobs import Job, job_id
@@ -49,10 +50,11 @@ def fit_many(
     Args:
         jobs: a table (``.csv``, ``.jsonl``, ``.parquet``; see :func:`read_jobs`), or :class:`Job` objects or rows.
         output: a folder.
-        model: see :meth:`sdk.Personalizer.from_pretrained`, as ``device``, ``dtype``, ``memory`` and ``options``.
+        model: see :meth:`sdk.Personalizer.from_pretrained`, as ``device``, ``dtype`` and ``options``.
         workers: processes that fit at once; 1: none but this one.
         threads: of torch in each worker; default the processor's cores shared among them. Other threads, other last
             bits.
+        memory: as in ``from_pretrained``, of each worker; ``"auto"``: what is free, shared among them.
         progress: called as jobs are done, phase ``"fleet"``.
         cancel: once set, :class:`sdk.runtime.Cancelled` is raised after checkpoints are saved.
 
@@ -107,6 +109,8 @@ def _fitted(
     if workers == 1:
         ends = _here(personalizer, tasks, folder, threads, cancel)
     else:
+        if loading.memory == AUTO:  # each would take all that is free
+            loading = replace(loading, memory=free_memory(personalizer.device) / workers / 1e9)
         del personalizer
         ends = Workers(folder, loading, workers, threads).do(tasks, cancel)
     for end in ends:
