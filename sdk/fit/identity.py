@@ -62,7 +62,7 @@ def depends_on(
     if tile is not None:
         found[TILE] = tile
     if config.prior not in ("generate", "none"):
-        found["prior pictures"] = _folder_hash(config.prior)
+        found["prior pictures"] = folder_hash(config.prior)
     assert not found.keys() & settings.keys()
     return json.loads(json.dumps(found | settings))  # as a file would give it back
 
@@ -102,8 +102,8 @@ def _named(settings: Mapping[str, Any], usual: Mapping[str, Any], group: str = "
     return found
 
 
-def _folder_hash(folder: str) -> str:
-    """Of the user's prior pictures and their captions."""
+def folder_hash(folder: str) -> str:
+    """Return a hash of the user's prior pictures and their captions."""
     digest = hashlib.sha256()
     for path in list_images(folder):
         for file in (path, Path(path).with_suffix(".txt")):

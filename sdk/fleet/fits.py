@@ -51,7 +51,8 @@ def fit_many(
         jobs: a table (``.csv``, ``.jsonl``, ``.parquet``; see :func:`read_jobs`), or :class:`Job` objects or rows.
         output: a folder.
         model: see :meth:`sdk.Personalizer.from_pretrained`, as ``device``, ``dtype`` and ``options``.
-        workers: processes that fit at once; 1: none but this one.
+        workers: processes that fit at once; 1: none but this one. With more, a script's own lines stand below
+            ``if __name__ == "__main__":``, for every process imports it.
         threads: of torch in each worker; default the processor's cores shared among them. Other threads, other last
             bits.
         memory: as in ``from_pretrained``, of each worker; ``"auto"``: what is free, shared among them.
@@ -87,7 +88,7 @@ def _fitted(
     cancel: threading.Event | None,
 ) -> FleetResult:
     personalizer = loading.load()
-    base = whole_identity(personalizer)
+    base = whole_identity(personalizer) | {"device": personalizer.device.type}
     found: list[Outcome | None] = []
     waiting: dict[str, list[int]] = {}  # rows by job: two that ask for the same share a fit
     tasks: list[Task] = []
@@ -103,7 +104,7 @@ def _fitted(
         found.append(recorded(folder, key, row.shown))
         if found[-1] is None:
             if key not in waiting:
-                tasks.append(Task(row, key))
+                tasks.append(Task(row, key, base))
             waiting.setdefault(key, []).append(len(found) - 1)
     phase = Phase("fleet", len(rows), progress, cancel, len(rows) - sum(map(len, waiting.values())))
     if workers == 1:

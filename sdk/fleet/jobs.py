@@ -13,7 +13,9 @@ from ..concepts import resolve_concepts
 from ..config import FitConfig
 from ..disk.reading import parse_json, read_bytes
 from ..errors import ImageError, InputError
+from ..fit.identity import folder_hash
 from ..methods import check_method
+from ..printable import printable
 from ..rules.arguments import path, shown, text, whole
 from ..version import __version__
 
@@ -53,19 +55,22 @@ class Job:
     def __post_init__(self) -> None:
         path(self.image, "image")
         resolve_concepts(self.concepts)
+        if isinstance(self.masks, (str, Path)) or not isinstance(self.masks, Sequence):
+            raise InputError(f"masks must be a list of paths, got {shown(self.masks)}")
         for mask in self.masks:
             path(mask, "a mask")
         check_method(text(self.method, "method"))
-        whole(self.seed, "seed", 0)
+        whole(self.seed, "seed", 0, 2**63 - 1)
         text(self.name, "name")
-        if not isinstance(self.settings, Mapping):
+        if not isinstance(self.settings, Mapping) or not all(isinstance(key, str) for key in self.settings):
             raise InputError(f"settings must be a table of names and values, got {shown(self.settings)}")
-        FitConfig.preset(self.preset, self.method, **self.settings)
+        FitConfig.from_dict(dict(self.settings), self.method)  # an unknown name shows here
+        FitConfig.preset(text(self.preset, "preset"), self.method, **self.settings)
 
     @property
     def shown(self) -> str:
         """What reports call it."""
-        return self.name or Path(self.image).name
+        return printable(self.name or Path(self.image).name)
 
 
 def job_of(row: Mapping[str, Any], folder: Path) -> Job:
@@ -79,7 +84,7 @@ def job_of(row: Mapping[str, Any], folder: Path) -> Job:
     Raises:
         InputError: no picture, no concepts, an unknown column, or a value that cannot be one.
     """
-    given = {name: value for name, value in row.items() if value not in (None, "")}
+    given = {name: v for name, v in row.items() if v is not None and not (isinstance(v, str) and not v)}
     strange = [name for name in given if name not in COLUMNS]
     if strange:
         raise InputError(f"there is no column {shown(strange[0])}; columns are {', '.join(COLUMNS)}")
@@ -90,10 +95,10 @@ def job_of(row: Mapping[str, Any], folder: Path) -> Job:
     for name in ("concepts", "masks"):
         if isinstance(given.get(name), str):
             made[name] = tuple(part.strip() for part in given[name].split(_SEPARATOR))
-    if "masks" in made:
+    if isinstance(made.get("masks"), (list, tuple)):
         made["masks"] = tuple(folder / path(mask, "a mask") for mask in made["masks"])
     if isinstance(given.get("settings"), str):
-        made["settings"] = parse_json(given["settings"].encode(), "the row's settings", advice="write JSON")
+        made["settings"] = parse_json(given["settings"].encode(), "the JSON of settings", advice="correct the row")
     if isinstance(given.get("seed"), str):
         made["seed"] = _whole(given["seed"])
     return Job(**made)
@@ -107,11 +112,13 @@ def _whole(digits: str) -> int:
 
 
 def job_id(job: Job, base: Mapping[str, str]) -> str:
-    """Return the id of a job: hexadecimal digits, another one wherever the result may be another.
+    """Return the id of a job: hexadecimal digits, another one wherever another pack is asked for.
+
+    The number of threads is not in it, which changes last bits alone.
 
     Args:
         job: what is asked for.
-        base: :func:`sdk.fit.whole.whole_identity` of the model.
+        base: :func:`sdk.fit.whole.whole_identity` of the model, and the kind of device.
 
     Raises:
         MissingFileError: no such picture or mask.
@@ -131,6 +138,9 @@ def job_id(job: Job, base: Mapping[str, str]) -> str:
         "method": job.method,
         "preset": job.preset,
         "settings": dict(job.settings),
-        "seed": job.seed,
+        "seed": int(job.seed),
     }
+    prior = job.settings.get("prior")
+    if prior not in (None, "generate", "none"):
+        parts["prior pictures"] = folder_hash(prior)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

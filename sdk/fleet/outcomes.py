@@ -15,6 +15,7 @@ from typing import Any
 from ..disk.files import write_bytes
 from ..disk.reading import read_json
 from ..errors import SdkError
+from ..pack import MANIFEST
 
 PACKS, RECORDS = "packs", "jobs"  # folders in a fleet's output
 TABLE, PAGE = "results.csv", "summary.html"
@@ -74,7 +75,7 @@ class FleetResult:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, [each.name for each in fields(Outcome)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_plain(each) for each in self.outcomes)
+        writer.writerows(_cells(each) for each in self.outcomes)
         write_bytes(self.folder / TABLE, text.getvalue().encode())
         write_bytes(self.folder / PAGE, _page(self).encode())
 
@@ -87,11 +88,12 @@ def record(folder: Path, outcome: Outcome) -> None:
 def recorded(folder: Path, job: str, name: str) -> Outcome | None:
     """Return what is kept of a job that was done; ``None``: it was not, or its pack is gone."""
     file = folder / RECORDS / f"{job}.json"
-    if not file.is_file() or not (folder / PACKS / job).is_dir():
+    if not file.is_file() or not (folder / PACKS / job / MANIFEST).is_file():
         return None
     try:
         kept = read_json(file)
-        loss, seconds, content = float(kept["loss"]), float(kept["seconds"]), str(kept["content_sha256"])
+        loss, seconds = (float(kept[name] or "nan") for name in ("loss", "seconds"))
+        content = str(kept["content_sha256"])
     except (SdkError, KeyError, TypeError, ValueError):  # damaged: the pack says what is needed
         return None
     return Outcome(name, "done", "", job, f"{PACKS}/{job}", loss, seconds, content)
@@ -99,7 +101,13 @@ def recorded(folder: Path, job: str, name: str) -> Outcome | None:
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     """Of one outcome, figures that are none left out."""
-    return {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(outcome).items()}
+    return {k: "" if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(outcome).items()}
+
+
+def _cells(outcome: Outcome) -> dict[str, Any]:
+    """The same for a spreadsheet, which would take a text that begins like a formula for one."""
+    cells = _plain(outcome)
+    return {k: f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for k, v in cells.items()}
 
 
 def _page(result: FleetResult) -> str:

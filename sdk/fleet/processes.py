@@ -89,6 +89,7 @@ class Workers:
             return self._died(worker)
         if isinstance(said, SdkError):
             raise said
+        self.deaths[""] = 0
         worker.task = self.left.popleft() if self.left else None
         if worker.task is not None:
             with suppress(OSError):  # it died meanwhile; the next look says so
@@ -103,7 +104,10 @@ class Workers:
         self.deaths["" if task is None else task.id] += 1
         if task is None:
             if self.deaths[""] > DEATHS:
-                raise OutputError("workers die while they load the base model; give fewer workers")
+                raise OutputError(
+                    "workers die before they have a job: give fewer of them, and in a script call fit_many below "
+                    "if __name__ == '__main__'"
+                )
             return None
         if self.deaths[task.id] < DEATHS:
             self.left.appendleft(task)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..disk.reading import parse_json, read_bytes
 from ..errors import InputError, SdkError
+from ..printable import printable
 from ..rules.arguments import shown
 from .jobs import COLUMNS, Job, job_of
 
@@ -57,13 +58,15 @@ def read_jobs(source: str | Path | Iterable[Job | Mapping[str, Any]]) -> list[Jo
 
 
 def _job(row: Any, folder: Path, place: str) -> Job | Refused:
+    if isinstance(row, Refused):
+        return Refused(place, row.reason)
     if not isinstance(row, Mapping):
         return Refused(place, f"a row is a table of values by column, got {shown(row)}")
     try:
         return job_of(row, folder)
     except SdkError as error:
         name = row.get("name") or row.get("image")
-        return Refused(f"{place}, {name}" if isinstance(name, str) else place, str(error))
+        return Refused(printable(f"{place}, {name}") if isinstance(name, str) else place, str(error))
 
 
 def _rows(file: Path) -> Iterator[Any]:
@@ -85,7 +88,7 @@ def _value(line: bytes, name: str) -> Any:
     try:
         return parse_json(line, name, advice="write a JSON object in each line")
     except InputError as error:
-        return str(error)
+        return Refused(name, str(error))
 
 
 def _csv(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
@@ -112,6 +115,8 @@ def _parquet(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
 def _check_columns(file: Path, names: Iterable[str]) -> None:
     """Refuse a whole table whose columns are wrong: every row would be."""
     there = list(names)
+    if len(set(there)) < len(there):
+        raise InputError(f"{file} has a column twice; columns are {', '.join(COLUMNS)}")
     strange = next((name for name in there if name not in COLUMNS), None)
     if strange is not None:
         raise InputError(f"{file} has a column {shown(strange)}; columns are {', '.join(COLUMNS)}")

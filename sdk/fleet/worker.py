@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from statistics import fmean
 from typing import Any
 
 from ..disk.folders import BusyError
-from ..errors import SdkError
+from ..errors import InputError, SdkError
 from ..fit import StepReport
 from ..personalizer import Personalizer
 from ..printable import printable
 from ..runtime import Cancelled, check_cancelled
-from .jobs import Job
+from .jobs import Job, job_id
 from .outcomes import PACKS, Outcome, record
 
 _LAST = 20  # steps whose losses a fit is judged by
@@ -25,10 +26,16 @@ _PATIENCE = 60.0  # seconds: a worker whose fleet was killed ends within a step
 
 @dataclass(frozen=True)
 class Task:
-    """A job that is to be done, with its id."""
+    """A job that is to be done, its id, and what of that is the base model's, see :func:`sdk.fleet.jobs.job_id`."""
 
     job: Job
     id: str
+    base: dict[str, str]
+
+    def check(self) -> None:
+        """Raise :class:`InputError` if a picture is no longer what it was: its pack would have another id."""
+        if job_id(self.job, self.base) != self.id:
+            raise InputError("a picture changed while the fleet ran; call it again")
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def work(
             stepped(step.step, step.steps)
 
     try:
+        task.check()
         config = personalizer.default_config(job.preset, job.method, **job.settings)
         while True:
             try:
@@ -92,6 +100,11 @@ def work(
                 if time.monotonic() - begin > _PATIENCE:
                     raise
                 time.sleep(0.2)
+        try:
+            task.check()  # it was opened after it had been looked at
+        except SdkError:
+            shutil.rmtree(folder / PACKS / task.id)
+            raise
         seconds = time.monotonic() - begin
         loss = fmean(losses[-_LAST:]) if losses else float("nan")
         done = Outcome(

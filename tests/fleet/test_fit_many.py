@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from sdk import ConceptPack, Personalizer
 from sdk.commands.main import main
@@ -42,7 +43,8 @@ def contents(result):
 
 
 def test_each_fit_is_what_it_is_alone_and_is_done_once(jobs, tiny_model, tmp_path):
-    result = fit_many(jobs, tmp_path / "out", model=tiny_model, device="cpu", threads=1)
+    usual = {"model": tiny_model, "device": "cpu", "threads": torch.get_num_threads()}  # which last bits depend on
+    result = fit_many(jobs, tmp_path / "out", **usual)
     assert [each.status for each in result.outcomes] == ["done"] * 3
     assert result.fitted == 3
     alone = Personalizer.from_pretrained(tiny_model, device="cpu")
@@ -51,11 +53,11 @@ def test_each_fit_is_what_it_is_alone_and_is_done_once(jobs, tiny_model, tmp_pat
         pack = ConceptPack.from_pretrained(tmp_path / "out" / outcome.pack)
         assert pack.content_hash() == outcome.content_sha256
         assert pack.content_hash() == alone.fit(job.image, job.concepts, config=config, seed=job.seed).content_hash()
-    again = fit_many(jobs, tmp_path / "out", model=tiny_model, device="cpu", threads=1)
+    again = fit_many(jobs, tmp_path / "out", **usual)
     assert again.fitted == 0
     assert contents(again) == contents(result)
     jobs[1] = Job(image=jobs[1].image, concepts=jobs[1].concepts, settings=QUICK, seed=9)
-    changed = fit_many(jobs, tmp_path / "out", model=tiny_model, device="cpu", threads=1)
+    changed = fit_many(jobs, tmp_path / "out", **usual)
     assert changed.fitted == 1
     assert [a == b for a, b in zip(contents(changed), contents(result), strict=True)] == [True, False, True]
 
@@ -188,3 +190,32 @@ def test_the_command_says_what_failed_and_returns_2(jobs, tiny_model, tmp_path, 
     assert "1 of 1 fits failed" in said.err
     assert main(["fit-many", str(tmp_path / "none.csv"), "--output", str(tmp_path / "out")]) == 2
     assert "none.csv" in capsys.readouterr().err
+
+
+def test_a_picture_that_changes_while_the_fleet_runs_is_no_pack(jobs, picture, tiny_model, tmp_path):
+    def progress(event):
+        if event.phase == "fleet" and event.done == 1:
+            picture.rotate(90).save(tmp_path / "pets.png")
+
+    result = fit_many(jobs[:2], tmp_path / "out", model=tiny_model, device="cpu", threads=1, progress=progress)
+    assert [each.status for each in result.outcomes] == ["done", "failed"]
+    assert "changed while the fleet ran" in result.outcomes[1].reason
+    assert not (tmp_path / "out" / "packs" / result.outcomes[1].id).exists()
+
+
+def test_a_pack_without_a_record_or_a_record_without_a_pack(jobs, tiny_model, tmp_path):
+    usual = {"model": tiny_model, "device": "cpu", "threads": 1}
+    (outcome,) = fit_many(jobs[:1], tmp_path / "out", **usual).outcomes
+    (tmp_path / "out" / "jobs" / f"{outcome.id}.json").unlink()
+    assert [fit_many(jobs[:1], tmp_path / "out", **usual).fitted for _ in range(2)] == [1, 0]
+    for file in (tmp_path / "out" / outcome.pack).iterdir():
+        file.unlink()
+    again = fit_many(jobs[:1], tmp_path / "out", **usual)
+    assert again.fitted == 1
+    assert contents(again) == [outcome.content_sha256]
+
+
+def test_a_name_is_no_formula_of_a_spreadsheet(jobs, tiny_model, tmp_path):
+    row = {"image": "none.png", "concepts": ["cat"], "name": "=HYPERLINK(1)"}
+    fit_many([row], tmp_path / "out", model=tiny_model, device="cpu")
+    assert "\n'=HYPERLINK(1),failed" in (tmp_path / "out" / "results.csv").read_text()

@@ -49,7 +49,7 @@ def test_every_kind_of_table_says_the_same(kind, tmp_path):
         ({"image": "a.png"}, "the row has no concepts"),
         ({"image": "a.png", "concepts": "cat;"}, "concept"),
         ({"image": "a.png", "concepts": ["cat"], "seed": "seven"}, "seed must be a whole number"),
-        ({"image": "a.png", "concepts": ["cat"], "seed": -1}, "seed must be at least 0"),
+        ({"image": "a.png", "concepts": ["cat"], "seed": -1}, "seed must be between 0"),
         ({"image": "a.png", "concepts": ["cat"], "settings": '{"steps": NaN}'}, "NaN is no number"),
         ({"image": "a.png", "concepts": ["cat"], "settings": {"learning_rate": float("nan")}}, "learning_rate"),
         ({"image": "a.png", "concepts": ["cat"], "settings": {"stepps": 3}}, "there is no setting 'stepps'"),
@@ -113,3 +113,30 @@ def test_an_id_changes_with_whatever_changes_the_result(picture, tmp_path):
     ]
     ids = [job_id(Job(**usual | change), base) for change in others] + [job_id(Job(**usual), {"unet": "2"})]
     assert len({known, *ids}) == len(others) + 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"masks": 5}, "masks must be a list of paths"),
+        ({"settings": {"name": "x"}}, "there is no setting 'name'"),
+        ({"settings": {"method": "x"}}, "there is no setting 'method'"),
+        ({"settings": {1: 2}}, "settings must be a table"),
+        ({"seed": 10**30}, "seed must be between"),
+        ({"preset": 3}, "preset"),
+    ],
+)
+def test_values_of_another_type_are_refused_in_a_sentence(change, reason):
+    (found,) = read_jobs([{"image": "a.png", "concepts": ["cat"]} | change])
+    assert isinstance(found, Refused)
+    assert reason in found.reason
+
+
+def test_a_name_is_printable_wherever_it_goes():
+    named = {"image": "a.png", "concepts": ["cat"], "name": "a\x1b[31m\nb"}
+    not_utf8 = {"image": "caf\udce9.png", "concepts": ["cat"]}  # as the system gives such a file's name
+    for job in read_jobs([named, not_utf8]):
+        assert isinstance(job, Job)
+        assert "\x1b" not in job.shown
+        assert "\n" not in job.shown
+        job.shown.encode()
