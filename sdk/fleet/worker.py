@@ -60,7 +60,9 @@ def work(
     cancel: threading.Event | None = None,
     stepped: Callable[[int, int], Any] | None = None,
 ) -> Outcome:
-    """Do a job, from its checkpoint if there is one, and return what came of it; whatever fails is a reason.
+    """Do a job, from its checkpoint if there is one, and return what came of it.
+
+    What the job cannot work with, and memory or disks that run out, are reasons of a failure; a bug is none, and is raised.
 
     Args:
         personalizer: the base model.
@@ -115,6 +117,7 @@ def work(
         raise
     except SdkError as error:
         return Outcome(job.shown, "failed", str(error), task.id)
-    except Exception as error:  # a bug, or memory that ran out: no reason for others not to be fitted
-        return Outcome(job.shown, "failed", printable(f"{type(error).__name__}: {error}", 400), task.id)
+    except (MemoryError, OSError, RuntimeError) as error:  # torch's own, where memory ran out, too
+        reason = f"{printable(error, 300)} ({type(error).__name__}); fit this row alone, or with fewer workers"
+        return Outcome(job.shown, "failed", reason, task.id)
     return done
