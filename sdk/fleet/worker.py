@@ -62,7 +62,7 @@ def work(
 ) -> Outcome:
     """Do a job, from its checkpoint if there is one, and return what came of it.
 
-    What the job cannot work with, and memory or disks that run out, are reasons of a failure; a bug is none, and is raised.
+    What the job cannot work with, and memory or disks that run out, are reasons of a failure; a bug is raised.
 
     Args:
         personalizer: the base model.
