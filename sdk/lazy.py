@@ -11,7 +11,7 @@ from typing import Any
 EXTRAS = dict.fromkeys(("torch", "diffusers", "transformers", "safetensors", "tqdm", "psutil"), "torch")
 EXTRAS |= {"onnxruntime": "deploy", "tokenizers": "deploy", "onnx": "onnx", "onnxscript": "onnx"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "pydantic", "python_multipart"), "serve")
-EXTRAS |= {"httpx": "client", "gradio": "studio", "pyarrow": "fleet"}
+EXTRAS |= {"httpx": "client", "gradio": "studio", "pyarrow": "fleet", "ray": "ray"}
 
 
 def needed_extra(error: ModuleNotFoundError) -> str | None:

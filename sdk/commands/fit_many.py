@@ -1,14 +1,17 @@
-"""Fit a table of jobs with several processes; what is done is left alone, so the command may be repeated."""
+"""Fit a table of jobs, with several processes or on a Ray cluster; what is done is left alone, so repeat it freely."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ..errors import InputError
-from ..runtime import progress
 from .common import add_model_arguments, loading_arguments, say, speak_briefly
 
 EXAMPLE = "personalizer fit-many jobs.csv --output packs --workers 2"
+_SHOWN = 16  # lines of what is under way
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help=".csv, .jsonl or .parquet; columns: image, concepts, masks, method, preset, settings, seed, name",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the packs and the table of results")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that fit at once; default 1")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each worker; default the cores shared among them")
+    parser.add_argument(
+        "--output", required=True, metavar="PLACE", help="folder or address (s3://...) for the packs and the results"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="fits at once; default 1, on a cluster all it has room for"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of each worker; default the cores it has")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="work on this Ray cluster: auto, host:port, or local for one begun here"
+    )
+    parser.add_argument(
+        "--cpus", type=float, default=1.0, metavar="N", help="cores of each worker on a cluster; default 1"
+    )
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="of a GPU, likewise: 0.25, four share one")
     add_model_arguments(parser)
 
 
@@ -32,18 +46,55 @@ def run(arguments: argparse.Namespace) -> None:
     speak_briefly()
     from ..fleet import fit_many
 
-    with progress() as bar:
+    address = arguments.address
+    with fleet_bar() as watch:
         result = fit_many(
             arguments.table,
             arguments.output,
+            engine="local" if address is None else "ray",
+            address=None if address == "local" else address,
             workers=arguments.workers,
             threads=arguments.threads,
-            progress=bar,
+            cpus=arguments.cpus,
+            gpus=arguments.gpus,
+            watch=watch,
             **loading_arguments(arguments, "bundled"),
         )
     for each in result.failed:
         say(f"failed: {each.name}: {each.reason}")
     done = len(result.outcomes) - len(result.failed)
-    say(f"{arguments.output}: {done} of {len(result.outcomes)} done, {result.fitted} tried now; see results.csv there")
+    say(
+        f"{arguments.output}: {done} of {len(result.outcomes)} done, {result.fitted} tried now in "
+        f"{result.seconds:.0f} s ({result.worked:.0f} s of fits); see results.csv and summary.html there"
+    )
     if result.failed:
         raise InputError(f"{len(result.failed)} of {len(result.outcomes)} fits failed; their reasons are above")
+
+
+@contextmanager
+def fleet_bar() -> Iterator[Callable[[Any], None]]:
+    """Show how far a fleet is: a bar, and below it what is under way."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+
+    def watch(status: Any) -> None:
+        with suppress(OSError):  # nobody looks any more: no reason to stop working
+            if not bars:
+                bars.append(tqdm(total=status.total, initial=status.done + status.failed, unit="fit"))
+            bars[0].n = status.done + status.failed
+            bars[0].set_postfix_str(f"{status.failed} failed, {status.rate:.1f} a minute", refresh=False)
+            bars[0].refresh()
+            shown = status.running[:_SHOWN] if bars[0].fp.isatty() else []
+            while len(bars) - 1 < len(shown):
+                bars.append(tqdm(total=0, position=len(bars), bar_format="  {desc}", leave=False))
+            for place, bar in enumerate(bars[1:]):
+                name, seconds = shown[place] if place < len(shown) else ("", 0.0)
+                bar.set_description_str(f"{name[:60]}  {seconds:.0f} s" if name else "")
+
+    try:
+        yield watch
+    finally:
+        for bar in reversed(bars):
+            with suppress(OSError):
+                bar.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..disk.caching import cache_folder
+from ..disk.caching import cache_folder, shared_cache
 from ..disk.files import write_bytes
 from ..disk.reading import read_bytes
 from ..errors import InputError, MissingFileError, OutputError
@@ -42,13 +42,29 @@ class PriorCache:
         self.folder = cache_folder() / "priors" / self._key
         self._names: dict[int, list[str]] = {}
         self._writable = True
-        try:
-            for name in sorted(os.listdir(self.folder)):
-                number = name.partition("-")[0]
-                if number.isascii() and number.isdigit() and len(number) < 10:
-                    self._names.setdefault(int(number), []).append(name)
-        except OSError:
-            pass  # none yet, or somebody else's: writing tells
+        self._shared = shared_cache()
+        here: list[str] = []
+        with suppress(OSError):  # none yet, or somebody else's: writing tells
+            here = os.listdir(self.folder)
+        for name in sorted({*here, *self._taken(set(here))}):
+            number = _number(name)
+            if number is not None:
+                self._names.setdefault(number, []).append(name)
+
+    def _taken(self, here: set[str]) -> list[str]:
+        """Take what other machines drew of this set; return the names."""
+        taken = []
+        for name in sorted(self._shared.names(self._folder) - here) if self._shared is not None else ():
+            number = _number(name)
+            data = None if self._shared is None or number is None else self._shared.read(f"{self._folder}/{name}")
+            # A name that is not made of its number and content is nobody's picture, nor a path to write to.
+            if number is not None and data is not None and name == self._name(number, data) and self._write(name, data):
+                taken.append(name)
+        return taken
+
+    @property
+    def _folder(self) -> str:
+        return f"priors/{self._key}"
 
     def read(self, index: int, resolution: int) -> Image.Image | None:
         """Return a picture, RGB ``resolution`` squared, or ``None`` if it is not there.
@@ -74,13 +90,19 @@ class PriorCache:
 
     def write(self, index: int, image: Image.Image) -> None:
         """Keep a picture."""
-        if not self._writable:
-            return
-        if str(self.folder).startswith("~"):  # this user has no home
-            self._give_up("there is no home folder")
-            return
         data = png(image)
         name = self._name(index, data)
+        self._write(name, data)
+        if self._shared is not None:
+            self._shared.write(f"{self._folder}/{name}", data)
+
+    def _write(self, name: str, data: bytes) -> bool:
+        """Write a file on this machine; whether that worked."""
+        if not self._writable:
+            return False
+        if str(self.folder).startswith("~"):  # this user has no home
+            self._give_up("there is no home folder")
+            return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "about.json").exists():
@@ -88,6 +110,8 @@ class PriorCache:
             write_bytes(self.folder / name, data)
         except (OSError, OutputError) as error:
             self._give_up(getattr(error, "strerror", None) or error)
+            return False
+        return True
 
     def _give_up(self, why: object) -> None:
         self._writable = False
@@ -101,3 +125,9 @@ class PriorCache:
     def _name(self, index: int, data: bytes) -> str:
         digest = hashlib.sha256(f"{self._key} {index} ".encode() + data).hexdigest()
         return f"{index:05d}-{digest[:24]}.png"
+
+
+def _number(name: str) -> int | None:
+    """The number of a picture that a file's name begins with."""
+    digits = name.partition("-")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None

@@ -18,6 +18,7 @@ from ..methods import check_method
 from ..printable import printable
 from ..rules.arguments import path, shown, text, whole
 from ..version import __version__
+from .storage import is_address, read_address
 
 COLUMNS = ("image", "concepts", "masks", "method", "preset", "settings", "seed", "name")
 _LARGEST_FILE = 256 << 20  # bytes of a picture, as everywhere
@@ -30,9 +31,9 @@ class Job:
     """One fit of a fleet.
 
     Attributes:
-        image: path of the reference picture.
+        image: the reference picture's path, or an address that fsspec reaches (``s3://...``).
         concepts: class nouns, such as ``("cat", "dog")``.
-        masks: paths, white where a concept is, one per concept; empty: found by attention.
+        masks: likewise, white where a concept is, one per concept; empty: found by attention.
         method: see :meth:`sdk.Personalizer.fit`.
         preset: of the method.
         settings: changes of the preset and of what comes with the base model, as in a configuration file.
@@ -91,17 +92,22 @@ def job_of(row: Mapping[str, Any], folder: Path) -> Job:
     for name in ("image", "concepts"):
         if name not in given:
             raise InputError(f"the row has no {name}; every fit needs a picture and its concepts")
-    made: dict[str, Any] = given | {"image": folder / path(given["image"], "image")}
+    made: dict[str, Any] = given | {"image": _placed(given["image"], folder, "image")}
     for name in ("concepts", "masks"):
         if isinstance(given.get(name), str):
             made[name] = tuple(part.strip() for part in given[name].split(_SEPARATOR))
     if isinstance(made.get("masks"), (list, tuple)):
-        made["masks"] = tuple(folder / path(mask, "a mask") for mask in made["masks"])
+        made["masks"] = tuple(_placed(mask, folder, "a mask") for mask in made["masks"])
     if isinstance(given.get("settings"), str):
         made["settings"] = parse_json(given["settings"].encode(), "the JSON of settings", advice="correct the row")
     if isinstance(given.get("seed"), str):
         made["seed"] = _whole(given["seed"])
     return Job(**made)
+
+
+def _placed(source: Any, folder: Path, name: str) -> str | Path:
+    """A path from its table's folder; an address as it is."""
+    return str(source) if is_address(source) else folder / path(source, name)
 
 
 def _whole(digits: str) -> int:
@@ -111,7 +117,23 @@ def _whole(digits: str) -> int:
         raise InputError(f"seed must be a whole number, got {shown(digits)}") from None
 
 
-def job_id(job: Job, base: Mapping[str, str]) -> str:
+def contents(job: Job) -> list[bytes]:
+    """Return the files of a job's picture and masks.
+
+    Raises:
+        MissingFileError: no such picture or mask.
+        ImageError: a file that cannot be read.
+    """
+    return [_content(file) for file in (job.image, *job.masks)]
+
+
+def _content(file: str | Path) -> bytes:
+    if is_address(file):
+        return read_address(str(file), _LARGEST_FILE)
+    return read_bytes(file, limit=_LARGEST_FILE, what="picture", kind=ImageError, advice="check the job's row")
+
+
+def job_id(job: Job, base: Mapping[str, str], files: Sequence[bytes] | None = None) -> str:
     """Return the id of a job: hexadecimal digits, another one wherever another pack is asked for.
 
     The number of threads is not in it, which changes last bits alone.
@@ -119,21 +141,19 @@ def job_id(job: Job, base: Mapping[str, str]) -> str:
     Args:
         job: what is asked for.
         base: :func:`sdk.fit.whole.whole_identity` of the model, and the kind of device.
+        files: :func:`contents` of the job; default read now, one after the other.
 
     Raises:
         MissingFileError: no such picture or mask.
         ImageError: a file that cannot be read.
     """
-
-    def content(file: str | Path) -> str:
-        data = read_bytes(file, limit=_LARGEST_FILE, what="picture", kind=ImageError, advice="check the job's row")
-        return hashlib.sha256(data).hexdigest()
-
+    read = (_content(file) for file in (job.image, *job.masks)) if files is None else iter(files)
+    hashes = [hashlib.sha256(each).hexdigest() for each in read]
     parts = {
         "version": __version__,
         "base": dict(base),
-        "image": content(job.image),
-        "masks": [content(mask) for mask in job.masks],
+        "image": hashes[0],
+        "masks": hashes[1:],
         "concepts": list(job.concepts),
         "method": job.method,
         "preset": job.preset,

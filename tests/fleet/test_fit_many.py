@@ -16,24 +16,7 @@ from sdk import ConceptPack, Personalizer
 from sdk.commands.main import main
 from sdk.fleet import Job, fit_many
 from sdk.runtime import Cancelled
-
-QUICK = {
-    "steps": 4,
-    "batch_size": 4,
-    "target_pool": 4,
-    "prior_count": 2,
-    "prior_steps": 2,
-    "learning_rate": 1e-3,
-    "checkpoint_every": 1,
-}
-
-
-@pytest.fixture
-def jobs(picture, tmp_path):
-    """Return three jobs of one picture."""
-    picture.save(tmp_path / "pets.png")
-    usual = {"image": tmp_path / "pets.png", "concepts": ("cat", "dog")}
-    return [Job(**usual, settings=QUICK, seed=seed, name=f"seed {seed}") for seed in range(3)]
+from tests.fleet.quick import QUICK
 
 
 def contents(result):
@@ -80,7 +63,7 @@ def test_what_fails_is_a_line_with_its_reason(jobs, tiny_model, tmp_path):
         table = list(csv.DictReader(file))
     assert [row["status"] for row in table] == [each.status for each in result.outcomes]
     page = (tmp_path / "out" / "summary.html").read_text()
-    assert "2 of 5 fits done, 3 failed" in page
+    assert "2 of 5 done, 3 failed" in page
     assert "&lt;b&gt;hostile" in page
     assert "<b>hostile" not in page
     assert page.index("missing.png") < page.index(result.outcomes[0].pack)  # the worst first

@@ -1,0 +1,1 @@
+"""What runs the workers of a fleet, one file each."""

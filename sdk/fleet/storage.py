@@ -1,0 +1,208 @@
+"""Where a fleet's outputs go: a folder, or whatever fsspec reaches (``s3:``, ``gs:``, ``az:``, ``memory:``, ...).
+
+Files are whole or absent: in a folder by renaming, in object storage because an object appears when all of it is there.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..disk.files import as_path, prepare_output_folder, write_bytes
+from ..errors import ImageError, InputError, MissingFileError, OutputError
+from ..printable import printable
+
+_T = TypeVar("_T")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|memory):", re.IGNORECASE)
+
+
+def is_address(place: object) -> bool:
+    """Whether a text is an address such as ``s3://bucket/name``, not a path of this machine."""
+    return isinstance(place, str) and _ADDRESS.match(place) is not None
+
+
+class Storage:
+    """A place for files by name; names have slashes between folders.
+
+    Args:
+        place: a folder's path, or an address.
+
+    Attributes:
+        place: as given, to be shown.
+        local: the folder, if it is one of this machine.
+
+    Raises:
+        OutputError: it cannot be written to, or there is no such kind of storage.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place)
+        self.local: Path | None = None
+        self._files: Any = None
+        self._root = ""
+        if is_address(place):
+            self._files, self._root = _opened(self.place)
+        if self._files is None:
+            self.local = prepare_output_folder(as_path(self._root or self.place)).absolute()
+
+    @property
+    def of_this_process(self) -> bool:
+        """Whether nobody else sees what is written (``memory:``)."""
+        return self._files is not None and "memory" in _kinds(self._files)
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, ``None`` if it is not there."""
+        if self.local is not None:
+            file = self.local / name
+            try:
+                return file.read_bytes() if file.is_file() else None
+            except OSError as error:
+                raise OutputError(f"cannot read {file}: {error.strerror}; let it be read, or remove it") from error
+        try:
+            return self._asked(self._files.cat_file, self._at(name))
+        except FileNotFoundError:
+            return None
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return the contents of those files that are there, by name."""
+        wanted = list(names)
+        if self.local is not None or not wanted:
+            found = {name: self.read(name) for name in wanted}
+            return {name: data for name, data in found.items() if data is not None}
+        at = {self._at(name).strip("/"): name for name in wanted}
+        there: dict[str, bytes] = self._asked(self._files.cat, [self._at(name) for name in wanted], on_error="omit")
+        return {at[path.strip("/")]: data for path, data in there.items()}
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        if self.local is not None:
+            return (self.local / name).is_file()
+        return bool(self._asked(self._files.isfile, self._at(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, or put another one in its place."""
+        if self.local is not None:
+            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.local / name, data)
+            return
+        if self.of_this_process:  # object storage has no folders
+            self._asked(self._files.makedirs, self._at(name).rpartition("/")[0], exist_ok=True)
+        self._asked(self._files.pipe_file, self._at(name), data)
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names of the files that are directly in a folder."""
+        if self.local is not None:
+            there = self.local / folder
+            return {each.name for each in there.iterdir() if each.is_file()} if there.is_dir() else set()
+        self._files.invalidate_cache()  # listings are kept, and others write here
+        try:
+            found = self._asked(self._files.ls, self._at(folder), detail=True)
+        except FileNotFoundError:
+            return set()
+        return {each["name"].rpartition("/")[2] for each in found if each["type"] == "file"}
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        if self.local is not None:
+            (self.local / name).unlink(missing_ok=True)
+            return
+        try:
+            self._asked(self._files.rm_file, self._at(name))
+        except FileNotFoundError:
+            return
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _asked(self, function: Callable[..., _T], *given: Any, **options: Any) -> _T:
+        """What the file system answers; its errors in one sentence."""
+        try:
+            return function(*given, **options)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every kind of storage has errors of its own
+            raise OutputError(
+                f"cannot reach {printable(self.place)}: {printable(error, 200)}; check the address and the rights to it"
+            ) from error
+
+
+def read_address(place: str, limit: int) -> bytes:
+    """Return the content of a file that fsspec reaches.
+
+    Args:
+        place: its address.
+        limit: the most bytes that it may have.
+
+    Raises:
+        MissingFileError: nothing is there.
+        ImageError: it cannot be reached, or is larger.
+    """
+    shown = printable(place)
+    try:
+        files, name = _found(place)
+        size = files.size(name)
+        if size is not None and size > limit:
+            raise ImageError(f"{shown} has {size} bytes, and at most {limit} are read; give a smaller file")
+        with files.open(name, "rb") as file:
+            data = file.read(limit + 1)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no {shown}; check the job's row") from error
+    except Exception as error:  # every kind of storage has errors of its own
+        raise ImageError(f"cannot read {shown}: {printable(error, 200)}; check the job's row") from error
+    if len(data) > limit:
+        raise ImageError(f"{shown} has more than {limit} bytes; give a smaller file")
+    return data
+
+
+def packed(folder: Path, names: Iterable[str]) -> bytes:
+    """Return files of a folder as one object, so that they arrive together or not at all."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name in names:
+            if (folder / name).is_file():
+                archive.add(folder / name, arcname=name, recursive=False)
+    return made.getvalue()
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Write what :func:`packed` put together into a folder that is made for it.
+
+    Raises:
+        InputError: it is something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            archive.extractall(folder, filter="data")  # nothing outside the folder, no links, no devices
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"a checkpoint in the output is damaged ({printable(error)}); remove it") from error
+
+
+def _opened(place: str) -> tuple[Any, str]:
+    """The file system of an address, ``None`` if it is this machine's, and the path there."""
+    try:
+        files, root = _found(place)
+    except (ImportError, ValueError) as error:
+        raise OutputError(
+            f"cannot write to {printable(place)}: {printable(error, 200)}; install what reaches it, such as s3fs"
+        ) from error
+    root = root.rstrip("/")
+    return (None, root) if "file" in _kinds(files) else (files, root)
+
+
+def _found(place: str) -> tuple[Any, str]:
+    import fsspec
+
+    kind, _, rest = place.partition(":")
+    return fsspec.core.url_to_fs(place if rest.startswith("//") else f"{kind}://{rest}")
+
+
+def _kinds(files: Any) -> tuple[str, ...]:
+    kinds = files.protocol
+    return (kinds,) if isinstance(kinds, str) else tuple(kinds)
