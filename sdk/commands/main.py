@@ -18,8 +18,9 @@ from .common import lost_output, say_aside
 
 _COMMANDS = {
     "fit": "learn the concepts of one picture",
-    "fit-many": "fit a table of pictures with several processes",
+    "fit-many": "fit a table of pictures, on this machine or a cluster",
     "generate": "draw pictures with a pack",
+    "generate-many": "draw a table of prompts with many packs",
     "compare": "fit one picture with several methods, side by side",
     "evaluate": "measure fidelity and leakage of a pack on the bundled world",
     "masks": "find where the concepts are in a picture",

@@ -7,18 +7,35 @@ from typing import TYPE_CHECKING
 from ..lazy import public_names
 
 if TYPE_CHECKING:
+    from .drawings.drawing import Drawing, Drawn
+    from .drawings.generate import DrawnMany, generate_many
     from .fits import fit_many
     from .jobs import Job
     from .outcomes import FleetResult, Outcome, Status
     from .tables import read_jobs
 
 _HOMES = {
+    "Drawing": ".drawings.drawing",
+    "Drawn": ".drawings.drawing",
+    "DrawnMany": ".drawings.generate",
     "FleetResult": ".outcomes",
     "Job": ".jobs",
     "Outcome": ".outcomes",
     "Status": ".outcomes",
     "fit_many": ".fits",
+    "generate_many": ".drawings.generate",
     "read_jobs": ".tables",
 }
-__all__ = ["FleetResult", "Job", "Outcome", "Status", "fit_many", "read_jobs"]
+__all__ = [
+    "Drawing",
+    "Drawn",
+    "DrawnMany",
+    "FleetResult",
+    "Job",
+    "Outcome",
+    "Status",
+    "fit_many",
+    "generate_many",
+    "read_jobs",
+]
 __getattr__ = public_names(__name__, _HOMES)

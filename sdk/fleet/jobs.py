@@ -92,25 +92,26 @@ def job_of(row: Mapping[str, Any], folder: Path) -> Job:
     for name in ("image", "concepts"):
         if name not in given:
             raise InputError(f"the row has no {name}; every fit needs a picture and its concepts")
-    made: dict[str, Any] = given | {"image": _placed(given["image"], folder, "image")}
+    made: dict[str, Any] = given | {"image": placed(given["image"], folder, "image")}
     for name in ("concepts", "masks"):
         if isinstance(given.get(name), str):
             made[name] = tuple(part.strip() for part in given[name].split(_SEPARATOR))
     if isinstance(made.get("masks"), (list, tuple)):
-        made["masks"] = tuple(_placed(mask, folder, "a mask") for mask in made["masks"])
+        made["masks"] = tuple(placed(mask, folder, "a mask") for mask in made["masks"])
     if isinstance(given.get("settings"), str):
         made["settings"] = parse_json(given["settings"].encode(), "the JSON of settings", advice="correct the row")
     if isinstance(given.get("seed"), str):
-        made["seed"] = _whole(given["seed"])
+        made["seed"] = whole_number(given["seed"])
     return Job(**made)
 
 
-def _placed(source: Any, folder: Path, name: str) -> str | Path:
+def placed(source: Any, folder: Path, name: str) -> str | Path:
     """A path from its table's folder; an address as it is."""
     return str(source) if is_address(source) else folder / path(source, name)
 
 
-def _whole(digits: str) -> int:
+def whole_number(digits: str) -> int:
+    """The seed that a cell states."""
     try:
         return int(digits)
     except ValueError:

@@ -43,9 +43,9 @@ def named(outcome: Outcome, name: str) -> Outcome:
     return replace(outcome, name=name)
 
 
-def plain(outcome: Outcome) -> dict[str, Any]:
+def plain(row: Any) -> dict[str, Any]:
     """Return an outcome's values by name, figures that are none left out."""
-    return {k: "" if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(outcome).items()}
+    return {k: "" if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(row).items()}
 
 
 def _outcome(id: str, data: bytes | None) -> Outcome | None:

@@ -14,7 +14,7 @@ from .outcomes import Outcome, Status
 from .records import plain
 from .storage import Storage
 
-TABLE, PARQUET, PAGE = "results.csv", "results.parquet", "summary.html"
+TABLE, PAGE = "results", "summary.html"
 _OFTEN = 5  # seconds between two looks of a browser at a page of a fleet that runs
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1e1e23; }
@@ -32,15 +32,20 @@ def write_reports(storage: Storage, outcomes: Sequence[Outcome], status: Status,
         status: how far the fleet is.
         ended: whether nothing more comes; else the page looks for itself again.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [each.name for each in fields(Outcome)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_cells(each) for each in outcomes)
-    storage.write(TABLE, text.getvalue().encode())
-    columns = _parquet(outcomes)
-    if columns is not None:
-        storage.write(PARQUET, columns)
+    write_tables(storage, TABLE, Outcome, outcomes)
     storage.write(PAGE, _page(outcomes, status, ended).encode())
+
+
+def write_tables(storage: Storage, name: str, kind: type, rows: Sequence[Any]) -> None:
+    """Write things of one kind as ``name.csv``, and where pyarrow is as ``name.parquet``, a column for each value."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [each.name for each in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_cells(each) for each in rows)
+    storage.write(f"{name}.csv", text.getvalue().encode())
+    columns = _parquet(kind, rows)
+    if columns is not None:
+        storage.write(f"{name}.parquet", columns)
 
 
 def line(status: Status) -> str:
@@ -51,22 +56,22 @@ def line(status: Status) -> str:
     return ", ".join(parts) + (f", {status.rate:.1f} a minute" if status.rate else "")
 
 
-def _cells(outcome: Outcome) -> dict[str, Any]:
+def _cells(row: Any) -> dict[str, Any]:
     """Values for a spreadsheet, which would take a text that begins like a formula for one."""
-    cells = plain(outcome)
+    cells = plain(row)
     return {k: f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for k, v in cells.items()}
 
 
-def _parquet(outcomes: Sequence[Outcome]) -> bytes | None:
+def _parquet(kind: type, rows: Sequence[Any]) -> bytes | None:
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         return None
-    kinds = {"loss": pyarrow.float64(), "seconds": pyarrow.float64()}
-    schema = pyarrow.schema([(each.name, kinds.get(each.name, pyarrow.string())) for each in fields(Outcome)])
+    kinds = {"float": pyarrow.float64(), "int": pyarrow.int64(), "str": pyarrow.string()}
+    schema = pyarrow.schema([(each.name, kinds[str(each.type)]) for each in fields(kind)])
     buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(each) for each in outcomes], schema), buffer)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(each) for each in rows], schema), buffer)
     return buffer.getvalue().to_pybytes()
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..disk.file_names import is_plain_name
 from ..disk.files import as_path, prepare_output_folder, write_bytes
-from ..errors import ImageError, InputError, MissingFileError, OutputError
+from ..errors import InputError, MissingFileError, OutputError
 from ..printable import printable
 
 _T = TypeVar("_T")
@@ -116,7 +117,7 @@ class Storage:
             return
 
     def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}".rstrip("/")
 
     def _asked(self, function: Callable[..., _T], *given: Any, **options: Any) -> _T:
         """What the file system answers; its errors in one sentence."""
@@ -139,25 +140,45 @@ def read_address(place: str, limit: int) -> bytes:
 
     Raises:
         MissingFileError: nothing is there.
-        ImageError: it cannot be reached, or is larger.
+        InputError: it cannot be reached, or is larger.
     """
     shown = printable(place)
     try:
         files, name = _found(place)
         size = files.size(name)
         if size is not None and size > limit:
-            raise ImageError(f"{shown} has {size} bytes, and at most {limit} are read; give a smaller file")
+            raise InputError(f"{shown} has {size} bytes, and at most {limit} are read; give a smaller file")
         with files.open(name, "rb") as file:
             data = file.read(limit + 1)
-    except ImageError:
+    except InputError:
         raise
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no {shown}; check the job's row") from error
+        raise MissingFileError(f"there is no {shown}; check the row") from error
     except Exception as error:  # every kind of storage has errors of its own
-        raise ImageError(f"cannot read {shown}: {printable(error, 200)}; check the job's row") from error
+        raise InputError(f"cannot read {shown}: {printable(error, 200)}; check the row") from error
     if len(data) > limit:
-        raise ImageError(f"{shown} has more than {limit} bytes; give a smaller file")
+        raise InputError(f"{shown} has more than {limit} bytes; give a smaller file")
     return data
+
+
+def fetch_folder(place: str, folder: Path, limit: Callable[[str], int]) -> None:
+    """Copy the files that are directly in a folder at an address; names that no file of ours has stay behind.
+
+    Args:
+        place: its address.
+        folder: for the files.
+        limit: the most bytes of a file, by its name.
+
+    Raises:
+        MissingFileError: nothing is there.
+        InputError: it cannot be reached, or a file is larger.
+    """
+    there = Storage(place).names("")
+    if not there:
+        raise MissingFileError(f"there is nothing at {printable(place)}; check the row")
+    for name in sorted(there):
+        if is_plain_name(name):
+            (folder / name).write_bytes(read_address(f"{place.rstrip('/')}/{name}", limit(name)))
 
 
 def packed(folder: Path, names: Iterable[str]) -> bytes:

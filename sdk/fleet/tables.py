@@ -1,13 +1,13 @@
-"""Tables of jobs: CSV, lines of JSON, Parquet. A row that is wrong is none of the others' business."""
+"""Tables: CSV, lines of JSON, Parquet. A row that is wrong is none of the others' business."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..disk.reading import parse_json, read_bytes
 from ..errors import InputError, SdkError
@@ -17,6 +17,7 @@ from .jobs import COLUMNS, Job, job_of
 
 _LARGEST = 1 << 30  # bytes: some millions of rows
 _FORMATS = (".csv", ".jsonl", ".parquet")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -44,43 +45,69 @@ def read_jobs(source: str | Path | Iterable[Job | Mapping[str, Any]]) -> list[Jo
         MissingFileError: no such file.
         InputError: no table, or a column that there is not.
     """
+    return read_table(source, Job, job_of, COLUMNS, ("image", "concepts"))
+
+
+def read_table(
+    source: Any,
+    kind: type[_T],
+    made: Callable[[Mapping[str, Any], Path], _T],
+    columns: Sequence[str],
+    needed: Sequence[str],
+) -> list[_T | Refused]:
+    """Return what the rows of a table describe, and why some describe nothing.
+
+    Args:
+        source: a file, or things of the ``kind``, or rows by column.
+        kind: what rows describe.
+        made: makes one of a row and the folder that its relative paths belong to.
+        columns: that there may be.
+        needed: of them those without which there is nothing.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: no table, or a column that there is not.
+    """
+
+    def of(row: Any, folder: Path, place: str) -> _T | Refused:
+        if isinstance(row, kind):
+            return row
+        if isinstance(row, Refused):
+            return Refused(place, row.reason)
+        if not isinstance(row, Mapping):
+            return Refused(place, f"a row is a table of values by column, got {shown(row)}")
+        try:
+            return made(row, folder)
+        except SdkError as error:
+            name = row.get("name") or row.get(needed[0])
+            return Refused(printable(f"{place}, {name}") if isinstance(name, str) else place, str(error))
+
+    folder, rows = Path(), source
     if isinstance(source, (str, Path)):
-        file = Path(source)
-        return [_job(row, file.absolute().parent, f"row {number}") for number, row in enumerate(_rows(file), start=1)]
+        folder, rows = Path(source).absolute().parent, _rows(Path(source), columns, needed)
     try:
-        given = list(source)
+        given = list(rows)
     except TypeError:
-        raise InputError(f"jobs are a table's file or a list of jobs, got {shown(source)}") from None
-    return [
-        each if isinstance(each, Job) else _job(each, Path(), f"row {number}")
-        for number, each in enumerate(given, start=1)
-    ]
+        raise InputError(f"give a table's file or a list of rows, got {shown(source)}") from None
+    return [of(row, folder, f"row {number}") for number, row in enumerate(given, start=1)]
 
 
-def _job(row: Any, folder: Path, place: str) -> Job | Refused:
-    if isinstance(row, Refused):
-        return Refused(place, row.reason)
-    if not isinstance(row, Mapping):
-        return Refused(place, f"a row is a table of values by column, got {shown(row)}")
-    try:
-        return job_of(row, folder)
-    except SdkError as error:
-        name = row.get("name") or row.get("image")
-        return Refused(printable(f"{place}, {name}") if isinstance(name, str) else place, str(error))
-
-
-def _rows(file: Path) -> Iterator[Any]:
+def _rows(file: Path, columns: Sequence[str], needed: Sequence[str]) -> Iterator[Any]:
     if file.suffix.lower() not in _FORMATS:
-        raise InputError(f"{file} is no table of jobs; give a file that ends with {', '.join(_FORMATS)}")
+        raise InputError(f"{file} is no table; give a file that ends with {', '.join(_FORMATS)}")
     content = read_bytes(file, limit=_LARGEST, what="table", advice="check the path of the table")
+
+    def check(names: Iterable[str]) -> None:
+        _check_columns(file, list(names), columns, needed)
+
     if file.suffix.lower() == ".csv":
-        yield from _csv(file, content)
+        yield from _csv(file, content, check)
     elif file.suffix.lower() == ".jsonl":
         for number, line in enumerate(content.splitlines(), start=1):
             if line.strip():
                 yield _value(line, f"line {number} of {file}")
     else:
-        yield from _parquet(file, content)
+        yield from _parquet(file, content, check)
 
 
 def _value(line: bytes, name: str) -> Any:
@@ -91,16 +118,16 @@ def _value(line: bytes, name: str) -> Any:
         return Refused(name, str(error))
 
 
-def _csv(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
+def _csv(file: Path, content: bytes, check: Callable[[Iterable[str]], None]) -> Iterator[dict[str, Any]]:
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="more cells")
-        _check_columns(file, reader.fieldnames or ())
+        check(reader.fieldnames or ())
         yield from reader
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} is no CSV in UTF-8 ({error}); save it again") from error
 
 
-def _parquet(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
+def _parquet(file: Path, content: bytes, check: Callable[[Iterable[str]], None]) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -108,18 +135,17 @@ def _parquet(file: Path, content: bytes) -> Iterator[dict[str, Any]]:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file} is no Parquet file, or a damaged one; write it again") from error
-    _check_columns(file, table.column_names)
+    check(table.column_names)
     yield from table.to_pylist()
 
 
-def _check_columns(file: Path, names: Iterable[str]) -> None:
+def _check_columns(file: Path, there: list[str], columns: Sequence[str], needed: Sequence[str]) -> None:
     """Refuse a whole table whose columns are wrong: every row would be."""
-    there = list(names)
     if len(set(there)) < len(there):
-        raise InputError(f"{file} has a column twice; columns are {', '.join(COLUMNS)}")
-    strange = next((name for name in there if name not in COLUMNS), None)
+        raise InputError(f"{file} has a column twice; columns are {', '.join(columns)}")
+    strange = next((name for name in there if name not in columns), None)
     if strange is not None:
-        raise InputError(f"{file} has a column {shown(strange)}; columns are {', '.join(COLUMNS)}")
-    missing = next((name for name in ("image", "concepts") if name not in there), None)
+        raise InputError(f"{file} has a column {shown(strange)}; columns are {', '.join(columns)}")
+    missing = next((name for name in needed if name not in there), None)
     if missing is not None:
-        raise InputError(f"{file} has no column {missing}; columns are {', '.join(COLUMNS)}")
+        raise InputError(f"{file} has no column {missing}; columns are {', '.join(columns)}")

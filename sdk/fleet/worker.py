@@ -83,6 +83,13 @@ class Loading:
         return Personalizer.from_pretrained(self.model, self.device, self.dtype, self.memory, **self.options)
 
 
+def loaded(loading: Loading, share: float) -> Personalizer:
+    """Load a base model, for a share of the free memory where it is this package that decides."""
+    if loading.memory == AUTO and share < 1:
+        loading = replace(loading, memory=free_memory(usable_device(loading.device)) * share / 1e9)
+    return loading.load()
+
+
 class Worker:
     """A base model, loaded once, that does one job after the other.
 
@@ -100,9 +107,7 @@ class Worker:
     def __init__(
         self, loading: Loading, storage: Storage, threads: int, share: float = 1.0, shares: bool = False
     ) -> None:
-        if loading.memory == AUTO and share < 1:
-            loading = replace(loading, memory=free_memory(usable_device(loading.device)) * share / 1e9)
-        self.personalizer = loading.load()
+        self.personalizer = loaded(loading, share)
         self.base = whole_identity(self.personalizer) | {"device": self.personalizer.device.type}
         self.storage, self.threads, self.shares = storage, threads, shares
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from sdk import ConceptPack
-from sdk.errors import ImageError, InputError, MissingFileError, OutputError
+from sdk.errors import InputError, MissingFileError, OutputError
 from sdk.fleet import Job, fit_many
 from sdk.fleet.storage import Storage, is_address, packed, read_address, unpack
 from sdk.runtime import Cancelled
@@ -146,7 +146,7 @@ def test_pictures_may_be_at_addresses(jobs, tiny_model, picture, memory, tmp_pat
     assert [each.status for each in result.outcomes] == ["done", "done", "failed"]
     assert result.outcomes[0].id == result.outcomes[1].id
     assert "none.png" in result.outcomes[2].reason
-    with pytest.raises(ImageError, match="at most 3"):
+    with pytest.raises(InputError, match="at most 3"):
         read_address(f"{memory}/pets.png", 3)
     with pytest.raises(MissingFileError):
         read_address(f"{memory}/none.png", 3)

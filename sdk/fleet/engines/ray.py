@@ -171,10 +171,8 @@ class _Actor:
         quiet()
         self._cancel = threading.Event()
         self._begun: Ready | SdkError
-        cores = next(each["Resources"].get("CPU", 1) for each in ray.nodes() if each["NodeID"] == _node())
-        share = min(gpus or cpus / max(cores, 1), 1.0)
         try:
-            self._worker = Worker(loading, Storage(place), threads, share, shares=True)
+            self._worker = Worker(loading, Storage(place), threads, share_of_memory(cpus, gpus), shares=True)
             self._begun = Ready(self._worker.base)
         except SdkError as error:
             self._begun = error
@@ -193,6 +191,12 @@ class _Actor:
     def stop(self) -> None:
         """Let the job at hand save its checkpoint and end."""
         self._cancel.set()
+
+
+def share_of_memory(cpus: float, gpus: float) -> float:
+    """Return which share of its machine's memory a worker may take that has so many cores and so much of a GPU."""
+    cores = next(each["Resources"].get("CPU", 1) for each in ray.nodes() if each["NodeID"] == _node())
+    return min(gpus or cpus / max(cores, 1), 1.0)
 
 
 def _node() -> str:

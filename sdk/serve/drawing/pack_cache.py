@@ -6,10 +6,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ...library import KeptPack
-from .painter import Painter
+
+
+class Reader(Protocol):
+    """What reads packs: a painter, or what fetches them for one."""
+
+    def read_pack(self, path: Path) -> Any:
+        """Read a pack, or raise :class:`sdk.errors.SdkError`."""
+        ...
+
+    def size_of(self, pack: Any) -> int:
+        """Return how many bytes it takes in memory."""
+        ...
 
 
 class PackCache:
@@ -23,7 +35,7 @@ class PackCache:
         watch: told ``"hit"``, ``"miss"`` or ``"evicted"``.
     """
 
-    def __init__(self, painter: Painter, budget: int, watch: Callable[[str], Any] = lambda what: None) -> None:
+    def __init__(self, painter: Reader, budget: int, watch: Callable[[str], Any] = lambda what: None) -> None:
         self.painter, self.budget, self.watch = painter, budget, watch
         self._held: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         self._reading: dict[int, Future] = {}

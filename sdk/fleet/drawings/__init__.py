@@ -1,0 +1,1 @@
+"""Many pictures: rows of prompts and packs, drawn in batches."""
