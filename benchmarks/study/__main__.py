@@ -4,7 +4,7 @@ Ten prompts for each concept alone and ten for all together. Every arm has the s
 seeds, noise and, if it has any, priors; where two concepts are of one class, also the true masks, without which nobody
 could say which is which. Finished arms are kept in the CSV file and not fitted again, so the command may be interrupted
 and repeated with the same settings; ``--part 1/2`` and ``--part 2/2`` share the scenes between two processes, each with
-a file of its own.
+a file of its own. With ``--engine ray`` the fits are spread over a cluster; the file is the same.
 
 Usage: python -m benchmarks.study --csv out/study.csv [--arms disendiff,dreambooth] [--task same-class] [--scenes 5]
 """
@@ -13,26 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
-from benchmarks.study.measures import again_of, agreement, kinds_of, maps_of, row_of, taken
 from benchmarks.study.record import Record, share
+from benchmarks.study.scenes import SCENES, Plan, run_scene
 from benchmarks.study.summary import summary
-from sdk import Concept, Personalizer, quiet
-from sdk.comparison import UNTOUCHED, Result, resolve_arms, run_arm
-from sdk.eval import PackChecker, draw_for
-from sdk.fit import StepReport
+from sdk import Personalizer, quiet
+from sdk.comparison import UNTOUCHED, resolve_arms
 from sdk.methods import METHODS, method_class
-from sdk.miniworld import COUNT, SPLITS, TASKS, InstanceScorer, JudgeScorer, bundled_instance_judge, render, task_scene
-from sdk.model import forward_dtype
+from sdk.miniworld import COUNT, SPLITS, TASKS
 from sdk.runtime import keep_memory
-from sdk.sampling import Attempts
 
 VARIANTS = ("paper", *method_class("disendiff").variants)
 ARMS = (
@@ -43,73 +34,6 @@ ARMS = (
     "attencraft:best",
     *(f"disendiff:{name}" for name in VARIANTS),
 )
-SCENES = 1000  # of a task at most, so that no two fits have a seed in common
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study does with every scene.
-
-    Attributes:
-        split: of the scenes.
-        prompts: of each kind.
-        common: how pictures are drawn.
-        settings: of every fit, on top of what each arm says.
-        attempts: drawings of a picture at most; above 1 the first judge chooses and the second alone measures.
-        seed: 1, 2, ... are further fits of the same scenes.
-    """
-
-    split: str
-    prompts: int
-    common: dict[str, Any]
-    settings: dict[str, Any]
-    attempts: int = 1
-    seed: int = 0
-
-
-def run_scene(personalizer: Personalizer, arms: list[str], task: str, index: int, plan: Plan) -> Iterator[dict]:
-    """Yield one row per arm of one scene."""
-    scene = task_scene(task, plan.split, index)
-    picture, true = render(scene)
-    masks = [Image.fromarray(mask).convert("L") for mask in true]
-    resolved = [Concept(item.noun, f"<new{i}>") for i, item in enumerate(scene.objects, start=1)]
-    one_class = TASKS[task].one_class
-    second = InstanceScorer(bundled_instance_judge())
-    second.look_at(picture, resolved, masks)
-    first = None if one_class else JudgeScorer()
-    if first is not None:
-        first.look_at(picture, resolved)
-    scorer = second if first is None or plan.attempts > 1 else first
-    wanted = scorer.prompts(resolved, plan.prompts)
-    chooses = Attempts(plan.attempts, PackChecker(personalizer)) if plan.attempts > 1 else Attempts()
-    for name in arms:
-        row: dict[str, Any] = {"task": task, "concepts": len(resolved), "scene": index}
-        row |= {"nouns": "+".join(c.noun for c in resolved), "arm": name, "precision": ""}
-        maps: list[torch.Tensor] = []
-
-        def last(step: StepReport, maps: list[torch.Tensor] = maps) -> None:
-            if step.step == step.steps:
-                maps.extend(step.looks.maps())
-
-        if name == UNTOUCHED:
-            drawn = draw_for(personalizer, wanted, None, **plan.common)
-            result = Result(UNTOUCHED, scorer.score(drawn), drawn)
-        else:
-            (arm,) = resolve_arms([name])
-            given = masks if one_class else None
-            common = plan.common | {"attempts": chooses}
-            fit = (arm, picture, resolved, scorer, wanted, common, plan.settings)
-            result = run_arm(personalizer, *fit, seed=index + SCENES * plan.seed, masks=given, callback=last)
-            assert result.pack is not None
-            dtype = forward_dtype(result.pack.settings["precision"], personalizer.device)
-            row["precision"] = str(dtype).removeprefix("torch.")
-            row["calibration"] = result.pack.settings.get("disendiff", {}).get("calibration_weight", "")
-        row |= row_of(result) | (maps_of(maps, true) if maps else {})
-        if first is not None and scorer is first:
-            row |= kinds_of(result, first.identities, first.judge) | again_of(second.score(result.drawn))
-        if first is not None and name != UNTOUCHED:
-            row["agreement"] = agreement(result.drawn, resolved, first, second)
-        yield row | taken(result)
 
 
 def parse() -> argparse.Namespace:
@@ -128,6 +52,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--attempts", type=int, default=1, help="drawings of a picture; the first judge chooses, the second measures"
     )
+    parser.add_argument(
+        "--engine", choices=("here", "ray"), default="here", help="where fits run; default this process"
+    )
+    parser.add_argument("--address", help="of the Ray cluster; default one of this machine, begun for the study")
+    parser.add_argument("--workers", type=int, help="fits at once on the cluster; default one a core")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a number or a JSON list; or GROUP.NAME=VALUE"
     )
@@ -174,13 +103,23 @@ def main() -> None:
     if arguments.attempts > 1:
         conditions["attempts"] = arguments.attempts
     record = Record(arguments.csv, conditions)
-    personalizer = Personalizer.from_pretrained(arguments.base)
-    for task in arguments.task.split(","):
-        for index in share(arguments.scenes or TASKS[task].scenes, arguments.part):
-            missing = record.missing(task, index, arms)
-            if missing:
-                for row in run_scene(personalizer, missing, task, index, plan):
-                    record.add(row)
+    scenes = [
+        (task, index)
+        for task in arguments.task.split(",")
+        for index in share(arguments.scenes or TASKS[task].scenes, arguments.part)
+    ]
+    wanted = [(*scene, missing) for scene in scenes if (missing := record.missing(*scene, arms))]
+    if arguments.engine == "ray":
+        from benchmarks.study.on_ray import run_on_ray
+
+        fits = [(task, index, arm) for task, index, missing in wanted for arm in missing]
+        for row in run_on_ray(arguments.base, fits, plan, arguments.address, arguments.workers):
+            record.add(row)
+    elif wanted:
+        personalizer = Personalizer.from_pretrained(arguments.base)
+        for task, index, missing in wanted:
+            for row in run_scene(personalizer, missing, task, index, plan):
+                record.add(row)
     print(summary(record.rows))
 
 

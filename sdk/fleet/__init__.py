@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .fits import fit_many
     from .jobs import Job
     from .outcomes import FleetResult, Outcome, Status
+    from .serving.application import serve_app
     from .tables import read_jobs
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "fit_many": ".fits",
     "generate_many": ".drawings.generate",
     "read_jobs": ".tables",
+    "serve_app": ".serving.application",
 }
 __all__ = [
     "Drawing",
@@ -37,5 +39,6 @@ __all__ = [
     "fit_many",
     "generate_many",
     "read_jobs",
+    "serve_app",
 ]
 __getattr__ = public_names(__name__, _HOMES)

@@ -99,12 +99,14 @@ class Storage:
         if self.local is not None:
             there = self.local / folder
             return {each.name for each in there.iterdir() if each.is_file()} if there.is_dir() else set()
-        self._files.invalidate_cache()  # listings are kept, and others write here
-        try:
-            found = self._asked(self._files.ls, self._at(folder), detail=True)
-        except FileNotFoundError:
-            return set()
-        return {each["name"].rpartition("/")[2] for each in found if each["type"] == "file"}
+        return self._listed(folder, "file")
+
+    def folders(self, folder: str) -> set[str]:
+        """Return the names of the folders that are directly in a folder."""
+        if self.local is not None:
+            there = self.local / folder
+            return {each.name for each in there.iterdir() if each.is_dir()} if there.is_dir() else set()
+        return self._listed(folder, "directory")
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
@@ -115,6 +117,14 @@ class Storage:
             self._asked(self._files.rm_file, self._at(name))
         except FileNotFoundError:
             return
+
+    def _listed(self, folder: str, kind: str) -> set[str]:
+        self._files.invalidate_cache()  # listings are kept, and others write here
+        try:
+            found = self._asked(self._files.ls, self._at(folder), detail=True)
+        except FileNotFoundError:
+            return set()
+        return {each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == kind}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")

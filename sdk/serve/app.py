@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ..errors import MissingFileError, NotFiniteError, OutputError, SdkError
-from ..library import Library
 from ..printable import printable
 from ..runtime import Cancelled
 from ..version import __version__
@@ -36,7 +35,7 @@ _TIDIES = 60.0  # seconds between two looks for what is to be forgotten
 
 
 def create_app(
-    library: Library,
+    library: Any,
     painter: Painter,
     *,
     tokens: Sequence[str] = (),
@@ -47,7 +46,7 @@ def create_app(
     """Return the server, for uvicorn or another ASGI server; it closes nothing that it was given.
 
     Args:
-        library: where packs and pictures are.
+        library: where packs and pictures are; a :class:`sdk.library.Library`, or what keeps the same elsewhere.
         painter: draws.
         tokens: of those who may ask; none: this machine alone may.
         limits: of requests.

@@ -15,7 +15,6 @@ from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
 from ..errors import InputError, OutputError, PackError, SdkError
-from ..library import Library
 from ..runtime import Cancelled
 from .api.schemas import BASE, Asked, AskedGeneration
 from .described import without_path
@@ -59,7 +58,7 @@ class Service:
     """One server's parts.
 
     Attributes:
-        library: where packs and pictures are.
+        library: where packs and pictures are; a :class:`sdk.library.Library`, or what keeps the same elsewhere.
         painter: draws.
         limits: of requests.
         metrics: what is counted.
@@ -70,7 +69,7 @@ class Service:
         ready: whether requests are taken.
     """
 
-    library: Library
+    library: Any
     painter: Painter
     limits: Limits
     metrics: Metrics

@@ -67,7 +67,7 @@ def test_without_ray_one_line_says_how_to_get_it(jobs, tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_workers_nodes_and_commands_may_be_killed(tmp_path):
-    from benchmarks.fleet import trial
+    from benchmarks.fleet.fits import trial
 
     found = trial(tmp_path, fits=12, kills=1, workers=2, model="bundled")
     assert found["killed"] == {"worker": 1, "node": 1, "command": 1}

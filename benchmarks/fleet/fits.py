@@ -4,7 +4,7 @@ A table of short fits is done three times: one after the other in one process; b
 fleet while workers, nodes and the command itself are killed (``kill -9``) at random moments, the command being repeated
 until it is through. All packs must have the same bits. Every run goes on from what is in the output folder.
 
-Usage: python -m benchmarks.fleet [--fits 200] [--kills 3] [--workers 2] [--output out/fleet]
+Usage: python -m benchmarks.fleet.fits [--fits 200] [--kills 3] [--workers 2] [--output out/fleet]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTINGS = {"steps": 10, "prior": "none", "checkpoint_every": 2}
 _LOOKS = 0.2  # seconds
 
 
-def write_table(folder: Path, fits: int, model: str) -> Path:
+def write_table(folder: Path, fits: int) -> Path:
     """Write a table of fits of one picture's cat that differ in their seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     demo_picture().save(folder / "pets.png")
@@ -123,7 +123,7 @@ def hashes(output: Path) -> list[str]:
 
 def trial(folder: Path, fits: int, kills: int, workers: int, model: str) -> dict[str, Any]:
     """Do it all, and return what was found."""
-    table = write_table(folder, fits, model)
+    table = write_table(folder, fits)
     alone = fit_many(table, folder / "alone", model=model, device="cpu", threads=1)
     found: dict[str, Any] = {"failed alone": len(alone.failed), "serial, seconds": alone.seconds}
     nodes = Nodes(workers)

@@ -1,0 +1,109 @@
+"""The server as an application of Ray Serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import serve
+
+from ...errors import InputError
+from ...rules.arguments import number, path, whole
+from ...serve import Limits
+from ..storage import Storage
+from ..worker import Loading
+from .front import Front
+from .replica import Drawer
+
+_GRACE = 120.0  # seconds for what is being drawn when a replica is to end
+_MOST = 10_000
+
+
+def serve_app(
+    packs: str | Path,
+    *,
+    model: str | Path = "bundled",
+    replicas: int | tuple[int, int] = 1,
+    fronts: int = 1,
+    packs_per_replica: int = 64,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    threads: int | None = None,
+    target_ongoing_requests: float = 16.0,
+    tokens: Sequence[str] = (),
+    limits: Limits | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    memory: float | str = "auto",
+    **options: Any,
+) -> serve.Application:
+    """Return the server for ``ray.serve.run``: the requests of ``personalizer serve``, answered by many replicas.
+
+    A request for a pack goes to a replica that has it, if one does; within a replica requests with different packs
+    share batches. A replica that dies is replaced, and what it had not answered is asked of another one.
+
+    >>> from ray import serve
+    >>> serve.run(serve_app("s3://bucket/fleet", replicas=(2, 8), gpus=0.5))
+
+    Args:
+        packs: what :func:`fit_many` wrote to: a folder or an address that every machine reaches; ``packs/NAME`` are
+            served by their names. What is sent is kept there, too.
+        model: see :meth:`sdk.Personalizer.from_pretrained`, as ``device``, ``dtype`` and ``options``.
+        replicas: that draw; a pair: the fewest and the most, as requests come.
+        fronts: replicas that take requests.
+        packs_per_replica: that each remembers; those used least lately go first. ``limits.packs`` bounds their bytes.
+        cpus: cores of a replica that draws.
+        gpus: of a GPU, likewise.
+        threads: of torch in each; default its cores.
+        target_ongoing_requests: for each replica, by which their number is chosen.
+        tokens: of those who may ask; none: this machine alone may.
+        limits: of requests, see :class:`sdk.serve.Limits`.
+        memory: as in ``from_pretrained``; ``"auto"``: a replica's share of what is free.
+
+    Raises:
+        InputError: a value of another type.
+    """
+    path(packs, "packs")
+    least, most = (replicas, replicas) if isinstance(replicas, int) else _pair(replicas)
+    for count, name in ((fronts, "fronts"), (packs_per_replica, "packs_per_replica")):
+        whole(count, name, 1, _MOST)
+    for value, name in ((cpus, "cpus"), (gpus, "gpus"), (target_ongoing_requests, "target_ongoing_requests")):
+        number(value, name, 0, _MOST)
+    storage = Storage(packs)
+    if storage.of_this_process:
+        raise InputError("memory: is this process's own; give a place that every replica reaches")
+    limits = limits or Limits()
+    given = (Loading(model, device, dtype, memory, options), str(storage.local or storage.place), limits)
+    how: dict[str, Any] = {"num_replicas": least}
+    if most > least:
+        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": target_ongoing_requests}
+        how = {"autoscaling_config": scaling}
+    # A class for each application: how many packs a replica remembers is stated at a method of it.
+    held = serve.multiplexed(max_num_models_per_replica=packs_per_replica)(Drawer.held)
+    drawers = serve.deployment(
+        name="Drawer",
+        max_ongoing_requests=limits.line,
+        max_queued_requests=-1,
+        graceful_shutdown_timeout_s=_GRACE,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        **how,
+    )(type("Drawer", (Drawer,), {"held": held}))
+    front = serve.deployment(
+        name="Front",
+        num_replicas=fronts,
+        max_ongoing_requests=_MOST,
+        graceful_shutdown_timeout_s=_GRACE,
+        ray_actor_options={"num_cpus": 0},
+    )(Front)
+    return front.bind(drawers.bind(*given, threads or max(int(cpus), 1), cpus, gpus), list(tokens), limits)
+
+
+def _pair(replicas: Any) -> tuple[int, int]:
+    try:
+        least, most = replicas
+    except (TypeError, ValueError):
+        raise InputError(f"replicas is a number, or the fewest and the most, got {replicas!r}") from None
+    least = whole(least, "replicas", 1, _MOST)
+    return least, whole(most, "replicas", least, _MOST)

@@ -1,0 +1,122 @@
+"""What takes requests: who may ask is looked at, the pack is read off, and a replica that has it is asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ...disk.file_names import check_name
+from ...errors import InputError
+from ...runtime import quiet
+from ...serve import Limits
+from ...serve.api.schemas import BASE
+from ...serve.guards import Guards
+from ...serve.metrics import Metrics
+
+log = logging.getLogger("sdk.serve")
+TRIES = 4  # of a request whose replica died before it answered
+_DRAWN = ("/v1/images/generations", "/v1/images/edits")
+_SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers")
+
+
+class Front:
+    """The ingress: any number of replicas, which hold nothing.
+
+    Args:
+        drawers: the handle of what draws.
+        tokens: of those who may ask; none: this machine alone may.
+        limits: of requests.
+    """
+
+    def __init__(self, drawers: Any, tokens: Sequence[str], limits: Limits) -> None:
+        quiet()
+        self.drawers, self.metrics = drawers, Metrics()
+        self.guards = Guards(self._asked, tokens, limits, self.metrics)
+
+    async def __call__(self, request: Request) -> Response:
+        return _Through(self.guards)
+
+    async def _asked(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = _Route(_pattern(scope["path"]))  # what requests are counted by
+        if scope["path"] in ("/healthz", "/readyz"):
+            await JSONResponse({"status": "ok" if scope["path"] == "/healthz" else "ready"})(scope, receive, send)
+            return
+        if scope["path"] == "/metrics":  # of this front; what replicas count is Ray's to tell
+            await Response(self.metrics.text(), media_type="text/plain; version=0.0.4")(scope, receive, send)
+            return
+        body = await Request(scope, receive).body()
+        pack = await _pack_of(scope, body)
+        asked = {name: scope[name] for name in _SENT if name in scope}
+        asked |= {"client": scope.get("client"), "server": scope.get("server")}
+        for left in reversed(range(TRIES)):
+            begun = False
+            try:
+                answer = self.drawers.options(stream=True, multiplexed_model_id=pack).answer.remote(asked, body)
+                async for message in answer:
+                    begun = True
+                    await send(message)
+                return
+            except (ray.exceptions.RayActorError, serve.exceptions.ReplicaUnavailableError) as error:
+                if begun or not left:
+                    raise
+                log.warning("a replica died (%s); the request goes to another one", type(error).__name__)
+            except serve.exceptions.BackPressureError:
+                wait = {"retry-after": "5"}
+                refused = {"message": "too many requests wait; try again later", "type": "refused", "code": None}
+                await JSONResponse({"error": refused}, 429, wait)(scope, receive, send)
+                return
+
+
+@dataclass(frozen=True)
+class _Route:
+    """A path's pattern, where Starlette has it."""
+
+    path: str
+
+
+def _pattern(path: str) -> str:
+    """A path as it is counted: without names, of which there are too many."""
+    for known in ("/v1/models", "/v1/pictures"):
+        if path.startswith(f"{known}/"):
+            return f"{known}/..."
+    return path if path in (*_DRAWN, "/healthz", "/readyz", "/metrics", "/v1/models") else "elsewhere"
+
+
+class _Through(Response):
+    """An answer that an ASGI application gives."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__()
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+async def _pack_of(scope: Any, body: bytes) -> str:
+    """The pack that a request asks for, empty if it asks for none; what is wrong with it the server itself says."""
+    if scope["method"] != "POST" or scope["path"] not in _DRAWN:
+        return ""
+    try:
+        if scope["path"] == _DRAWN[0]:
+            name = json.loads(body).get("model", BASE)
+        else:
+            name = (await Request(scope, _whole(body)).form()).get("model", BASE)
+        return "" if name == BASE else check_name(name)
+    except (ValueError, AttributeError, RecursionError, InputError, KeyError):
+        return ""
+
+
+def _whole(body: bytes) -> Any:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
