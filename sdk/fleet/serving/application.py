@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from ray import serve
 
 from ...errors import InputError
+from ...printable import printable
 from ...rules.arguments import number, path, whole
 from ...serve import Limits
 from ..storage import Storage
@@ -98,6 +100,30 @@ def serve_app(
         ray_actor_options={"num_cpus": 0},
     )(Front)
     return front.bind(drawers.bind(*given, threads or max(int(cpus), 1), cpus, gpus), list(tokens), limits)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Return the server for a deploy file of Ray Serve: ``import_path: sdk.fleet.serving.application:build``.
+
+    Args:
+        args: of the file: the keywords of :func:`serve_app`, ``packs`` among them; ``limits`` is a table. Tokens come
+            from the variable ``PERSONALIZER_TOKENS`` of the machine that builds it, by commas, never from the file.
+
+    Raises:
+        InputError: no packs, an unknown keyword, or a value of another type.
+    """
+    given = dict(args)
+    if "packs" not in given:
+        raise InputError("the deploy file's args have no packs; give the folder or address of them")
+    if "tokens" in given:
+        raise InputError("tokens do not belong into a file; set PERSONALIZER_TOKENS where the server is built")
+    given["tokens"] = [token.strip() for token in os.environ.get("PERSONALIZER_TOKENS", "").split(",") if token.strip()]
+    try:
+        if "limits" in given:
+            given["limits"] = Limits(**given["limits"])
+        return serve_app(given.pop("packs"), **given)
+    except TypeError as error:
+        raise InputError(f"the deploy file's args: {printable(error)}") from error
 
 
 def _pair(replicas: Any) -> tuple[int, int]:

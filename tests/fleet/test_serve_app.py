@@ -1,0 +1,131 @@
+"""The server on Ray Serve: packs as a fleet left them; replicas that are killed or exchanged lose no request."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from sdk import ConceptPack, Personalizer
+from sdk.client import Client, ServerError
+from sdk.errors import InputError, MissingFileError
+from sdk.fleet import Job, fit_many
+from sdk.fleet.storage import Storage
+from tests.fleet.quick import QUICK
+
+pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
+PROMPT = "photo of a <new1> cat"
+
+
+@pytest.fixture(scope="module")
+def fleet(tiny_model, tmp_path_factory):
+    """Return the output of a fleet of two packs, and their names."""
+    from sdk.miniworld.references import demo_picture
+
+    folder = tmp_path_factory.mktemp("serving")
+    demo_picture().save(folder / "pets.png")
+    jobs = [Job(image=folder / "pets.png", concepts=("cat",), settings=QUICK, seed=seed) for seed in range(2)]
+    result = fit_many(jobs, folder / "out", model=tiny_model, device="cpu", threads=1)
+    return folder / "out", [each.id for each in result.outcomes]
+
+
+@pytest.mark.slow
+def test_requests_outlive_replicas(fleet, tiny_model, tmp_path):
+    import ray
+    from ray import serve
+
+    from sdk.fleet import serve_app
+
+    place, names = fleet
+    alone = Personalizer.from_pretrained(tiny_model, device="cpu")
+    packs = [ConceptPack.from_pretrained(place / "packs" / name) for name in names]
+    ray.init(num_cpus=6, log_to_driver=False, include_dashboard=False)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+
+        def deploy(**changed):
+            serve.run(serve_app(place, model=tiny_model, device="cpu", replicas=2, **changed), route_prefix="/")
+
+        deploy()
+        with Client(f"http://127.0.0.1:{port}") as client:
+
+            def asked(seed):
+                which = seed % 2
+                drawn = client.generate(PROMPT, concepts=names[which], seed=seed, num_inference_steps=2).images[0]
+                own = alone.generate(PROMPT, concepts=packs[which], seed=seed, num_inference_steps=2).images[0]
+                return int(np.abs(np.asarray(drawn, int) - np.asarray(own, int)).max())
+
+            assert asked(0) <= 2
+            assert client.packs() == {name: ["<new1> cat"] for name in names}
+            with pytest.raises((MissingFileError, InputError, ServerError), match="no pack"):
+                client.generate(PROMPT, concepts="nobody", seed=1, num_inference_steps=2)
+            client.add_pack("mine", place / "packs" / names[0])
+            assert Storage(place).has("packs/mine/personalizer.json")
+            assert np.array_equal(
+                *(np.asarray(client.generate(PROMPT, concepts=n, seed=7).images[0]) for n in ("mine", names[0]))
+            )
+            done = threading.Event()
+
+            def disturb():
+                time.sleep(1)
+                there = psutil.Process().children(recursive=True)
+                killed = [
+                    each for each in there if "ServeReplica" in " ".join(each.cmdline()) and "Drawer" in each.name()
+                ]
+                killed = killed or [each for each in there if ":Drawer" in " ".join(each.cmdline())]
+                killed[0].kill()
+                deploy(packs_per_replica=3)  # another version: replicas are exchanged while requests come
+                done.set()
+
+            disturbing = threading.Thread(target=disturb)
+            disturbing.start()
+            seeds = iter(range(100, 100_000))
+            with ThreadPoolExecutor(4) as pool:
+                while not done.is_set():
+                    assert max(pool.map(asked, [next(seeds) for _ in range(8)])) <= 2
+            disturbing.join()
+            client.remove_pack("mine")
+            assert not Storage(place).has("packs/mine/personalizer.json")
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        assert 'path="/v1/images/generations",status="200"' in answer.text
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def test_a_deploy_file_is_one_of_ray_serve():
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    from sdk.fleet.serving.application import build
+
+    file = Path(__file__).parents[2] / "examples/serve.yaml"
+    stated = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
+    assert stated.applications[0].import_path == "sdk.fleet.serving.application:build"
+    with pytest.raises(InputError, match="have no packs"):
+        build({})
+    with pytest.raises(InputError, match="PERSONALIZER_TOKENS"):
+        build({"packs": "x", "tokens": ["secret"]})
+    with pytest.raises(InputError, match="nonsense"):
+        build({"packs": "x", "limits": {"nonsense": 1}})
+    assert {"packs", "replicas", "gpus"} <= stated.applications[0].args.keys()
+
+
+@pytest.mark.parametrize("wrong", [{"replicas": 0}, {"replicas": (3, 2)}, {"replicas": "two"}, {"gpus": -1}])
+def test_what_cannot_be_served_is_said(wrong, tmp_path):
+    from sdk.fleet import serve_app
+
+    with pytest.raises(InputError):
+        serve_app(tmp_path, **wrong)
+    with pytest.raises(InputError, match="every replica reaches"):
+        serve_app("memory://packs")
