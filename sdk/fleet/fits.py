@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from ..disk.folders import exclusive
-from ..errors import InputError, SdkError
+from ..errors import InputError, OutputError, SdkError
 from ..rules.arguments import cancelling, number, path, to_be_called, whole
 from ..runtime import Phase, Progress
 from .engines.engine import Engine
@@ -29,6 +30,7 @@ from .storage import Storage
 from .tables import Refused, read_jobs
 from .worker import Loading, Task
 
+log = logging.getLogger("sdk")
 ENGINES = ("local", "ray")
 _MOST_WORKERS = 1024
 _LIVE = 10.0  # seconds between two writings of the reports while a fleet runs
@@ -209,6 +211,9 @@ class _Fleet:
             self.watch(self._status())
         now = time.monotonic()
         if now - self._written > self._pause:
-            write_reports(self.storage, self._so_far(), self._status(), ended=False)
+            try:
+                write_reports(self.storage, self._so_far(), self._status(), ended=False)
+            except OutputError as error:  # for a while: the fits go on, and the end writes them again
+                log.warning("%s", error)
             self._written = time.monotonic()
             self._pause = max(_LIVE, 20 * (self._written - now))

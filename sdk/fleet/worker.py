@@ -15,9 +15,12 @@ from typing import Any
 import torch
 
 from ..disk.caching import cache_folder, sharing
+from ..disk.files import write_bytes
 from ..disk.folders import BusyError
 from ..errors import InputError, SdkError
 from ..fit import StepReport
+from ..fit.kept.checkpoint import CHECKPOINT
+from ..fit.kept.metrics import METRICS
 from ..fit.kept.output import unfinished
 from ..fit.whole import whole_identity
 from ..memory.budget import AUTO, free_memory
@@ -204,7 +207,7 @@ class _Place:
         mine = cache_folder() / "fleet" / hashlib.sha256(storage.place.encode()).hexdigest()[:16]
         self.folder = (mine if storage.local is None else storage.local) / PACKS / id
         self.files = mine / "files" / id
-        self._kept: Any = None
+        self._kept = 0  # when the checkpoint was written that the output has
 
     def with_files(self, task: Task) -> Job:
         """Return the job with paths that this machine knows."""
@@ -213,7 +216,7 @@ class _Place:
         self.files.mkdir(parents=True, exist_ok=True)
         paths = [self.files / str(number) for number in range(len(task.files))]
         for path, content in zip(paths, task.files, strict=True):
-            path.write_bytes(content)
+            write_bytes(path, content)
         return replace(task.job, image=paths[0], masks=tuple(paths[1:]))
 
     def fetch(self) -> None:
@@ -229,9 +232,9 @@ class _Place:
         work = None if self.storage.local is not None else unfinished(self.folder)
         if work is None:
             return
-        state = [(each.name, each.stat().st_mtime_ns) for each in sorted(work.glob("checkpoint*"))]
+        state = (work / CHECKPOINT).stat().st_mtime_ns
         if state != self._kept:
-            self.storage.write(self._checkpoint, packed(work, sorted(each.name for each in work.iterdir())))
+            self.storage.write(self._checkpoint, packed(work, (CHECKPOINT, METRICS)))
             self._kept = state
 
     def put(self) -> None:

@@ -87,9 +87,22 @@ class Cluster(Engine):
         return max(int(min(room, default=1)), 1)
 
     def begin(self) -> Any:
+        if not self._fits():
+            log.warning(
+                "no machine of the cluster has %g cores and %g GPUs for a worker: waiting for one; or give less by "
+                "--cpus and --gpus",
+                self.cpus,
+                self.gpus,
+            )
         actor: Any = self._actor.remote(*self._given)
         self._answers[actor] = actor.begun.remote()
         return actor
+
+    def _fits(self) -> bool:
+        """Whether there is a machine that one worker fits on."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+        return any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in there)
 
     def give(self, worker: Any, task: Task) -> None:
         self._answers[worker] = worker.work.remote(task.carrying())

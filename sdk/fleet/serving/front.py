@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from ...disk.file_names import check_name
@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...runtime import quiet
 from ...serve import Limits
 from ...serve.api.schemas import BASE
-from ...serve.guards import Guards
+from ...serve.guards import Guards, TooLarge
 from ...serve.metrics import Metrics
 
 log = logging.getLogger("sdk.serve")
@@ -52,7 +52,13 @@ class Front:
         if scope["path"] == "/metrics":  # of this front; what replicas count is Ray's to tell
             await Response(self.metrics.text(), media_type="text/plain; version=0.0.4")(scope, receive, send)
             return
-        body = await Request(scope, receive).body()
+        try:
+            body = await Request(scope, receive).body()
+        except TooLarge:
+            await JSONResponse({}, 413)(scope, receive, send)  # the guards say it in their words
+            return
+        except ClientDisconnect:
+            return
         pack = await _pack_of(scope, body)
         asked = {name: scope[name] for name in _SENT if name in scope}
         asked |= {"client": scope.get("client"), "server": scope.get("server")}
@@ -69,9 +75,19 @@ class Front:
                     raise
                 log.warning("a replica died (%s); the request goes to another one", type(error).__name__)
             except serve.exceptions.BackPressureError:
-                wait = {"retry-after": "5"}
                 refused = {"message": "too many requests wait; try again later", "type": "refused", "code": None}
-                await JSONResponse({"error": refused}, 429, wait)(scope, receive, send)
+                await JSONResponse({"error": refused}, 429, {"retry-after": "5"})(scope, receive, send)
+                return
+            except ray.exceptions.RayError as error:
+                if begun:
+                    raise
+                log.error("a mistake of a replica", exc_info=error)
+                said = {
+                    "message": "a mistake of the server; tell whoever runs it",
+                    "type": "server_error",
+                    "code": None,
+                }
+                await JSONResponse({"error": said}, 500)(scope, receive, send)
                 return
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -21,6 +22,8 @@ from ..engines.ray import share_of_memory
 from ..storage import Storage
 from ..worker import Loading, loaded
 from .shelf import Shelf
+
+log = logging.getLogger("sdk.serve")
 
 
 class ShelfPainter(TorchPainter):
@@ -120,10 +123,16 @@ class Drawer:
             finally:
                 await messages.put(None)
 
-        working = asyncio.create_task(work())
+        working, begun = asyncio.create_task(work()), False
         try:
             while (message := await messages.get()) is not None:
+                begun = True
                 yield message
-            await working
+            await asyncio.wait([working])
+            error = working.exception()
+            if error is not None and not begun:
+                raise error
+            if error is not None:  # it was answered with a sentence
+                log.error("a mistake of the server", exc_info=error)
         finally:
             working.cancel()
