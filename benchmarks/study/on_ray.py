@@ -50,10 +50,10 @@ def run_on_ray(
     if not fits:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     try:
         count = min(workers or max(int(ray.cluster_resources().get("CPU", 1)), 1), len(fits))
-        again = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1}  # of fits whose worker died
+        again = {"num_cpus": 1, "max_restarts": 3, "max_task_retries": 3}  # of fits whose worker died
         pool = ActorPool([ray.remote(**again)(Worker).remote(base) for _ in range(count)])
         yield from pool.map_unordered(lambda worker, fit: worker.run.remote(fit, plan), fits)
     finally:

@@ -46,7 +46,12 @@ class PriorCache:
         here: list[str] = []
         with suppress(OSError):  # none yet, or somebody else's: writing tells
             here = os.listdir(self.folder)
-        for name in sorted({*here, *self._taken(set(here))}):
+        taken: list[str] = []
+        try:
+            taken = self._taken(set(here))
+        except OutputError as error:
+            self._alone(error)
+        for name in sorted({*here, *taken}):
             number = _number(name)
             if number is not None:
                 self._names.setdefault(number, []).append(name)
@@ -94,7 +99,15 @@ class PriorCache:
         name = self._name(index, data)
         self._write(name, data)
         if self._shared is not None:
-            self._shared.write(f"{self._folder}/{name}", data)
+            try:
+                self._shared.write(f"{self._folder}/{name}", data)
+            except OutputError as error:
+                self._alone(error)
+
+    def _alone(self, error: OutputError) -> None:
+        """Go on without other machines."""
+        self._shared = None
+        log.warning("prior pictures are not shared with other machines: %s", error)
 
     def _write(self, name: str, data: bytes) -> bool:
         """Write a file on this machine; whether that worked."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,7 @@ def fit_many(
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine!r}")
     if workers is not None:
         whole(workers, "workers", 1, _MOST_WORKERS)
-    for value, name in ((cpus, "cpus"), (gpus, "gpus")):
-        number(value, name, 0, _MOST_WORKERS)
+    check_shares(cpus, gpus)
     if threads is not None:
         whole(threads, "threads", 1, _MOST_WORKERS)
     to_be_called(progress, "progress")
@@ -117,6 +116,16 @@ def fit_many(
         raise InputError("memory: is this process's own; give an output that every worker reaches")
     with _own(storage), Scheduler(engine_(), cancel) as scheduler:
         return _Fleet(storage, rows, scheduler, begin, watch).run(progress, cancel)
+
+
+def check_shares(cpus: float, gpus: float) -> None:
+    """Refuse a worker of no cores and no GPU, and one of a GPU and a half, which no machine can give."""
+    for value, name in ((cpus, "cpus"), (gpus, "gpus")):
+        number(value, name, 0, _MOST_WORKERS)
+        if value > 1 and value != int(value):
+            raise InputError(f"{name} above 1 must be whole, got {value:g}")
+    if not cpus and not gpus:
+        raise InputError("a worker needs something to compute with; give cpus or gpus")
 
 
 @contextmanager
@@ -157,8 +166,11 @@ class _Fleet:
                 if outcome is not None:
                     phase.step(self._note(outcome))
                 self._tell()
-        finally:
-            write_reports(self.storage, self._so_far(), self._status(), ended=True)
+        except BaseException:
+            with suppress(OutputError):  # why it ended is what is to be told
+                write_reports(self.storage, self._so_far(), self._status(), ended=True)
+            raise
+        write_reports(self.storage, self._so_far(), self._status(), ended=True)
         return FleetResult(
             self._so_far(), self.storage.place, len(tasks), time.monotonic() - self.begin, round(self.worked, 3)
         )

@@ -18,7 +18,7 @@ from ..methods import check_method
 from ..printable import printable
 from ..rules.arguments import path, shown, text, whole
 from ..version import __version__
-from .storage import is_address, read_address
+from .storage import is_address, read_address, shown_address
 
 COLUMNS = ("image", "concepts", "masks", "method", "preset", "settings", "seed", "name")
 _LARGEST_FILE = 256 << 20  # bytes of a picture, as everywhere
@@ -71,7 +71,9 @@ class Job:
     @property
     def shown(self) -> str:
         """What reports call it."""
-        return printable(self.name or Path(self.image).name)
+        if self.name or not is_address(self.image):
+            return printable(self.name or Path(self.image).name)
+        return shown_address(str(self.image)).rpartition("/")[2]
 
 
 def job_of(row: Mapping[str, Any], folder: Path) -> Job:

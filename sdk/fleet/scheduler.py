@@ -130,8 +130,8 @@ class Scheduler:
         if at is None:
             if isinstance(why, SdkError) and not self.base:
                 raise why
-            self._deaths[""] += 1
-            if self._deaths[""] <= DEATHS:
+            self._deaths[""] += isinstance(why, SdkError) or why.by_job
+            if self._deaths[""] <= DEATHS or any(each is not None for each in self._at.values()):
                 return None
             if isinstance(why, SdkError):
                 raise why

@@ -18,6 +18,7 @@ from ..errors import InputError, MissingFileError, OutputError
 from ..printable import printable
 
 _T = TypeVar("_T")
+_PROBE = ".personalizer-probe"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|memory):", re.IGNORECASE)
 
 
@@ -26,21 +27,37 @@ def is_address(place: object) -> bool:
     return isinstance(place, str) and _ADDRESS.match(place) is not None
 
 
+def shown_address(place: str) -> str:
+    """Return an address to be shown: without who asks, and without what a signed one is signed with."""
+    kind, mark, rest = place.partition("://")
+    rest = re.split(r"[?#]", rest if mark else kind, maxsplit=1)[0]
+    host, slash, path = rest.partition("/")
+    shown = f"{host.rpartition('@')[2]}{slash}{path}"
+    return printable(f"{kind}{mark}{shown}" if mark else shown)
+
+
+def _said(error: Exception, place: str) -> str:
+    """What a file system says, without the address that it says it of."""
+    said = str(error).replace(place, shown_address(place))
+    return printable(re.sub(r"\?\S*", "", said), 200)
+
+
 class Storage:
     """A place for files by name; names have slashes between folders.
 
     Args:
         place: a folder's path, or an address.
+        writes: whether anything will be written there; then that is tried.
 
     Attributes:
-        place: as given, to be shown.
+        place: as given.
         local: the folder, if it is one of this machine.
 
     Raises:
         OutputError: it cannot be written to, or there is no such kind of storage.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, writes: bool = True) -> None:
         self.place = str(place)
         self.local: Path | None = None
         self._files: Any = None
@@ -48,7 +65,11 @@ class Storage:
         if is_address(place):
             self._files, self._root = _opened(self.place)
         if self._files is None:
-            self.local = prepare_output_folder(as_path(self._root or self.place)).absolute()
+            folder = as_path(self._root or self.place)
+            self.local = (prepare_output_folder(folder) if writes else folder).absolute()
+        elif writes:
+            self.write(_PROBE, b"")
+            self.remove(_PROBE)
 
     @property
     def of_this_process(self) -> bool:
@@ -137,7 +158,7 @@ class Storage:
             raise
         except Exception as error:  # every kind of storage has errors of its own
             raise OutputError(
-                f"cannot reach {printable(self.place)}: {printable(error, 200)}; check the address and the rights to it"
+                f"cannot reach {shown_address(self.place)}: {_said(error, self.place)}; check it and the rights to it"
             ) from error
 
 
@@ -152,7 +173,7 @@ def read_address(place: str, limit: int) -> bytes:
         MissingFileError: nothing is there.
         InputError: it cannot be reached, or is larger.
     """
-    shown = printable(place)
+    shown = shown_address(place)
     try:
         files, name = _found(place)
         size = files.size(name)
@@ -165,7 +186,7 @@ def read_address(place: str, limit: int) -> bytes:
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no {shown}; check the row") from error
     except Exception as error:  # every kind of storage has errors of its own
-        raise InputError(f"cannot read {shown}: {printable(error, 200)}; check the row") from error
+        raise InputError(f"cannot read {shown}: {_said(error, place)}; check the row") from error
     if len(data) > limit:
         raise InputError(f"{shown} has more than {limit} bytes; give a smaller file")
     return data
@@ -183,9 +204,9 @@ def fetch_folder(place: str, folder: Path, limit: Callable[[str], int]) -> None:
         MissingFileError: nothing is there.
         InputError: it cannot be reached, or a file is larger.
     """
-    there = Storage(place).names("")
+    there = Storage(place, writes=False).names("")
     if not there:
-        raise MissingFileError(f"there is nothing at {printable(place)}; check the row")
+        raise MissingFileError(f"there is nothing at {shown_address(place)}; check the row")
     for name in sorted(there):
         if is_plain_name(name):
             (folder / name).write_bytes(read_address(f"{place.rstrip('/')}/{name}", limit(name)))
@@ -211,7 +232,7 @@ def unpack(data: bytes, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             archive.extractall(folder, filter="data")  # nothing outside the folder, no links, no devices
-    except (tarfile.TarError, OSError) as error:
+    except tarfile.TarError as error:
         raise InputError(f"a checkpoint in the output is damaged ({printable(error)}); remove it") from error
 
 
@@ -219,9 +240,10 @@ def _opened(place: str) -> tuple[Any, str]:
     """The file system of an address, ``None`` if it is this machine's, and the path there."""
     try:
         files, root = _found(place)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # every kind of storage has errors of its own
         raise OutputError(
-            f"cannot write to {printable(place)}: {printable(error, 200)}; install what reaches it, such as s3fs"
+            f"cannot reach {shown_address(place)}: {_said(error, place)}; check it, and install what reaches it, such "
+            "as s3fs"
         ) from error
     root = root.rstrip("/")
     return (None, root) if "file" in _kinds(files) else (files, root)

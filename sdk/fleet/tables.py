@@ -14,6 +14,7 @@ from ..errors import InputError, SdkError
 from ..printable import printable
 from ..rules.arguments import shown
 from .jobs import COLUMNS, Job, job_of
+from .storage import is_address, shown_address
 
 _LARGEST = 1 << 30  # bytes: some millions of rows
 _FORMATS = (".csv", ".jsonl", ".parquet")
@@ -80,7 +81,9 @@ def read_table(
             return made(row, folder)
         except SdkError as error:
             name = row.get("name") or row.get(needed[0])
-            return Refused(printable(f"{place}, {name}") if isinstance(name, str) else place, str(error))
+            if not isinstance(name, str):
+                return Refused(place, str(error))
+            return Refused(printable(f"{place}, {shown_address(name) if is_address(name) else name}"), str(error))
 
     folder, rows = Path(), source
     if isinstance(source, (str, Path)):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -14,27 +14,23 @@ from typing import Any
 
 import torch
 
-from ..disk.caching import cache_folder, sharing
-from ..disk.files import write_bytes
+from ..disk.caching import sharing
 from ..disk.folders import BusyError
 from ..errors import InputError, SdkError
 from ..fit import StepReport
-from ..fit.kept.checkpoint import CHECKPOINT
-from ..fit.kept.metrics import METRICS
-from ..fit.kept.output import unfinished
 from ..fit.whole import whole_identity
 from ..memory.budget import AUTO, free_memory
 from ..model.base_model import usable_device
-from ..pack import MANIFEST, ConceptPack
+from ..pack import ConceptPack
 from ..personalizer import Personalizer
 from ..printable import printable
 from ..runtime import Cancelled, check_cancelled
 from .jobs import Job, contents, job_id
 from .outcomes import Outcome
-from .records import PACKS, record
-from .storage import Storage, is_address, packed, unpack
+from .place import Place
+from .records import PACKS, named, record
+from .storage import Storage, is_address
 
-CHECKPOINTS = "checkpoints"  # of fits under way, where the output is no folder
 _LAST = 20  # steps whose losses a fit is judged by
 _PATIENCE = 60.0  # seconds: a worker whose fleet was killed ends within a step
 
@@ -139,20 +135,34 @@ class Worker:
             torch.set_num_threads(before)
 
     def _done(self, task: Task, cancel: threading.Event | None) -> Outcome:
-        begin = time.monotonic()
-        losses: list[float] = []
         if task.files is None and any(is_address(file) for file in (task.job.image, *task.job.masks)):
             task = task.carrying()
+        place = Place(self.storage, task.id)
+        with ExitStack() as stack:
+            before = stack.enter_context(place.held(cancel))
+            if before is not None:
+                return named(before, task.job.shown)
+            job = task.job
+            if task.files is not None:
+                image, *masks = stack.enter_context(place.files(task.files))
+                job = replace(job, image=image, masks=tuple(masks))
+            return self._fit(task, job, place, cancel)
+
+    def _fit(self, task: Task, job: Job, place: Place, cancel: threading.Event | None) -> Outcome:
+        begin = time.monotonic()
+        losses: list[float] = []
         task.check()
-        place = _Place(self.storage, task.id)
-        job = place.with_files(task)
         place.fetch()
 
         def callback(step: StepReport) -> None:
             losses.append(step.losses["loss"])
             place.keep()
 
-        pack = self._fitted(job, place.folder, callback, cancel, begin)
+        try:
+            pack = self._fitted(job, place.folder, callback, cancel, begin)
+        except (Cancelled, KeyboardInterrupt):
+            place.keep()
+            raise
         try:
             task.check()  # a file was opened after it had been looked at
         except SdkError:
@@ -197,61 +207,3 @@ class Worker:
                 if time.monotonic() - begin > _PATIENCE:
                     raise
                 time.sleep(0.2)
-
-
-class _Place:
-    """Where a fit writes: in the output if that is a folder, else on this machine, with checkpoints in the output."""
-
-    def __init__(self, storage: Storage, id: str) -> None:
-        self.storage, self.id = storage, id
-        mine = cache_folder() / "fleet" / hashlib.sha256(storage.place.encode()).hexdigest()[:16]
-        self.folder = (mine if storage.local is None else storage.local) / PACKS / id
-        self.files = mine / "files" / id
-        self._kept = 0  # when the checkpoint was written that the output has
-
-    def with_files(self, task: Task) -> Job:
-        """Return the job with paths that this machine knows."""
-        if task.files is None:
-            return task.job
-        self.files.mkdir(parents=True, exist_ok=True)
-        paths = [self.files / str(number) for number in range(len(task.files))]
-        for path, content in zip(paths, task.files, strict=True):
-            write_bytes(path, content)
-        return replace(task.job, image=paths[0], masks=tuple(paths[1:]))
-
-    def fetch(self) -> None:
-        """Take the checkpoint of a worker on another machine, if this one has none."""
-        if self.storage.local is not None or unfinished(self.folder) is not None or self.folder.exists():
-            return
-        data = self.storage.read(self._checkpoint)
-        if data is not None:
-            unpack(data, self.folder.with_name(f"{self.id}.partial"))
-
-    def keep(self) -> None:
-        """Let workers on other machines go on from a checkpoint that was written since the last call."""
-        work = None if self.storage.local is not None else unfinished(self.folder)
-        if work is None:
-            return
-        state = (work / CHECKPOINT).stat().st_mtime_ns
-        if state != self._kept:
-            self.storage.write(self._checkpoint, packed(work, (CHECKPOINT, METRICS)))
-            self._kept = state
-
-    def put(self) -> None:
-        """Let the pack appear in the output, its manifest last."""
-        if self.storage.local is None:
-            files = sorted(each for each in self.folder.rglob("*") if each.is_file())
-            for file in sorted(files, key=lambda each: each.name == MANIFEST):
-                name = file.relative_to(self.folder).as_posix()
-                self.storage.write(f"{PACKS}/{self.id}/{name}", file.read_bytes())
-
-    def clear(self) -> None:
-        """Remove what is needed no more, once the job is recorded."""
-        shutil.rmtree(self.files, ignore_errors=True)
-        if self.storage.local is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.storage.remove(self._checkpoint)
-
-    @property
-    def _checkpoint(self) -> str:
-        return f"{CHECKPOINTS}/{self.id}.tar"

@@ -15,6 +15,7 @@ from sdk import ConceptPack, Personalizer
 from sdk.commands.main import main
 from sdk.errors import InputError
 from sdk.fleet import Drawing, fit_many, generate_many
+from sdk.fleet.drawings import generate
 from sdk.runtime import Cancelled
 
 STEPS = 2
@@ -77,6 +78,23 @@ def test_it_goes_on_from_an_interruption(rows, tiny_model, tmp_path):
     assert len(list((tmp_path / "out/pictures").iterdir())) == len(many)
 
 
+def test_a_pack_that_changes_meanwhile_is_no_picture_of_the_other(packs, tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(packs[0], tmp_path / "pack")
+    marked = generate.pack_mark
+
+    def then_changed(pack):
+        mark = marked(pack)
+        shutil.rmtree(tmp_path / "pack")
+        shutil.copytree(packs[1], tmp_path / "pack")
+        return mark
+
+    monkeypatch.setattr(generate, "pack_mark", then_changed)
+    row = Drawing(prompt="a <new1> cat", pack=str(tmp_path / "pack"))
+    result = generate_many([row], tmp_path / "out", model=tiny_model, device="cpu", num_inference_steps=STEPS)
+    assert "changed while" in result.outcomes[0].reason
+    assert not list((tmp_path / "out").glob("pictures/*"))
+
+
 def test_packs_and_pictures_may_be_at_addresses(packs, tiny_model, tmp_path):
     files = fsspec.filesystem("memory")
     try:
@@ -93,7 +111,8 @@ def test_packs_and_pictures_may_be_at_addresses(packs, tiny_model, tmp_path):
 
 def test_what_holds_for_all_rows_is_said_once(tiny_model, tmp_path):
     rows = [Drawing(prompt="a cat")]
-    for wrong in ({"width": 13}, {"speed": "slow"}, {"scheduler": "none"}, {"workers": 2}, {"engine": "none"}):
+    wrongs = [{"width": 13}, {"speed": "slow"}, {"scheduler": "none"}, {"workers": 2}, {"engine": "none"}]
+    for wrong in [*wrongs, {"gpus": 1.5}, {"cpus": 0}]:
         with pytest.raises(InputError):
             generate_many(rows, tmp_path / "out", model=tiny_model, device="cpu", **wrong)
 
@@ -102,7 +121,7 @@ def test_ray_draws_the_same_rows(rows, packs, tiny_model, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
     usual = {"model": tiny_model, "device": "cpu", "num_inference_steps": STEPS, "threads": 1}
     here = generate_many(rows, tmp_path / "here", **usual)
-    there = generate_many(rows, tmp_path / "there", **usual, engine="ray", workers=2)
+    there = generate_many(rows, tmp_path / "there", **usual, engine="ray")
     assert there.outcomes == here.outcomes
     assert there.drawn == 6
     assert len(list((tmp_path / "there/pictures").iterdir())) == 5

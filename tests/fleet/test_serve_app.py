@@ -121,7 +121,14 @@ def test_a_deploy_file_is_one_of_ray_serve():
     assert {"packs", "replicas", "gpus"} <= stated.applications[0].args.keys()
 
 
-@pytest.mark.parametrize("wrong", [{"replicas": 0}, {"replicas": (3, 2)}, {"replicas": "two"}, {"gpus": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"replicas": each} for each in (0, True, (3, 2), (1, 2, 3), "two")),
+        *({"gpus": -1}, {"gpus": 1.5}, {"cpus": 0}, {"limits": {}}, {"target_ongoing_requests": 0}),
+        *({"tokens": each} for each in ("secret", [5], [" "])),
+    ],
+)
 def test_what_cannot_be_served_is_said(wrong, tmp_path):
     from sdk.fleet import serve_app
 

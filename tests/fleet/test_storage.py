@@ -12,6 +12,7 @@ import pytest
 from sdk import ConceptPack
 from sdk.errors import InputError, MissingFileError, OutputError
 from sdk.fleet import Job, fit_many
+from sdk.fleet.place import Place
 from sdk.fleet.storage import Storage, is_address, packed, read_address, unpack
 from sdk.runtime import Cancelled
 
@@ -81,7 +82,7 @@ def test_what_is_no_place_is_said():
 
 def test_a_place_that_cannot_be_reached_is_said(s3):
     with pytest.raises(OutputError, match="cannot reach s3://no-such-bucket"):
-        Storage("s3://no-such-bucket/packs").write("a", b"b")
+        Storage("s3://no-such-bucket/packs")
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
@@ -125,7 +126,7 @@ def test_a_fit_goes_on_on_another_machine(jobs, tiny_model, memory, tmp_path, mo
     folders = {name.split("/")[3] for name in fsspec.filesystem("memory").find("/fleet/priors")}
     monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "machine 2"))
     steps = []
-    monkeypatch.setattr("sdk.fleet.worker.unpack", lambda data, folder: (steps.append(len(data)), unpack(data, folder)))
+    monkeypatch.setattr("sdk.fleet.place.unpack", lambda data, folder: (steps.append(len(data)), unpack(data, folder)))
     result = fit_many(jobs[:1], memory, **usual)
     assert len(steps) == 1
     assert result.outcomes[0].content_sha256 == alone.outcomes[0].content_sha256
@@ -170,3 +171,68 @@ def test_what_arrives_is_nothing_but_files_of_the_folder(tmp_path):
     assert not (tmp_path / "outside").exists()
     with pytest.raises(InputError, match="damaged"):
         unpack(b"no archive", tmp_path / "d")
+
+
+def test_storage_that_cannot_be_reached_for_a_while_stops_no_fit(jobs, tiny_model, memory, tmp_path, monkeypatch):
+    written = Storage.write
+
+    def write(self, name, data):
+        if name.startswith(("checkpoints/", "priors/")):
+            raise OutputError("cannot reach it: 503")
+        written(self, name, data)
+
+    monkeypatch.setattr(Storage, "write", write)
+    monkeypatch.setenv("PERSONALIZER_CACHE", str(tmp_path / "cache"))
+    result = fit_many(jobs[:1], memory, model=tiny_model, device="cpu", threads=1)
+    assert [each.status for each in result.outcomes] == ["done"], result.failed
+
+
+def test_a_cancelled_fit_leaves_its_last_step_to_others(jobs, tiny_model, memory, monkeypatch):
+    cancel, storage = threading.Event(), Storage(memory)
+    settings = dict(jobs[0].settings) | {"checkpoint_every": 100}
+    seldom = Job(image=jobs[0].image, concepts=jobs[0].concepts, settings=settings)
+    keep = Place.keep
+
+    def first_step(self):
+        cancel.set()
+        keep(self)
+
+    monkeypatch.setattr(Place, "keep", first_step)
+    with pytest.raises(Cancelled):
+        fit_many([seldom], memory, model=tiny_model, device="cpu", threads=1, cancel=cancel)
+    assert len(storage.names("checkpoints")) == 1
+
+
+def test_another_fleet_on_the_same_machine_waits_for_the_same_job(jobs, tiny_model, memory):
+    results = []
+
+    def work():
+        results.append(fit_many(jobs[:2], memory, model=tiny_model, device="cpu", threads=1))
+
+    both = [threading.Thread(target=work) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert [[o.status for o in r.outcomes] for r in results] == [["done"] * 2] * 2, [r.failed for r in results]
+    assert {tuple(o.content_sha256 for o in r.outcomes) for r in results} == {
+        tuple(o.content_sha256 for o in results[0].outcomes)
+    }
+
+
+def test_who_signs_an_address_is_not_told(tmp_path, tiny_model):
+    rows = [{"image": "https://user:word@127.0.0.1:9/pets.png?X-Signature=SECRET", "concepts": ["cat"]}]
+    rows.append(rows[0] | {"concepts": ["no noun!"]})
+    result = fit_many(rows, tmp_path / "out", model=tiny_model, device="cpu")
+    for outcome in result.outcomes:
+        assert outcome.status == "failed"
+    for file in (tmp_path / "out").iterdir():
+        if file.is_file():
+            assert not {b"SECRET", b"word@"} & {w for w in (b"SECRET", b"word@") if w in file.read_bytes()}, file
+
+
+@pytest.mark.parametrize("place", ["zip://x", "reference://x", "github://x"])
+def test_places_that_are_none_are_said_in_one_sentence(place):
+    with pytest.raises(OutputError) as said:
+        Storage(place)
+    assert "\n" not in str(said.value)

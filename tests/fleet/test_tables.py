@@ -86,7 +86,7 @@ def test_a_line_that_is_no_json_is_a_row_that_is_wrong(tmp_path):
         ("jobs.csv", b"image,concept\na,b\n", "has a column 'concept'"),
         ("jobs.csv", b"image,seed\na,1\n", "has no column concepts"),
         ("jobs.csv", b"\xff\xfe\x00", "no CSV in UTF-8"),
-        ("jobs.xlsx", b"PK", "is no table of jobs"),
+        ("jobs.xlsx", b"PK", "is no table"),
     ],
 )
 def test_a_table_whose_columns_are_wrong_is_refused_whole(name, content, reason, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...errors import SdkError
+from ...errors import InputError, OutputError, SdkError
 from ...fit.whole import whole_identity
 from ...images.record import png_bytes
 from ...library import KeptPack
@@ -21,7 +21,7 @@ from ...serve.drawing.painter import How, Painter, Row
 from ...serve.drawing.with_torch import TorchPainter
 from ..storage import Storage, fetch_folder, is_address
 from ..worker import Loading, loaded
-from .drawing import PICTURES, Drawing, Drawn, outcome
+from .drawing import PICTURES, Drawing, Drawn, outcome, pack_mark
 
 
 class Brush:
@@ -92,20 +92,25 @@ class Brush:
     def _pack(self, place: str, mark: str) -> Any:
         if not place:
             return None
-        # Places are texts here, and the number is all that the cache knows a pack by.
-        return self.packs.get(KeptPack(int(mark[:15], 16), place, place, 0, 0.0, {}))  # type: ignore[arg-type]
+        # What is read is a text and its mark here, and the number is all that the cache knows a pack by.
+        return self.packs.get(KeptPack(int(mark[:15], 16), place, (place, mark), 0, 0.0, {}))  # type: ignore[arg-type]
 
     def _drawn(self, batch: list[tuple[str, Row]]) -> list[str]:
         """Draw and write a batch; return why pictures are not there, or nothing. One that fails fails alone."""
         try:
             images = self.painter.draw([row for _, row in batch], self.how)
-            for (id, _), image in zip(batch, images, strict=True):
-                self.storage.write(f"{PICTURES}/{id}.png", png_bytes(image))
         except (SdkError, MemoryError, RuntimeError) as error:  # torch's own, where memory ran out, too
             if len(batch) > 1:
                 return [reason for each in batch for reason in self._drawn([each])]
             return [str(error) if isinstance(error, SdkError) else f"{printable(error, 300)} ({type(error).__name__})"]
-        return [""] * len(batch)
+        reasons = []
+        for (id, _), image in zip(batch, images, strict=True):
+            try:
+                self.storage.write(f"{PICTURES}/{id}.png", png_bytes(image))
+                reasons.append("")
+            except OutputError as error:
+                reasons.append(str(error))
+        return reasons
 
 
 class _Fetching:
@@ -119,10 +124,16 @@ class _Fetching:
         return self.painter.size_of(pack)
 
     def read_pack(self, path: Any) -> Any:
-        """Read a pack from a folder or an address."""
-        place = str(path)
+        """Read a pack from a folder or an address, given with its mark."""
+        place, mark = path
         if not is_address(place):
-            return self.painter.read_pack(Path(place))
+            return self._marked(place, mark)
         with tempfile.TemporaryDirectory(prefix="personalizer-pack-") as folder:
             fetch_folder(place, Path(folder), file_limit)
-            return self.painter.read_pack(Path(folder))
+            return self._marked(folder, mark)
+
+    def _marked(self, folder: str, mark: str) -> Any:
+        pack = self.painter.read_pack(Path(folder))
+        if pack_mark(folder) != mark:
+            raise InputError("the pack changed while pictures were drawn; call it again")
+        return pack

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import InputError, SdkError
+from ...errors import InputError, OutputError, SdkError
 from ...rules.arguments import cancelling, number, optional, path, to_be_called, whole
 from ...rules.drawing import check_scheduler_name
 from ...rules.speed import check_speed
 from ...runtime import Phase, Progress, check_cancelled
 from ...serve.drawing.painter import How
-from ..fits import ENGINES
+from ..fits import ENGINES, check_shares
 from ..reports import write_tables
 from ..storage import Storage
 from ..tables import Refused, read_table
@@ -115,8 +116,8 @@ def generate_many(
     whole(workers, "workers", 1, _MOST_WORKERS)
     if engine == "local" and workers != 1:
         raise InputError("the local engine draws in this process, with all its threads; leave workers out, or use Ray")
-    for value, name in ((cpus, "cpus"), (gpus, "gpus"), (pack_memory, "pack_memory")):
-        number(value, name, 0, _MOST_WORKERS)
+    check_shares(cpus, gpus)
+    number(pack_memory, "pack_memory", 0, _MOST_WORKERS)
     for count, name in ((threads, "threads"), (num_inference_steps, "num_inference_steps")):
         if count is not None:
             whole(count, name, 1, _MOST_WORKERS)
@@ -144,7 +145,7 @@ def generate_many(
 
         place = str(storage.local or storage.place)
         given_to = (loading, place, how, budget, threads or max(int(cpus), 1))
-        brushes = RayBrushes(given_to, workers, cpus, gpus, address)
+        brushes = RayBrushes(given_to, workers, cpus, gpus, address, cancel)
     else:
         brushes = _Here(Brush(loading, storage, how, budget, threads))
     with brushes:
@@ -209,9 +210,12 @@ def _drawn(
                 found[place] = outcome(row, end.id, end.reason)
             phase.step(len(waiting[end.id]))
             check_cancelled(cancel)
-    finally:
-        so_far = [each for each in found if each is not None]
-        write_tables(storage, TABLE, Drawn, so_far)
+    except BaseException:
+        with suppress(OutputError):  # why it ended is what is to be told
+            write_tables(storage, TABLE, Drawn, [each for each in found if each is not None])
+        raise
+    so_far = [each for each in found if each is not None]
+    write_tables(storage, TABLE, Drawn, so_far)
     return so_far, len(wanted)
 
 

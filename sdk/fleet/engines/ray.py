@@ -39,13 +39,26 @@ def connect(address: str | None) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a share of a GPU keep their view
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"there is no Ray cluster at {printable(address)}: {printable(error, 200)}; start one by "
             "`ray start --head`, or give its address"
         ) from error
     return True
+
+
+def warn_without_room(cpus: float, gpus: float) -> None:
+    """Say that a worker waits for a machine, if the cluster has none that is large enough."""
+    wanted = {"CPU": cpus, "GPU": gpus}
+    there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+    if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in there):
+        log.warning(
+            "no machine of the cluster has %g cores and %g GPUs for a worker: waiting for one; or give less by --cpus "
+            "and --gpus",
+            cpus,
+            gpus,
+        )
 
 
 class Cluster(Engine):
@@ -75,7 +88,7 @@ class Cluster(Engine):
         self._given = (place, loading, threads, cpus, gpus)
         self._mine = connect(address)
         self._answers: dict[Any, Any] = {}  # what workers were asked and have not answered yet
-        self._nodes: dict[Any, str] = {}  # the machines that they are on
+        self._nodes: dict[Any, str] = {}  # the machines that they are on, once their models are loaded
         self._actor = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_concurrency=2)
 
     @property
@@ -87,22 +100,10 @@ class Cluster(Engine):
         return max(int(min(room, default=1)), 1)
 
     def begin(self) -> Any:
-        if not self._fits():
-            log.warning(
-                "no machine of the cluster has %g cores and %g GPUs for a worker: waiting for one; or give less by "
-                "--cpus and --gpus",
-                self.cpus,
-                self.gpus,
-            )
+        warn_without_room(self.cpus, self.gpus)
         actor: Any = self._actor.remote(*self._given)
         self._answers[actor] = actor.begun.remote()
         return actor
-
-    def _fits(self) -> bool:
-        """Whether there is a machine that one worker fits on."""
-        wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-        return any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in there)
 
     def give(self, worker: Any, task: Task) -> None:
         self._answers[worker] = worker.work.remote(task.carrying())
@@ -127,6 +128,7 @@ class Cluster(Engine):
             ray.kill(worker)
             return Died()
         except ray.exceptions.RayError as error:
+            log.warning("a worker died: %s", printable(error, 500))
             return Died(by_job=not getattr(error, "preempted", False) and self._machine_lives(worker))
         if isinstance(said, tuple):
             self._nodes[worker], said = said
@@ -146,7 +148,8 @@ class Cluster(Engine):
         return False
 
     def end(self, workers: Sequence[Any]) -> None:
-        asked = [self._answers[each] for each in workers if each in self._answers]
+        # Who is still being placed, or loads its model, has nothing to save.
+        asked = [self._answers[each] for each in workers if each in self._answers and each in self._nodes]
         for each in workers:
             each.stop.remote()
         if asked:

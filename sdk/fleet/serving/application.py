@@ -12,8 +12,9 @@ from ray import serve
 
 from ...errors import InputError
 from ...printable import printable
-from ...rules.arguments import number, path, whole
+from ...rules.arguments import number, of_type, path, text, whole
 from ...serve import Limits
+from ..fits import check_shares
 from ..storage import Storage
 from ..worker import Loading
 from .front import Front
@@ -68,15 +69,21 @@ def serve_app(
         InputError: a value of another type.
     """
     path(packs, "packs")
-    least, most = (replicas, replicas) if isinstance(replicas, int) else _pair(replicas)
+    pair = replicas if isinstance(replicas, (tuple, list)) else (replicas, replicas)
+    least, most = _pair(pair)
     for count, name in ((fronts, "fronts"), (packs_per_replica, "packs_per_replica")):
         whole(count, name, 1, _MOST)
-    for value, name in ((cpus, "cpus"), (gpus, "gpus"), (target_ongoing_requests, "target_ongoing_requests")):
-        number(value, name, 0, _MOST)
-    storage = Storage(packs)
+    check_shares(cpus, gpus)
+    number(target_ongoing_requests, "target_ongoing_requests", 0.01, _MOST)
+    if isinstance(tokens, str):
+        raise InputError("tokens are a list of texts, got one text")
+    given_tokens = [text(token, "a token") for token in tokens]
+    if not all(token.strip() for token in given_tokens):
+        raise InputError("a token is empty; leave it out")
+    limits = Limits() if limits is None else of_type(limits, Limits, "limits")
+    storage = Storage(packs, writes=False)
     if storage.of_this_process:
         raise InputError("memory: is this process's own; give a place that every replica reaches")
-    limits = limits or Limits()
     given = (Loading(model, device, dtype, memory, options), str(storage.local or storage.place), limits)
     how: dict[str, Any] = {"num_replicas": least}
     if most > least:
@@ -87,7 +94,7 @@ def serve_app(
     drawers = serve.deployment(
         name="Drawer",
         max_ongoing_requests=limits.line,
-        max_queued_requests=-1,
+        max_queued_requests=limits.line * most,
         graceful_shutdown_timeout_s=_GRACE,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         **how,
@@ -99,7 +106,7 @@ def serve_app(
         graceful_shutdown_timeout_s=_GRACE,
         ray_actor_options={"num_cpus": 0},
     )(Front)
-    return front.bind(drawers.bind(*given, threads or max(int(cpus), 1), cpus, gpus), list(tokens), limits)
+    return front.bind(drawers.bind(*given, threads or max(int(cpus), 1), cpus, gpus), given_tokens, limits)
 
 
 def build(args: dict[str, Any]) -> serve.Application:

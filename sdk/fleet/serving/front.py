@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -23,6 +25,7 @@ from ...serve.metrics import Metrics
 
 log = logging.getLogger("sdk.serve")
 TRIES = 4  # of a request whose replica died before it answered
+_READY, _GRACE = 5.0, 5.0  # seconds: for a replica that is ready; beyond the limit, for its own refusal
 _DRAWN = ("/v1/images/generations", "/v1/images/edits")
 _SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers")
 
@@ -38,7 +41,7 @@ class Front:
 
     def __init__(self, drawers: Any, tokens: Sequence[str], limits: Limits) -> None:
         quiet()
-        self.drawers, self.metrics = drawers, Metrics()
+        self.drawers, self.limits, self.metrics = drawers, limits, Metrics()
         self.guards = Guards(self._asked, tokens, limits, self.metrics)
 
     async def __call__(self, request: Request) -> Response:
@@ -46,8 +49,8 @@ class Front:
 
     async def _asked(self, scope: Any, receive: Any, send: Any) -> None:
         scope["route"] = _Route(_pattern(scope["path"]))  # what requests are counted by
-        if scope["path"] in ("/healthz", "/readyz"):
-            await JSONResponse({"status": "ok" if scope["path"] == "/healthz" else "ready"})(scope, receive, send)
+        if scope["path"] == "/healthz":
+            await JSONResponse({"status": "ok"})(scope, receive, send)
             return
         if scope["path"] == "/metrics":  # of this front; what replicas count is Ray's to tell
             await Response(self.metrics.text(), media_type="text/plain; version=0.0.4")(scope, receive, send)
@@ -62,32 +65,48 @@ class Front:
         pack = await _pack_of(scope, body)
         asked = {name: scope[name] for name in _SENT if name in scope}
         asked |= {"client": scope.get("client"), "server": scope.get("server")}
+        await self._answered(asked, body, pack, scope, receive, send)
+
+    async def _answered(self, asked: Any, body: bytes, pack: str, scope: Any, receive: Any, send: Any) -> None:
+        """Let a replica answer, or another one if it dies before it begins to."""
+        begun = False
+
+        async def refuse(status: int, message: str, kind: str = "refused") -> None:
+            headers = {"retry-after": "5"} if status == 429 else None
+            said = {"error": {"message": message, "type": kind, "code": None}}
+            await JSONResponse(said, status, headers)(scope, receive, send)
+
         for left in reversed(range(TRIES)):
-            begun = False
             try:
                 answer = self.drawers.options(stream=True, multiplexed_model_id=pack).answer.remote(asked, body)
-                async for message in answer:
-                    begun = True
+                waiting = aiter(answer)
+                async with asyncio.timeout(_READY if scope["path"] == "/readyz" else self.limits.seconds + _GRACE):
+                    first = await anext(waiting)  # who has begun to answer keeps to the limit itself
+                begun = True
+                await send(first)
+                async for message in waiting:
                     await send(message)
+                return
+            except TimeoutError:
+                if begun:
+                    raise
+                if scope["path"] == "/readyz":
+                    await refuse(503, "nobody draws yet", "server_error")
+                else:
+                    await refuse(408, f"it took longer than {self.limits.seconds:g} seconds; ask for less")
                 return
             except (ray.exceptions.RayActorError, serve.exceptions.ReplicaUnavailableError) as error:
                 if begun or not left:
                     raise
                 log.warning("a replica died (%s); the request goes to another one", type(error).__name__)
             except serve.exceptions.BackPressureError:
-                refused = {"message": "too many requests wait; try again later", "type": "refused", "code": None}
-                await JSONResponse({"error": refused}, 429, {"retry-after": "5"})(scope, receive, send)
+                await refuse(429, "too many requests wait; try again later")
                 return
             except ray.exceptions.RayError as error:
                 if begun:
                     raise
                 log.error("a mistake of a replica", exc_info=error)
-                said = {
-                    "message": "a mistake of the server; tell whoever runs it",
-                    "type": "server_error",
-                    "code": None,
-                }
-                await JSONResponse({"error": said}, 500)(scope, receive, send)
+                await refuse(500, "a mistake of the server; tell whoever runs it", "server_error")
                 return
 
 
@@ -127,7 +146,7 @@ async def _pack_of(scope: Any, body: bytes) -> str:
         else:
             name = (await Request(scope, _whole(body)).form()).get("model", BASE)
         return "" if name == BASE else check_name(name)
-    except (ValueError, AttributeError, RecursionError, InputError, KeyError):
+    except (ValueError, AttributeError, RecursionError, InputError, KeyError, MultiPartException):
         return ""
 
 

@@ -37,7 +37,8 @@ class ShelfPainter(TorchPainter):
         if path.is_absolute():  # one that is being sent
             return super().read_pack(path)
         with tempfile.TemporaryDirectory(dir=self._shelf.uploads) as folder:
-            self._shelf.packs.fetch(str(path), Path(folder), file_limit)
+            name, mark = path.parts
+            self._shelf.packs.fetch(name, mark, Path(folder), file_limit)
             return super().read_pack(Path(folder))
 
 
@@ -69,7 +70,7 @@ class Drawer:
         keep_memory()
         quiet()
         torch.set_num_threads(threads)
-        self.shelf = Shelf(Storage(place))
+        self.shelf = Shelf(Storage(place, writes=False))
         self.app = create_app(
             self.shelf, ShelfPainter(loaded(loading, share_of_memory(cpus, gpus)), self.shelf), limits=limits
         ).app  # without its guards, which stand at the front

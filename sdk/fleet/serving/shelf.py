@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ...disk.file_names import check_name, is_plain_name
+from ...disk.files import write_bytes
 from ...disk.reading import MANIFEST_LIMIT, parse_json
 from ...errors import InputError, MissingFileError, PackError, SdkError
 from ...library import KeptPack, KeptPicture
 from ...pack import MANIFEST
 from ...rules.arguments import shown
-from ..records import PACKS
+from ..records import PACKS, RECORDS
 from ..storage import Storage
 
 SERVED = "served"  # folder of pictures that were asked for by address
@@ -70,7 +71,7 @@ class ShelvedPacks:
         if len(data) > MANIFEST_LIMIT:
             raise PackError(f"the pack {name} is damaged; fit or send it again")
         mark = hashlib.sha256(data).hexdigest()
-        return KeptPack(int(mark[:15], 16), name, Path(name), len(data), 0.0, _about(data))
+        return KeptPack(int(mark[:15], 16), name, Path(name, mark), len(data), 0.0, _about(data))
 
     def all(self) -> list[KeptPack]:
         """Return all packs, by name; with many this takes a while."""
@@ -80,26 +81,38 @@ class ShelvedPacks:
                 found.append(self.get(name))
         return found
 
-    def fetch(self, name: str, folder: Path, limit: Callable[[str], int]) -> None:
+    def fetch(self, name: str, mark: str, folder: Path, limit: Callable[[str], int]) -> None:
         """Copy a pack's files into a folder of this machine.
 
         Args:
             name: of the pack.
+            mark: the hash of its manifest.
             folder: that is there.
             limit: the most bytes of a file, by its name.
+
+        Raises:
+            PackError: it is another one by now.
         """
         place = f"{PACKS}/{check_name(name)}"
         for file in sorted(self._storage.names(place)):
             data = self._storage.read(f"{place}/{file}") if is_plain_name(file) else None
             if data is not None and len(data) <= limit(file):
                 (folder / file).write_bytes(data)
+        manifest = folder / MANIFEST
+        if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != mark:
+            raise PackError(f"the pack {name} is just being replaced; ask again")
 
     def put(self, name: str, write: Callable[[Path], dict[str, Any]], suffix: str = "") -> KeptPack:
-        """Keep a pack, instead of the one of this name if there is one; its manifest comes last."""
+        """Keep a pack, instead of the one of this name if there is one.
+
+        The old manifest goes first and the new one comes last: in between there is no such pack, never a mixed one.
+        """
         check_name(name)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             path = Path(folder) / "pack"
             write(path)
+            self._storage.remove(f"{PACKS}/{name}/{MANIFEST}")
+            self._storage.remove(f"{RECORDS}/{name}.json")
             for file in sorted(path.iterdir(), key=lambda each: each.name == MANIFEST):
                 self._storage.write(f"{PACKS}/{name}/{file.name}", file.read_bytes())
         return self.get(name)
@@ -112,6 +125,7 @@ class ShelvedPacks:
         """
         kept = self.get(name)
         place = f"{PACKS}/{name}"
+        self._storage.remove(f"{RECORDS}/{name}.json")  # of the fit that left it, which may be asked for again
         for file in sorted(self._storage.names(place), key=lambda each: each != MANIFEST):
             self._storage.remove(f"{place}/{file}")
         return kept
@@ -139,7 +153,7 @@ class ShelvedPictures:
             raise MissingFileError("there is no such picture")
         path = self._scratch / f"{id}.png"
         if not path.is_file():
-            path.write_bytes(data)
+            write_bytes(path, data)
         return KeptPicture(id, path, time.time(), {})
 
     def forget(self, before: float) -> None:

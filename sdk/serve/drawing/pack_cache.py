@@ -40,7 +40,7 @@ class PackCache:
         self._held: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         self._reading: dict[int, Future] = {}
         self._gone: set[int] = set()  # removed while they were read
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # collected garbage may let go of a pack at any time
 
     @property
     def bytes(self) -> int:
