@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from .common import add_model_arguments, loading_arguments, say, speak_briefly
+from .on_cluster import add_cluster_arguments, cluster_arguments
 
 EXAMPLE = "personalizer fit-many jobs.csv --output packs --workers 2"
 _SHOWN = 16  # lines of what is under way
@@ -26,14 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="fits at once; default 1, on a cluster all it has room for"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of each worker; default the cores it has")
-    parser.add_argument(
-        "--address", metavar="ADDRESS", help="work on this Ray cluster: auto, host:port, or local for one begun here"
-    )
-    parser.add_argument(
-        "--cpus", type=float, default=1.0, metavar="N", help="cores of each worker on a cluster; default 1"
-    )
-    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="of a GPU, likewise: 0.25, four share one")
+    add_cluster_arguments(parser)
     add_model_arguments(parser)
 
 
@@ -46,17 +40,12 @@ def run(arguments: argparse.Namespace) -> None:
     speak_briefly()
     from ..fleet import fit_many
 
-    address = arguments.address
     with fleet_bar() as watch:
         result = fit_many(
             arguments.table,
             arguments.output,
-            engine="local" if address is None else "ray",
-            address=None if address == "local" else address,
             workers=arguments.workers,
-            threads=arguments.threads,
-            cpus=arguments.cpus,
-            gpus=arguments.gpus,
+            **cluster_arguments(arguments),
             watch=watch,
             **loading_arguments(arguments, "bundled"),
         )

@@ -9,6 +9,7 @@ from ..rules.drawing import SCHEDULERS
 from ..rules.speed import SPEEDS
 from ..runtime import progress
 from .common import add_model_arguments, loading_arguments, say, speak_briefly
+from .on_cluster import add_cluster_arguments, cluster_arguments
 
 EXAMPLE = "personalizer generate-many prompts.csv --output pictures"
 
@@ -20,13 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="PLACE", help="folder or address (s3://...) for the pictures"
     )
-    parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster: auto, host:port, or local for one here")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="that draw at once on a cluster; default 1")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each worker; default the cores it has")
-    parser.add_argument(
-        "--cpus", type=float, default=1.0, metavar="N", help="cores of each worker on a cluster; default 1"
-    )
-    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="of a GPU, likewise: 0.25, four share one")
+    add_cluster_arguments(parser)
     parser.add_argument("--steps", type=int, help="of the sampler; default: the base model's, else 50")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; default: the base model's, else 6")
     parser.add_argument("--scheduler", choices=SCHEDULERS, help="default ddim, or a distilled model's own")
@@ -46,17 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
     speak_briefly()
     from ..fleet import generate_many
 
-    address = arguments.address
     with progress() as bar:
         result = generate_many(
             arguments.table,
             arguments.output,
-            engine="local" if address is None else "ray",
-            address=None if address == "local" else address,
             workers=arguments.workers,
-            threads=arguments.threads,
-            cpus=arguments.cpus,
-            gpus=arguments.gpus,
+            **cluster_arguments(arguments),
             num_inference_steps=arguments.steps,
             guidance_scale=arguments.guidance,
             scheduler=arguments.scheduler,
