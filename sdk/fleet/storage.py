@@ -113,7 +113,12 @@ class Storage:
             return
         if self.of_this_process:  # object storage has no folders
             self._asked(self._files.makedirs, self._at(name).rpartition("/")[0], exist_ok=True)
-        self._asked(self._files.pipe_file, self._at(name), data)
+        try:
+            self._asked(self._files.pipe_file, self._at(name), data)
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"cannot reach {shown_address(self.place)}: it is not there; check the address"
+            ) from error
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the files that are directly in a folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ _OPTIONS = frozenset(
     + ("scheduler", "text_encoder", "token", "tokenizer", "torch_dtype", "unet", "use_safetensors", "vae", "variant")
 )
 _VARIANT = re.compile(r"diffusion_pytorch_model\.([A-Za-z0-9_]{1,20})(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+# Without it accelerate, by which models are loaded, leaves torch's modules changed for the whole process when two
+# threads load at once: whatever is made after has no numbers ("meta").
+_one_at_a_time = threading.Lock()
 _LARGE = 1024  # numbers of a weight whose norm is remembered
 _REMOVE = "correct or remove it"
 
@@ -77,7 +81,8 @@ def load_pipeline(model: str | Path, *, dtype: torch.dtype, stated_by_file: bool
     try:
         with without_bars(), torch.inference_mode(False):
             if os.path.isfile(source):
-                return load_single_file(source, dtype, options)
+                with _one_at_a_time:
+                    return load_single_file(source, dtype, options)
             if not os.path.isdir(source) and options.get("local_files_only"):
                 here = _downloaded(str(model), options)
                 if here is None:
@@ -90,7 +95,8 @@ def load_pipeline(model: str | Path, *, dtype: torch.dtype, stated_by_file: bool
             defaults |= family.loading
             if "variant" not in options and (found := _only_variant(source)):
                 defaults["variant"] = found
-            return family.pipeline_class().from_pretrained(where, **(defaults | options))
+            with _one_at_a_time:
+                return family.pipeline_class().from_pretrained(where, **(defaults | options))
     except SdkError:
         raise
     except Exception as error:  # three libraries read what may be any folder or file
