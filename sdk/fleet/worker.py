@@ -29,7 +29,7 @@ from .jobs import Job, contents, job_id
 from .outcomes import Outcome
 from .place import Place
 from .records import PACKS, named, record
-from .storage import Storage, is_address
+from .storage import Storage, is_address, shown_address
 
 _LAST = 20  # steps whose losses a fit is judged by
 _PATIENCE = 60.0  # seconds: a worker whose fleet was killed ends within a step
@@ -142,11 +142,17 @@ class Worker:
             before = stack.enter_context(place.held(cancel))
             if before is not None:
                 return named(before, task.job.shown)
-            job = task.job
-            if task.files is not None:
-                image, *masks = stack.enter_context(place.files(task.files))
-                job = replace(job, image=image, masks=tuple(masks))
-            return self._fit(task, job, place, cancel)
+            if task.files is None:
+                return self._fit(task, task.job, place, cancel)
+            paths = stack.enter_context(place.files(task.files))
+            job = replace(task.job, image=paths[0], masks=tuple(paths[1:]))
+            try:
+                return self._fit(task, job, place, cancel)
+            except SdkError as error:
+                said = str(error)
+                for path, given in zip(paths, (task.job.image, *task.job.masks), strict=True):
+                    said = said.replace(str(path), shown_address(str(given)))
+                return Outcome(task.job.shown, "failed", said, task.id)
 
     def _fit(self, task: Task, job: Job, place: Place, cancel: threading.Event | None) -> Outcome:
         begin = time.monotonic()

@@ -39,12 +39,15 @@ def test_a_killed_worker_changes_no_bit(jobs, tiny_model, tmp_path):
     killed = killed_once(tmp_path / "out")
     seen = []
     bad = {"image": str(tmp_path / "none.png"), "concepts": ["cat"], "name": "bad"}
-    result = fit_many([*jobs, bad], tmp_path / "out", engine="ray", workers=2, watch=seen.append, **usual)
+    (tmp_path / "hostile.png").write_bytes(b"no picture")
+    hostile = {"image": str(tmp_path / "hostile.png"), "concepts": ["cat"]}
+    result = fit_many([*jobs, bad, hostile], tmp_path / "out", engine="ray", workers=2, watch=seen.append, **usual)
     assert killed
-    assert [each.status for each in result.outcomes] == ["done"] * 3 + ["failed"], result.failed
+    assert [each.status for each in result.outcomes] == ["done"] * 3 + ["failed"] * 2, result.failed
+    assert str(tmp_path / "hostile.png") in result.outcomes[4].reason  # as the row has it, not as the worker does
     assert [o.content_sha256 for o in result.outcomes[:3]] == [o.content_sha256 for o in alone.outcomes]
-    assert seen[0].total == 4
-    assert {status.failed for status in seen} == {1}
+    assert seen[0].total == 5
+    assert seen[0].failed == 1
     assert any(status.running for status in seen)
     assert all(s.done + s.failed + len(s.running) + s.left == s.total for s in seen)
 
