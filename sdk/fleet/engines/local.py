@@ -85,11 +85,14 @@ def _serve(pipe: Connection, place: str, loading: Loading, threads: int, share: 
     """What a worker's process does: load the model, and do jobs until nobody is at the other end of the pipe."""
     import signal
 
+    from tqdm import tqdm
+
     from ...runtime import keep_memory, quiet
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked, who then closes the pipe
     keep_memory()
     quiet()
+    tqdm.set_lock(threading.RLock())  # its own one is a semaphore of the system, which is left behind below
     try:
         worker = Worker(loading, Storage(place), threads, share)
     except SdkError as error:
