@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,14 @@ from ..errors import InputError, MissingFileError, OutputError
 from ..printable import printable
 
 _T = TypeVar("_T")
+_UNKNOWN = (ImportError, ValueError, TypeError)  # of an address: no such kind, not installed, or more is to be said
+# What talks to S3, HTTP, Google's and Microsoft's storage raises beside OSError.
+_OF_LIBRARIES = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
+)
 _PROBE = ".personalizer-probe"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|memory):", re.IGNORECASE)
 
@@ -25,6 +34,12 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|memory):", re.IGNORECASE)
 def is_address(place: object) -> bool:
     """Whether a text is an address such as ``s3://bucket/name``, not a path of this machine."""
     return isinstance(place, str) and _ADDRESS.match(place) is not None
+
+
+def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What storage that does not answer raises: the system's errors, and those of the libraries that are loaded."""
+    loaded = ((sys.modules.get(module), name) for module, name in _OF_LIBRARIES)
+    return OSError, *more, *(getattr(module, name) for module, name in loaded if hasattr(module, name))
 
 
 def shown_address(place: str) -> str:
@@ -161,7 +176,11 @@ class Storage:
             return function(*given, **options)
         except FileNotFoundError:
             raise
-        except Exception as error:  # every kind of storage has errors of its own
+        except NotImplementedError as error:
+            raise OutputError(
+                f"{shown_address(self.place)} is of a kind that cannot be written; give a folder or a bucket"
+            ) from error
+        except _refusals() as error:
             raise OutputError(
                 f"cannot reach {shown_address(self.place)}: {_said(error, self.place)}; check it and the rights to it"
             ) from error
@@ -186,12 +205,14 @@ def read_address(place: str, limit: int) -> bytes:
             raise InputError(f"{shown} has {size} bytes, and at most {limit} are read; give a smaller file")
         with files.open(name, "rb") as file:
             data = file.read(limit + 1)
-    except InputError:
+    except InputError:  # a ValueError, too
         raise
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no {shown}; check the row") from error
-    except Exception as error:  # every kind of storage has errors of its own
-        raise InputError(f"cannot read {shown}: {_said(error, place)}; check the row") from error
+    except _refusals(*_UNKNOWN) as error:
+        raise InputError(
+            f"cannot read {shown}: {_said(error, place)}; check the row, and that what reaches it is installed"
+        ) from error
     if len(data) > limit:
         raise InputError(f"{shown} has more than {limit} bytes; give a smaller file")
     return data
@@ -245,7 +266,7 @@ def _opened(place: str) -> tuple[Any, str]:
     """The file system of an address, ``None`` if it is this machine's, and the path there."""
     try:
         files, root = _found(place)
-    except Exception as error:  # every kind of storage has errors of its own
+    except _refusals(*_UNKNOWN) as error:
         raise OutputError(
             f"cannot reach {shown_address(place)}: {_said(error, place)}; check it, and install what reaches it, such "
             "as s3fs"

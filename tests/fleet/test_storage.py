@@ -236,3 +236,28 @@ def test_places_that_are_none_are_said_in_one_sentence(place):
     with pytest.raises(OutputError) as said:
         Storage(place)
     assert "\n" not in str(said.value)
+
+
+def test_what_nobody_signs_for_is_said(monkeypatch):
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(OutputError, match="cannot reach s3://bucket/packs: .*; check it and the rights to it"):
+        Storage("s3://bucket/packs")
+    with pytest.raises(InputError, match="cannot read s3://bucket/pets.png: .*; check the row"):
+        read_address("s3://bucket/pets.png", 10)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_place_that_cannot_be_written_is_said(memory, monkeypatch):
+    def pipe_file(*given, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", pipe_file)
+    with pytest.raises(OutputError, match="of a kind that cannot be written; give a folder or a bucket"):
+        Storage(memory)
