@@ -15,9 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.fleet.fits import Nodes, write_table
+from benchmarks.fleet.fits import Nodes, kill_actor, write_table
 from sdk.fleet import fit_many
 from sdk.runtime import keep_memory, quiet
 
@@ -28,14 +26,6 @@ def some_packs(folder: Path, count: int, model: str) -> list[Path]:
     """Fit so many packs, unless they are there."""
     result = fit_many(write_table(folder, count), folder / "out", model=model, device="cpu", threads=1)
     return [folder / "out" / each.pack for each in result.outcomes]
-
-
-def kill_actor(name: str) -> bool:
-    """Kill one of Ray's processes whose name holds a text; whether there was one."""
-    there = [each for each in psutil.process_iter(["cmdline"]) if name in " ".join(each.info["cmdline"] or [])]
-    if there:
-        random.choice(there).kill()
-    return bool(there)
 
 
 def trial(folder: Path, rows: int, packs: int, kills: int, workers: int, model: str) -> dict[str, Any]:

@@ -63,12 +63,9 @@ class Nodes:
         self.cluster.shutdown()
 
 
-def kill_worker() -> bool:
-    """Kill a process that fits; whether there was one."""
-    there = []
-    for each in psutil.process_iter(["cmdline"]):
-        if "ray::_Actor" in " ".join(each.info["cmdline"] or []):
-            there.append(each)
+def kill_actor(name: str) -> bool:
+    """Kill one of Ray's processes whose name holds a text; whether there was one."""
+    there = [each for each in psutil.process_iter(["cmdline"]) if name in " ".join(each.info["cmdline"] or [])]
     if there:
         random.choice(there).kill()
     return bool(there)
@@ -99,7 +96,7 @@ def disturbed(table: Path, output: Path, nodes: Nodes, model: str, kills: int, f
                 running = command(table, output, nodes, model)
             elif kind == "node":
                 nodes.kill()
-            elif not kill_worker():
+            elif not kill_actor("ray::_Actor"):
                 continue
             happened[kind] += 1
             wanted.pop(0)

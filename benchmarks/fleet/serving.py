@@ -29,7 +29,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.fleet.drawing import kill_actor, some_packs
+from benchmarks.fleet.drawing import some_packs
+from benchmarks.fleet.fits import kill_actor
 from sdk import ConceptPack, Personalizer
 from sdk.fleet import serve_app
 from sdk.runtime import keep_memory, quiet

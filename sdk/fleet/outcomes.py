@@ -62,7 +62,7 @@ class FleetResult:
     Attributes:
         outcomes: one per row.
         output: where the packs are, as it was given.
-        fitted: how many fits this call did; others were done before.
+        fitted: how many fits this call tried; others were done before.
         seconds: that the call took.
         worked: seconds that its fits took together.
     """

@@ -14,7 +14,7 @@ from PIL import Image
 from sdk import ConceptPack, Personalizer
 from sdk.commands.main import main
 from sdk.errors import InputError
-from sdk.fleet import Drawing, fit_many, generate_many
+from sdk.fleet import Drawing, generate_many
 from sdk.fleet.drawings import generate
 from sdk.runtime import Cancelled
 
@@ -22,17 +22,10 @@ STEPS = 2
 
 
 @pytest.fixture(scope="module")
-def packs(tiny_model, tmp_path_factory):
+def packs(two_packs):
     """Return the folders of two packs."""
-    from sdk.fleet import Job
-    from sdk.miniworld.references import demo_picture
-    from tests.fleet.quick import QUICK
-
-    folder = tmp_path_factory.mktemp("packs")
-    demo_picture().save(folder / "pets.png")
-    jobs = [Job(image=folder / "pets.png", concepts=("cat",), settings=QUICK, seed=seed) for seed in range(2)]
-    result = fit_many(jobs, folder / "out", model=tiny_model, device="cpu", threads=1)
-    return [str(folder / "out" / each.pack) for each in result.outcomes]
+    place, names = two_packs
+    return [str(place / "packs" / name) for name in names]
 
 
 @pytest.fixture

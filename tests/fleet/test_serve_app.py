@@ -16,34 +16,20 @@ import pytest
 from sdk import ConceptPack, Personalizer
 from sdk.client import Client, ServerError
 from sdk.errors import InputError, MissingFileError
-from sdk.fleet import Job, fit_many
 from sdk.fleet.storage import Storage
-from tests.fleet.quick import QUICK
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
 PROMPT = "photo of a <new1> cat"
 
 
-@pytest.fixture(scope="module")
-def fleet(tiny_model, tmp_path_factory):
-    """Return the output of a fleet of two packs, and their names."""
-    from sdk.miniworld.references import demo_picture
-
-    folder = tmp_path_factory.mktemp("serving")
-    demo_picture().save(folder / "pets.png")
-    jobs = [Job(image=folder / "pets.png", concepts=("cat",), settings=QUICK, seed=seed) for seed in range(2)]
-    result = fit_many(jobs, folder / "out", model=tiny_model, device="cpu", threads=1)
-    return folder / "out", [each.id for each in result.outcomes]
-
-
 @pytest.mark.slow
-def test_requests_outlive_replicas(fleet, tiny_model, tmp_path):
+def test_requests_outlive_replicas(two_packs, tiny_model, tmp_path):
     import ray
     from ray import serve
 
     from sdk.fleet import serve_app
 
-    place, names = fleet
+    place, names = two_packs
     alone = Personalizer.from_pretrained(tiny_model, device="cpu")
     packs = [ConceptPack.from_pretrained(place / "packs" / name) for name in names]
     ray.init(num_cpus=6, log_to_driver=False, include_dashboard=False)

@@ -38,7 +38,7 @@ class DrawnMany:
     Attributes:
         outcomes: one per row.
         output: where the pictures are, as it was given.
-        drawn: how many pictures this call drew; others were there before.
+        drawn: how many pictures this call tried to draw; others were there before.
         seconds: that the call took.
     """
 

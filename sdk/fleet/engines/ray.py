@@ -54,8 +54,8 @@ def warn_without_room(cpus: float, gpus: float) -> None:
     there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
     if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in there):
         log.warning(
-            "no machine of the cluster has %g cores and %g GPUs for a worker: waiting for one; or give less by --cpus "
-            "and --gpus",
+            "no machine of the cluster has %g cores and %g GPUs for a worker: waiting for one; or ask for fewer "
+            "cpus and gpus",
             cpus,
             gpus,
         )
