@@ -158,13 +158,18 @@ def progress() -> Iterator[ProgressBar]:
 
 def quiet() -> None:
     """Keep the banners, warnings and progress bars of diffusers, transformers and torch off the terminal."""
-    warnings.filterwarnings("ignore", module="(diffusers|transformers|torch).*")
+    without_warnings()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+def without_warnings() -> None:
+    """Keep the warnings of diffusers, transformers and torch off the terminal; :func:`quiet` without loading them."""
+    warnings.filterwarnings("ignore", module="(diffusers|transformers|torch).*")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..printable import printable
-from ..runtime import keep_memory, quiet
+from ..runtime import keep_memory, quiet, without_warnings
 
 _LINE = 4000  # characters that are shown of a line
 _lost: list[str] = []
@@ -66,14 +66,18 @@ class _Notes(logging.Handler):
         say_aside(f"note: {record.getMessage()}")
 
 
-def speak_briefly() -> None:
-    """Set this process up as a command: notes in one line each on standard error, no banners, memory kept."""
+def speak_briefly(draws: bool = True) -> None:
+    """Set this process up as a command: notes in one line each on standard error, no banners, memory kept.
+
+    Args:
+        draws: whether this process loads models; if others do, it need not wait for the libraries.
+    """
     keep_memory()
     root = logging.getLogger()
     if not any(isinstance(handler, _Notes) for handler in root.handlers):
         root.addHandler(_Notes(logging.WARNING))
     warnings.showwarning = lambda message, *_: say_aside(f"note: {message}")
-    quiet()
+    (quiet if draws else without_warnings)()
 
 
 def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def go_on(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    speak_briefly()
+    speak_briefly(draws=arguments.address is None and arguments.workers in (None, 1))
     from ..fleet import fit_many
 
     with fleet_bar() as watch:

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     # Commands import diffusers before they come to `quiet`; transformers would tell which of its classes it replaces.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         parsed.run(parsed)
     except SdkError as error:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..config import FitConfig
-from ..disk.files import sha256_file
-from ..images.image_io import list_images
+from ..images.image_io import folder_hash
 from ..sampling.engine import Engine
 from .whole import whole_identity
 
@@ -100,13 +98,3 @@ def _named(settings: Mapping[str, Any], usual: Mapping[str, Any], group: str = "
         inner = isinstance(value, dict) and isinstance(usual.get(name), dict)
         found[name] = _named(value, usual[name], f"{group}{name}.") if inner else value
     return found
-
-
-def folder_hash(folder: str) -> str:
-    """Return a hash of the user's prior pictures and their captions."""
-    digest = hashlib.sha256()
-    for path in list_images(folder):
-        for file in (path, Path(path).with_suffix(".txt")):
-            if file.is_file():
-                digest.update(f"{file.name} {sha256_file(file)} ".encode(errors="surrogateescape"))
-    return digest.hexdigest()

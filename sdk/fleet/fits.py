@@ -10,25 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..disk.folders import exclusive
 from ..errors import InputError, OutputError, SdkError
 from ..rules.arguments import cancelling, number, path, to_be_called, whole
 from ..runtime import Phase, Progress
 from .engines.engine import Engine
-from .engines.here import Here
-from .engines.local import Processes
 from .jobs import Job, job_id
 from .outcomes import FleetResult, Outcome, Status
 from .records import named, recorded
 from .reports import write_reports
 from .scheduler import Scheduler
 from .storage import Storage
-from .tables import Refused, read_jobs
-from .worker import Loading, Task
+from .tables import Refused, job_rows, jobs_of
+from .tasks import Loading, Task
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("sdk")
 ENGINES = ("local", "ray")
@@ -86,7 +85,7 @@ def fit_many(
         ModuleNotFoundError: Ray, or what reads a table, is not installed; the message says what to install.
     """
     begin = time.monotonic()
-    rows = read_jobs(jobs)
+    given = job_rows(jobs)
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine!r}")
     if workers is not None:
@@ -101,7 +100,7 @@ def fit_many(
     storage = Storage(output)
     loading = Loading(model, device, dtype, memory, options)
 
-    def engine_() -> Engine:
+    def engine_() -> Engine:  # what engines need takes a while to load, and only one is wanted
         if engine == "ray":
             from .engines.ray import Cluster
 
@@ -109,13 +108,19 @@ def fit_many(
             return Cluster(place, loading, workers, threads or max(int(cpus), 1), cpus, gpus, address)
         share = threads or max((os.cpu_count() or 1) // (workers or 1), 1)
         if workers in (None, 1):
+            from .engines.here import Here
+
             return Here(storage, loading, share, cancel)
+        from .engines.local import Processes
+
         return Processes(str(storage.local or storage.place), loading, workers, share)
 
     if storage.of_this_process and (engine == "ray" or workers not in (None, 1)):
         raise InputError("memory: is this process's own; give an output that every worker reaches")
     with _own(storage), Scheduler(engine_(), cancel) as scheduler:
-        return _Fleet(storage, rows, scheduler, begin, watch).run(progress, cancel)
+        if engine == "ray" or workers not in (None, 1):
+            scheduler.begin()  # one loads the base model while this process looks at the rows
+        return _Fleet(storage, jobs_of(given), scheduler, begin, watch).run(progress, cancel)
 
 
 def check_shares(cpus: float, gpus: float) -> None:

@@ -13,7 +13,7 @@ from ..concepts import resolve_concepts
 from ..config import FitConfig
 from ..disk.reading import parse_json, read_bytes
 from ..errors import ImageError, InputError
-from ..fit.identity import folder_hash
+from ..images.image_io import folder_hash
 from ..methods import check_method
 from ..printable import printable
 from ..rules.arguments import path, shown, text, whole

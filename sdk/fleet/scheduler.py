@@ -12,7 +12,7 @@ from ..errors import InputError, OutputError, SdkError
 from ..runtime import check_cancelled
 from .engines.engine import Died, Engine, Ready, Said
 from .outcomes import Outcome
-from .worker import Task
+from .tasks import Task
 
 DEATHS = 3  # of workers at one job, before the job is given up
 _LOOKS = 0.5  # seconds between two looks at whether more is wanted
@@ -61,7 +61,7 @@ class Scheduler:
         while not self.base:
             check_cancelled(self.cancel)
             if not self._at:
-                self._begin()
+                self.begin()
             self._hear()
         return self.base
 
@@ -79,11 +79,12 @@ class Scheduler:
                 yield self._give(self._idle.pop())
             busy = sum(at is not None for at in self._at.values())
             while len(self._at) < min(self.engine.most, busy + len(self.left)):
-                self._begin()
+                self.begin()
             yield from self._hear()
             yield None
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Let a worker begin: it loads the base model."""
         self._at[self.engine.begin()] = None
 
     def _give(self, worker: Any) -> Outcome | None:

@@ -18,6 +18,7 @@ from .storage import is_address, shown_address
 
 _LARGEST = 1 << 30  # bytes: some millions of rows
 _FORMATS = (".csv", ".jsonl", ".parquet")
+_NEEDED = ("image", "concepts")  # without which there is no job
 _T = TypeVar("_T")
 
 
@@ -46,7 +47,30 @@ def read_jobs(source: str | Path | Iterable[Job | Mapping[str, Any]]) -> list[Jo
         MissingFileError: no such file.
         InputError: no table, or a column that there is not.
     """
-    return read_table(source, Job, job_of, COLUMNS, ("image", "concepts"))
+    return jobs_of(job_rows(source))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table that was read and not understood yet.
+
+    Attributes:
+        folder: to which relative paths belong.
+        rows: of any kind.
+    """
+
+    folder: Path
+    rows: list[Any]
+
+
+def job_rows(source: Any) -> Rows:
+    """Return a table of jobs as it is; errors as in :func:`read_jobs`. Takes no time, as :func:`jobs_of` may."""
+    return _read(source, COLUMNS, _NEEDED)
+
+
+def jobs_of(given: Rows) -> list[Job | Refused]:
+    """Return the jobs that rows describe, and why rows describe none."""
+    return _described(given, Job, job_of, _NEEDED)
 
 
 def read_table(
@@ -69,7 +93,12 @@ def read_table(
         MissingFileError: no such file.
         InputError: no table, or a column that there is not.
     """
+    return _described(_read(source, columns, needed), kind, made, needed)
 
+
+def _described(
+    given: Rows, kind: type[_T], made: Callable[[Mapping[str, Any], Path], _T], needed: Sequence[str]
+) -> list[_T | Refused]:
     def of(row: Any, folder: Path, place: str) -> _T | Refused:
         if isinstance(row, kind):
             return row
@@ -85,14 +114,17 @@ def read_table(
                 return Refused(place, str(error))
             return Refused(printable(f"{place}, {shown_address(name) if is_address(name) else name}"), str(error))
 
+    return [of(row, given.folder, f"row {number}") for number, row in enumerate(given.rows, start=1)]
+
+
+def _read(source: Any, columns: Sequence[str], needed: Sequence[str]) -> Rows:
     folder, rows = Path(), source
     if isinstance(source, (str, Path)):
         folder, rows = Path(source).absolute().parent, _rows(Path(source), columns, needed)
     try:
-        given = list(rows)
+        return Rows(folder, list(rows))
     except TypeError:
         raise InputError(f"give a table's file or a list of rows, got {shown(source)}") from None
-    return [of(row, folder, f"row {number}") for number, row in enumerate(given, start=1)]
 
 
 def _rows(file: Path, columns: Sequence[str], needed: Sequence[str]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from ..disk.caching import sharing
 from ..disk.folders import BusyError
-from ..errors import InputError, SdkError
+from ..errors import SdkError
 from ..fit import StepReport
 from ..fit.whole import whole_identity
 from ..memory.budget import AUTO, free_memory
@@ -25,68 +25,23 @@ from ..pack import ConceptPack
 from ..personalizer import Personalizer
 from ..printable import printable
 from ..runtime import Cancelled, check_cancelled
-from .jobs import Job, contents, job_id
+from .jobs import Job
 from .outcomes import Outcome
 from .place import Place
 from .records import PACKS, named, record
 from .storage import Storage, is_address, shown_address
+from .tasks import Loading, Task
 
 _LAST = 20  # steps whose losses a fit is judged by
 _PATIENCE = 60.0  # seconds: a worker whose fleet was killed ends within a step
-
-
-@dataclass(frozen=True)
-class Task:
-    """A job that is to be done.
-
-    Attributes:
-        job: what is asked for.
-        id: its id.
-        base: what of that is the base model's, see :func:`sdk.fleet.jobs.job_id`.
-        files: the contents of its picture and masks, where a worker may not see the files.
-    """
-
-    job: Job
-    id: str
-    base: dict[str, str]
-    files: tuple[bytes, ...] | None = None
-
-    def carrying(self) -> Task:
-        """Return the same with the contents of its files.
-
-        Raises:
-            SdkError: they cannot be read, or are no longer what they were.
-        """
-        found = replace(self, files=tuple(contents(self.job)))
-        found.check()
-        return found
-
-    def check(self) -> None:
-        """Raise :class:`InputError` if a picture is no longer what it was: its pack would have another id."""
-        if job_id(self.job, self.base, self.files) != self.id:
-            raise InputError("a picture changed while the fleet ran; call it again")
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How workers load the base model, see :meth:`sdk.Personalizer.from_pretrained`."""
-
-    model: str | Path = "bundled"
-    device: Any = None
-    dtype: Any = None
-    memory: float | str = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def load(self) -> Personalizer:
-        """Load the model."""
-        return Personalizer.from_pretrained(self.model, self.device, self.dtype, self.memory, **self.options)
 
 
 def loaded(loading: Loading, share: float) -> Personalizer:
     """Load a base model, for a share of the free memory where it is this package that decides."""
     if loading.memory == AUTO and share < 1:
         loading = replace(loading, memory=free_memory(usable_device(loading.device)) * share / 1e9)
-    return loading.load()
+    given = loading.device, loading.dtype, loading.memory
+    return Personalizer.from_pretrained(loading.model, *given, **loading.options)
 
 
 class Worker:

@@ -6,6 +6,7 @@ pictures alone, and how large one is becomes known before it is decoded.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..disk.checked import shown
+from ..disk.files import sha256_file
 from ..disk.reading import as_path, open_regular
 from ..errors import ImageError, InputError, MissingFileError
 from .pixels import to_rgb, transparency, upright
@@ -279,6 +281,16 @@ def list_images(folder: str | Path) -> list[Path]:
     if not found:
         raise ImageError(f"{path} holds no pictures; put PNG or JPEG files there")
     return found
+
+
+def folder_hash(folder: str) -> str:
+    """Return a hash of a folder's pictures and their captions; errors as in :func:`list_images`."""
+    digest = hashlib.sha256()
+    for path in list_images(folder):
+        for file in (path, Path(path).with_suffix(".txt")):
+            if file.is_file():
+                digest.update(f"{file.name} {sha256_file(file)} ".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def png(image: Image.Image) -> bytes:

@@ -20,7 +20,8 @@ from ...serve.drawing.pack_cache import PackCache
 from ...serve.drawing.painter import How, Painter, Row
 from ...serve.drawing.with_torch import TorchPainter
 from ..storage import Storage, fetch_folder, is_address
-from ..worker import Loading, loaded
+from ..tasks import Loading
+from ..worker import loaded
 from .drawing import PICTURES, Drawing, Drawn, outcome, pack_mark
 
 

@@ -22,7 +22,7 @@ from ..fits import ENGINES, check_shares
 from ..reports import write_tables
 from ..storage import Storage
 from ..tables import Refused, read_table
-from ..worker import Loading
+from ..tasks import Loading
 from .brush import Brush
 from .drawing import COLUMNS, PICTURES, Drawing, Drawn, drawing_id, drawing_of, outcome, pack_mark
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import SdkError
 from ..outcomes import Outcome
-from ..worker import Task
+from ..tasks import Task
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from ..storage import Storage
-from ..worker import Loading, Task, Worker
+from ..tasks import Loading, Task
+from ..worker import Worker
 from .engine import Engine, Ready, Said
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import SdkError
 from ...runtime import Cancelled
 from ..storage import Storage
-from ..worker import Loading, Task, Worker
+from ..tasks import Loading, Task
 from .engine import Died, Engine, Ready, Said
 
 _PATIENCE = 60.0  # seconds for a step, and for the checkpoint after it
@@ -88,6 +88,7 @@ def _serve(pipe: Connection, place: str, loading: Loading, threads: int, share: 
     from tqdm import tqdm
 
     from ...runtime import keep_memory, quiet
+    from ..worker import Worker  # what draws takes seconds to load: here, while the fleet begins there
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked, who then closes the pipe
     keep_memory()

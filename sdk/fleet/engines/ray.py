@@ -17,7 +17,7 @@ from ...printable import printable
 from ...runtime import Cancelled, keep_memory, quiet
 from ..outcomes import Outcome
 from ..storage import Storage
-from ..worker import Loading, Task, Worker
+from ..tasks import Loading, Task
 from .engine import Died, Engine, Ready, Said
 
 log = logging.getLogger("sdk")
@@ -183,6 +183,8 @@ class _Actor:
     """A worker in a process of the cluster; one thread works while another one may be asked to stop it."""
 
     def __init__(self, place: str, loading: Loading, threads: int, cpus: float, gpus: float) -> None:
+        from ..worker import Worker  # what draws takes seconds to load: here, not where jobs are handed out
+
         keep_memory()
         quiet()
         self._cancel = threading.Event()

@@ -16,7 +16,7 @@ from ...rules.arguments import number, of_type, path, text, whole
 from ...serve import Limits
 from ..fits import check_shares
 from ..storage import Storage
-from ..worker import Loading
+from ..tasks import Loading
 from .front import Front
 from .replica import Drawer
 

@@ -20,7 +20,8 @@ from ...serve import Limits, TorchPainter, create_app
 from ...serve.service import Service
 from ..engines.ray import share_of_memory
 from ..storage import Storage
-from ..worker import Loading, loaded
+from ..tasks import Loading
+from ..worker import loaded
 from .shelf import Shelf
 
 log = logging.getLogger("sdk.serve")
