@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,6 +14,7 @@ from .on_cluster import add_cluster_arguments, cluster_arguments
 
 EXAMPLE = "personalizer fit-many jobs.csv --output packs --workers 2"
 _SHOWN = 16  # lines of what is under way
+_IN_FILES = 10.0  # seconds between two lines of a bar that goes to a file, where each stays
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,15 +68,20 @@ def fleet_bar() -> Iterator[Callable[[Any], None]]:
     from tqdm import tqdm
 
     bars: list[Any] = []
+    shown_at = float("-inf")
 
     def watch(status: Any) -> None:
+        nonlocal shown_at
         with suppress(OSError):  # nobody looks any more: no reason to stop working
             if not bars:
                 bars.append(tqdm(total=status.total, initial=status.done + status.failed, unit="fit"))
             bars[0].n = status.done + status.failed
             bars[0].set_postfix_str(f"{status.failed} failed, {status.rate:.1f} a minute", refresh=False)
-            bars[0].refresh()
-            shown = status.running[:_SHOWN] if bars[0].fp.isatty() else []
+            terminal = bars[0].fp.isatty()
+            if terminal or time.monotonic() - shown_at >= _IN_FILES:
+                bars[0].refresh()
+                shown_at = time.monotonic()
+            shown = status.running[:_SHOWN] if terminal else []
             while len(bars) - 1 < len(shown):
                 bars.append(tqdm(total=0, position=len(bars), bar_format="  {desc}", leave=False))
             for place, bar in enumerate(bars[1:]):
