@@ -60,6 +60,7 @@ def build_page(shop: Workshop, scratch: Path) -> gr.Blocks:
         quietly: dict[str, Any] = {"show_progress": "hidden"}
         for changed, offered, given in (
             (learn.done.change, draw.newest, None),
+            (packs.made.change, draw.newest, None),
             (packs.done.change, draw.offered, draw.pack),
             (page.load, draw.offered, draw.pack),
         ):

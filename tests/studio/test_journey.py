@@ -207,6 +207,13 @@ def test_the_whole_journey(visit):
     page.get_by_label("Keep it as").fill("theirs")
     visit.button("Keep it").click()
     expect(page.locator("#pack-list")).to_contain_text("theirs", timeout=LONG)
+    page.get_by_role("button", name=re.compile("Is it good")).click()
+    visit.button("Measure").click()
+    page.locator("#report .progress-text, #report .eta-bar").first.wait_for(state="attached", timeout=LONG)
+    page.locator("#measure-stop").click()
+    expect(page.locator("#report")).to_contain_text("Stopped", timeout=LONG)
+    visit.tab("Draw")
+    expect(page.get_by_label("Draw with")).to_have_value("theirs", timeout=LONG)
     assert visit.outside == [], "the page loads from elsewhere"
     assert visit.mistakes == []
 

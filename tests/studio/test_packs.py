@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,13 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 import gradio as gr
 
 from sdk.errors import InputError, PackError
+from sdk.runtime import Phase
 from sdk.studio.exporting import FORMATS_OF_PEOPLE
 from sdk.studio.tabs.packs import PacksTab
 from sdk.studio.telling import told
+
+PAGE = SimpleNamespace(session_hash="a page")
+ANOTHER = SimpleNamespace(session_hash="another page")
 
 
 @pytest.fixture
@@ -101,7 +106,23 @@ def test_a_report_may_do_nothing(tab, packs, shop, monkeypatch):
     page = '<script>alert(1)</script>" onload="alert(2)'
     monkeypatch.setattr("sdk.eval.evaluation.evaluate", lambda *given, **named: None)
     monkeypatch.setattr("sdk.eval.report.render_page", lambda report: page)
-    shown = tab.measured("pets", progress=quietly)
+    shown = tab.measured("pets", PAGE, progress=quietly)
     assert "<iframe sandbox " in shown
     assert "<script" not in shown
     assert shown.count('"') == 4
+
+
+def test_measuring_is_stopped_by_its_own_page(tab, packs, monkeypatch):
+    done = []
+
+    def evaluate(model, pack, num_images, progress, cancel):
+        phase = Phase("draw", 5, progress, cancel)
+        for _ in range(5):
+            phase.step()
+            done.append(pack)
+            tab.halt(PAGE if len(done) == 3 else ANOTHER)
+
+    monkeypatch.setattr("sdk.eval.evaluation.evaluate", evaluate)
+    assert "Stopped" in tab.measured("pets", PAGE, progress=quietly)
+    assert len(done) == 3
+    tab.halt(PAGE)  # nothing is measured any more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import gradio as gr
 from ...disk.file_names import kept_name
 from ...errors import InputError
 from ...library import KeptPack
+from ...runtime import Cancelled
 from ..exporting import FORMATS_OF_PEOPLE, exported, facts_of
 from ..telling import notes, text, told
 from ..words import names_of
@@ -20,7 +22,7 @@ from ..workshop import Workshop, concepts_of
 
 
 class PacksTab:
-    """Builds the tab within a page; :attr:`done` changes when there are others.
+    """Builds the tab within a page; :attr:`done` changes when there are others, :attr:`made` when there is a new one.
 
     Args:
         shop: what it works with.
@@ -29,7 +31,9 @@ class PacksTab:
 
     def __init__(self, shop: Workshop, scratch: Path) -> None:
         self.shop, self.scratch = shop, scratch
-        self.done, self.removed, self.sent = gr.State(0), gr.State(None), gr.State(None)
+        self._measuring: dict[str | None, threading.Event] = {}  # of each open page
+        self.done, self.made = gr.State(0), gr.State(0)
+        self.removed, self.sent = gr.State(None), gr.State(None)
         self.list = gr.HTML("", elem_id="pack-list")
         self.pack = gr.Dropdown([], label="Pack", elem_id="pack")
         with gr.Row(equal_height=True):
@@ -48,7 +52,9 @@ class PacksTab:
                 "<p class='hint'>Draws each thing alone and all together, and measures how well they are met and "
                 "whether they leak into each other.</p>"
             )
-            self.measure = gr.Button("Measure", elem_id="measure")
+            with gr.Row():
+                self.measure = gr.Button("Measure", elem_id="measure")
+                self.stop = gr.Button("Stop", elem_id="measure-stop")
             self.report = gr.HTML("", elem_id="report")
         with gr.Accordion("Put packs together", open=False):
             self.several = gr.Dropdown([], value=[], multiselect=True, label="Packs", elem_id="several")
@@ -73,11 +79,12 @@ class PacksTab:
             told(self.written), [self.pack, self.format], [self.words, self.file], show_progress_on=self.words
         )
         self.measure.click(told(self.measured), self.pack, self.report)
-        self.combine.click(told(self.combined), [self.several, self.together], [self.done, self.together, self.said])
+        self.stop.click(self.halt, None, None, show_progress="hidden")
+        self.combine.click(told(self.combined), [self.several, self.together], [self.made, self.together, self.said])
         received = [self.sent, self.facts, self.as_name, self.keep]
         self.upload.upload(told(self.received), self.upload, received)
         self.upload.clear(lambda: [None, "", gr.update(visible=False), gr.update(visible=False)], None, received)
-        self.keep.click(told(self.kept), [self.sent, self.as_name], [self.done, *received, self.upload, self.said])
+        self.keep.click(told(self.kept), [self.sent, self.as_name], [self.made, *received, self.upload, self.said])
 
     @property
     def listed(self) -> list[Any]:
@@ -120,18 +127,34 @@ class PacksTab:
         words, file = exported(self.shop, _chosen(name), kind, self.scratch)
         return [words, gr.update(value=str(file), visible=True)]
 
-    def measured(self, name: str | None, progress: Any = gr.Progress()) -> str:
+    def measured(self, name: str | None, request: gr.Request, progress: Any = gr.Progress()) -> str:
         """A report on a pack, in a frame of its own that may do nothing."""
         from ...eval.evaluation import evaluate
         from ...eval.report import render_page
 
+        pack = self.shop.read(_chosen(name))
+        stop = threading.Event()
+
         def shown(event: Any) -> None:
             progress((event.done, event.total), desc="Drawing" if event.phase == "draw" else "Measuring")
+            if self.shop.stopping.is_set():
+                stop.set()
 
-        pack = self.shop.read(_chosen(name))
-        report = evaluate(self.shop.model, pack, num_images=2, progress=shown, cancel=self.shop.stopping)
+        self._measuring[request.session_hash] = stop
+        try:
+            report = evaluate(self.shop.model, pack, num_images=2, progress=shown, cancel=stop)
+        except Cancelled:
+            return notes(["Stopped."])
+        finally:
+            self._measuring.pop(request.session_hash, None)
         page = html.escape(render_page(report), quote=True)
         return f'<iframe sandbox title="Report on {text(name)}" srcdoc="{page}"></iframe>'
+
+    def halt(self, request: gr.Request) -> None:
+        """Stop the measuring of this page."""
+        stop = self._measuring.get(request.session_hash)
+        if stop is not None:
+            stop.set()
 
     def combined(self, names: list[str], new: str, progress: Any = gr.Progress()) -> list[Any]:
         """Several packs become one."""
