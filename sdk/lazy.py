@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,18 @@ def needed_extra(error: ModuleNotFoundError) -> str | None:
     return None if extra is None else f"needs {error.name}; run: pip install 'personalizer-sdk[{extra}]'"
 
 
+@contextmanager
+def naming_extras(name: str) -> Iterator[None]:
+    """Let errors about packages that are missing say what to install, for whatever has that name."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        needed = needed_extra(error)
+        if needed is None:
+            raise
+        raise ModuleNotFoundError(f"{name} {needed}", name=error.name) from error
+
+
 def public_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for a package.
 
@@ -31,13 +44,8 @@ def public_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
+        with naming_extras(f"{package}.{name}"):
             return getattr(import_module(homes[name], package), name)
-        except ModuleNotFoundError as error:
-            needed = needed_extra(error)
-            if needed is None:
-                raise
-            raise ModuleNotFoundError(f"{package}.{name} {needed}", name=error.name) from error
 
     return find
 

@@ -70,7 +70,7 @@ def speak_briefly(draws: bool = True) -> None:
     """Set this process up as a command: notes in one line each on standard error, no banners, memory kept.
 
     Args:
-        draws: whether this process loads models; if others do, it need not wait for the libraries.
+        draws: whether this process loads models; if others do, the libraries are not loaded just to be quiet.
     """
     keep_memory()
     root = logging.getLogger()
@@ -106,19 +106,21 @@ def load_personalizer(arguments: argparse.Namespace, model: str) -> Any:
 
 def loading_arguments(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     """Return what :meth:`sdk.Personalizer.from_pretrained` is given; see :func:`load_personalizer`."""
-    import torch
-
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    device = dtype = None
+    if arguments.device or arguments.dtype:
+        import torch
     try:
-        device = torch.device(arguments.device) if arguments.device else None
-        if device is not None:
+        if arguments.device:
+            device = torch.device(arguments.device)
             torch.empty(0, device=device)
+        if arguments.dtype:
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {arguments.device!r} is not there; see 'personalizer doctor'") from error
     return {
         "model": arguments.model or model,
         "device": device,
-        "dtype": dtypes.get(arguments.dtype),
+        "dtype": dtype,
         "memory": _budget(arguments.memory),
         "stated_by_file": not arguments.model,
         **loading_options(arguments),

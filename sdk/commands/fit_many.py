@@ -68,7 +68,7 @@ def fleet_bar() -> Iterator[Callable[[Any], None]]:
     from tqdm import tqdm
 
     bars: list[Any] = []
-    shown_at = float("-inf")
+    shown_at = time.monotonic()
 
     def watch(status: Any) -> None:
         nonlocal shown_at

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = build_parser().parse_args(arguments)
     except KeyboardInterrupt:
         return 130
-    # Commands import diffusers before they come to `quiet`; transformers would tell which of its classes it replaces.
+    # Commands import these before they come to `quiet`; transformers would tell which of its classes it replaces.
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:

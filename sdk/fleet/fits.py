@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..disk.folders import exclusive
 from ..errors import InputError, OutputError, SdkError
+from ..lazy import naming_extras
 from ..rules.arguments import cancelling, number, path, to_be_called, whole
-from ..runtime import Phase, Progress
+from ..runtime import Phase, Progress, check_cancelled
 from .engines.engine import Engine
 from .jobs import Job, job_id
 from .outcomes import FleetResult, Outcome, Status
@@ -35,6 +36,7 @@ _MOST_WORKERS = 1024
 _LIVE = 10.0  # seconds between two writings of the reports while a fleet runs
 
 
+@naming_extras("sdk.fleet.fit_many")
 def fit_many(
     jobs: str | Path | Iterable[Job | Mapping[str, Any]],
     output: str | Path,
@@ -118,9 +120,12 @@ def fit_many(
     if storage.of_this_process and (engine == "ray" or workers not in (None, 1)):
         raise InputError("memory: is this process's own; give an output that every worker reaches")
     with _own(storage), Scheduler(engine_(), cancel) as scheduler:
-        if engine == "ray" or workers not in (None, 1):
+        check_cancelled(cancel)
+        if given.rows and (engine == "ray" or workers not in (None, 1)):
             scheduler.begin()  # one loads the base model while this process looks at the rows
-        return _Fleet(storage, jobs_of(given), scheduler, begin, watch).run(progress, cancel)
+        rows = jobs_of(given)
+        del given  # of a million rows it is a gigabyte
+        return _Fleet(storage, rows, scheduler, begin, watch).run(progress, cancel)
 
 
 def check_shares(cpus: float, gpus: float) -> None:

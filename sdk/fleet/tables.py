@@ -64,7 +64,7 @@ class Rows:
 
 
 def job_rows(source: Any) -> Rows:
-    """Return a table of jobs as it is; errors as in :func:`read_jobs`. Takes no time, as :func:`jobs_of` may."""
+    """Return a table of jobs as it is; errors as in :func:`read_jobs`. Unlike :func:`jobs_of` it loads little."""
     return _read(source, COLUMNS, _NEEDED)
 
 

@@ -126,3 +126,7 @@ def test_measuring_is_stopped_by_its_own_page(tab, packs, monkeypatch):
     assert "Stopped" in tab.measured("pets", PAGE, progress=quietly)
     assert len(done) == 3
     tab.halt(PAGE)  # nothing is measured any more
+    tab.begin(PAGE)
+    tab.halt(PAGE)  # before its turn comes
+    assert "Stopped" in tab.measured("pets", PAGE, progress=quietly)
+    assert len(done) == 3

@@ -41,6 +41,7 @@ class Processes(Engine):
 
     def __init__(self, place: str, loading: Loading, workers: int, threads: int) -> None:
         self.given, self.workers = (place, loading, threads, 1 / workers), workers
+        self._ready: set[Process] = set()  # whose models are loaded
 
     @property
     def most(self) -> int:
@@ -64,14 +65,19 @@ class Processes(Engine):
 
     def _said(self, worker: Process) -> Said:
         try:
-            return worker.pipe.recv()
+            said = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
             return Died()
+        if isinstance(said, Ready):
+            self._ready.add(worker)
+        return said
 
     def end(self, workers: Sequence[Process]) -> None:
         for each in workers:
             each.pipe.close()
+            if each not in self._ready:  # who loads its model has nothing to save
+                each.process.kill()
         for each in workers:
             each.process.join(_PATIENCE)
             if each.process.is_alive():
@@ -85,12 +91,12 @@ def _serve(pipe: Connection, place: str, loading: Loading, threads: int, share: 
     """What a worker's process does: load the model, and do jobs until nobody is at the other end of the pipe."""
     import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked, who then closes the pipe
     from tqdm import tqdm
 
     from ...runtime import keep_memory, quiet
     from ..worker import Worker  # what draws takes seconds to load: here, while the fleet begins there
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked, who then closes the pipe
     keep_memory()
     quiet()
     tqdm.set_lock(threading.RLock())  # its own one is a semaphore of the system, which is left behind below

@@ -78,7 +78,9 @@ class PacksTab:
         self.export.click(
             told(self.written), [self.pack, self.format], [self.words, self.file], show_progress_on=self.words
         )
-        self.measure.click(told(self.measured), self.pack, self.report)
+        # Begun at once: whoever stops may still wait in the line.
+        begun = self.measure.click(self.begin, None, None, queue=False, show_progress="hidden")
+        begun.then(told(self.measured), self.pack, self.report)
         self.stop.click(self.halt, None, None, show_progress="hidden")
         self.combine.click(told(self.combined), [self.several, self.together], [self.made, self.together, self.said])
         received = [self.sent, self.facts, self.as_name, self.keep]
@@ -127,26 +129,32 @@ class PacksTab:
         words, file = exported(self.shop, _chosen(name), kind, self.scratch)
         return [words, gr.update(value=str(file), visible=True)]
 
+    def begin(self, request: gr.Request) -> None:
+        """Measuring was asked for, and can be stopped from now on."""
+        stop = self._measuring.get(request.session_hash)
+        if stop is None or stop.is_set():
+            self._measuring[request.session_hash] = threading.Event()
+
     def measured(self, name: str | None, request: gr.Request, progress: Any = gr.Progress()) -> str:
         """A report on a pack, in a frame of its own that may do nothing."""
         from ...eval.evaluation import evaluate
         from ...eval.report import render_page
 
-        pack = self.shop.read(_chosen(name))
-        stop = threading.Event()
+        stop = self._measuring.setdefault(request.session_hash, threading.Event())
 
         def shown(event: Any) -> None:
             progress((event.done, event.total), desc="Drawing" if event.phase == "draw" else "Measuring")
             if self.shop.stopping.is_set():
                 stop.set()
 
-        self._measuring[request.session_hash] = stop
         try:
+            pack = self.shop.read(_chosen(name))
             report = evaluate(self.shop.model, pack, num_images=2, progress=shown, cancel=stop)
         except Cancelled:
             return notes(["Stopped."])
         finally:
-            self._measuring.pop(request.session_hash, None)
+            if self._measuring.get(request.session_hash) is stop:
+                del self._measuring[request.session_hash]
         page = html.escape(render_page(report), quote=True)
         return f'<iframe sandbox title="Report on {text(name)}" srcdoc="{page}"></iframe>'
 
