@@ -114,7 +114,7 @@ def test_ray_draws_the_same_rows(rows, packs, tiny_model, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
     usual = {"model": tiny_model, "device": "cpu", "num_inference_steps": STEPS, "threads": 1}
     here = generate_many(rows, tmp_path / "here", **usual)
-    there = generate_many(rows, tmp_path / "there", **usual, engine="ray")
+    there = generate_many(rows, tmp_path / "there", **usual, engine="ray", workers=1)
     assert there.outcomes == here.outcomes
     assert there.drawn == 6
     assert len(list((tmp_path / "there/pictures").iterdir())) == 5
