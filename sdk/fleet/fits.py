@@ -101,6 +101,7 @@ def fit_many(
     path(output, "output")
     storage = Storage(output)
     loading = Loading(model, device, dtype, memory, options)
+    apart = engine == "ray" or workers not in (None, 1)  # whether others do the work than this process
 
     def engine_() -> Engine:  # what engines need takes a while to load, and only one is wanted
         if engine == "ray":
@@ -117,11 +118,11 @@ def fit_many(
 
         return Processes(str(storage.local or storage.place), loading, workers, share)
 
-    if storage.of_this_process and (engine == "ray" or workers not in (None, 1)):
+    if storage.of_this_process and apart:
         raise InputError("memory: is this process's own; give an output that every worker reaches")
     with _own(storage), Scheduler(engine_(), cancel) as scheduler:
         check_cancelled(cancel)
-        if given.rows and (engine == "ray" or workers not in (None, 1)):
+        if given.rows and apart:
             scheduler.begin()  # one loads the base model while this process looks at the rows
         rows = jobs_of(given)
         del given  # of a million rows it is a gigabyte

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ import torch
 from sdk import ConceptPack, Personalizer
 from sdk.commands.main import main
 from sdk.fleet import Job, fit_many
+from sdk.fleet.engines.local import Processes
+from sdk.fleet.tasks import Loading
 from sdk.runtime import Cancelled
 from tests.fleet.quick import QUICK
 
@@ -116,6 +119,20 @@ def test_it_can_be_cancelled_and_goes_on(jobs, tiny_model, tmp_path):
     result = fit_many(jobs, tmp_path / "out", model=tiny_model, device="cpu", threads=1)
     assert [each.status for each in result.outcomes] == ["done"] * 3
     assert result.fitted < 3
+
+
+def test_workers_that_only_load_are_ended_at_once(jobs, tiny_model, tmp_path):
+    engine = Processes(str(tmp_path), Loading(tiny_model, "cpu"), 1, 1)
+    worker = engine.begin()
+    engine.end([worker])
+    assert worker.process.exitcode == -signal.SIGKILL
+
+
+def test_what_is_not_installed_is_named_when_it_is_wanted(jobs, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "sdk.fleet.engines.ray", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"fit_many needs ray; run: pip install 'personalizer-sdk\[ray\]'"):
+        fit_many(jobs, tmp_path / "out", model=tiny_model, engine="ray")
 
 
 def test_a_model_that_cannot_be_loaded_is_said_once(jobs, tmp_path):
