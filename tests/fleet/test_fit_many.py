@@ -19,6 +19,7 @@ from sdk.fleet import Job, fit_many
 from sdk.fleet.engines.local import Processes
 from sdk.fleet.tasks import Loading
 from sdk.runtime import Cancelled
+from tests.fleet.killing import killed_once
 from tests.fleet.quick import QUICK
 
 
@@ -72,24 +73,17 @@ def test_what_fails_is_a_line_with_its_reason(jobs, tiny_model, tmp_path):
     assert page.index("missing.png") < page.index(result.outcomes[0].pack)  # the worst first
 
 
-def killed_once(pattern):
-    """Kill a worker as soon as a checkpoint is there, in a thread; return what says whom it killed."""
-    killed = []
-
-    def kill():
-        while not killed:
-            if list(pattern()) and (children := multiprocessing.active_children()):
-                children[0].kill()
-                killed.append(children[0].pid)
-            time.sleep(0.01)
-
-    threading.Thread(target=kill, daemon=True).start()
-    return killed
+def kill_worker():
+    """Kill one of this process's workers; return its number, or None where there is none."""
+    for each in multiprocessing.active_children():
+        each.kill()
+        return each.pid
+    return None
 
 
 def test_workers_may_be_killed_and_the_bits_stay(jobs, tiny_model, tmp_path):
     alone = fit_many(jobs, tmp_path / "alone", model=tiny_model, device="cpu", threads=1)
-    killed = killed_once(lambda: (tmp_path / "out" / "packs").glob("*.partial/checkpoint.safetensors"))
+    killed = killed_once(tmp_path / "out", kill_worker)
     result = fit_many(jobs, tmp_path / "out", model=tiny_model, device="cpu", threads=1, workers=2)
     assert killed
     assert [each.status for each in result.outcomes] == ["done"] * 3, result.failed

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
 
-import psutil
 import pytest
 
 from sdk.commands.main import main
 from sdk.errors import InputError
 from sdk.fleet import fit_many
+from tests.fleet.killing import kill_child, killed_once
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
-
-
-def killed_once(folder):
-    """Kill an actor of this user's as soon as a checkpoint is there, in a thread; return what says whom it killed."""
-    killed = []
-
-    def kill():
-        while not killed:
-            if list(folder.glob("packs/*.partial/checkpoint.safetensors")):
-                for each in psutil.Process().children(recursive=True):
-                    if "ray::_Actor" in " ".join(each.cmdline()) and not killed:
-                        each.kill()
-                        killed.append(each.pid)
-            time.sleep(0.01)
-
-    threading.Thread(target=kill, daemon=True).start()
-    return killed
 
 
 def test_a_killed_worker_changes_no_bit(jobs, tiny_model, tmp_path):
     usual = {"model": tiny_model, "device": "cpu", "threads": 1}
     alone = fit_many(jobs, tmp_path / "alone", **usual)
-    killed = killed_once(tmp_path / "out")
+    killed = killed_once(tmp_path / "out", lambda: kill_child("ray::_Actor"))
     seen = []
     bad = {"image": str(tmp_path / "none.png"), "concepts": ["cat"], "name": "bad"}
     (tmp_path / "hostile.png").write_bytes(b"no picture")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from sdk import ConceptPack, Personalizer
 from sdk.client import Client, ServerError
 from sdk.errors import InputError, MissingFileError
 from sdk.fleet.storage import Storage
+from tests.fleet.killing import kill_child
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'personalizer-sdk[ray]'")
 PROMPT = "photo of a <new1> cat"
@@ -60,18 +60,15 @@ def test_requests_outlive_replicas(two_packs, tiny_model, tmp_path):
             assert np.array_equal(
                 *(np.asarray(client.generate(PROMPT, concepts=n, seed=7).images[0]) for n in ("mine", names[0]))
             )
-            done = threading.Event()
+            done, killed = threading.Event(), []
 
             def disturb():
-                time.sleep(1)
-                there = psutil.Process().children(recursive=True)
-                killed = [
-                    each for each in there if "ServeReplica" in " ".join(each.cmdline()) and "Drawer" in each.name()
-                ]
-                killed = killed or [each for each in there if ":Drawer" in " ".join(each.cmdline())]
-                killed[0].kill()
-                deploy(packs_per_replica=3)  # another version: replicas are exchanged while requests come
-                done.set()
+                try:
+                    time.sleep(1)
+                    killed.append(kill_child(":Drawer"))
+                    deploy(packs_per_replica=3)  # another version: replicas are exchanged while requests come
+                finally:
+                    done.set()
 
             disturbing = threading.Thread(target=disturb)
             disturbing.start()
@@ -80,6 +77,7 @@ def test_requests_outlive_replicas(two_packs, tiny_model, tmp_path):
                 while not done.is_set():
                     assert max(pool.map(asked, [next(seeds) for _ in range(8)])) <= 2
             disturbing.join()
+            assert killed[0]
             client.remove_pack("mine")
             assert not Storage(place).has("packs/mine/personalizer.json")
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
