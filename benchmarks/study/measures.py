@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from sdk.miniworld import (
 )
 
 LARGEST = 3  # concepts in a scene
+FEWEST = 6  # scenes for a difference to be significant: with five of one sign even a sign test is not, at 5 % two-sided
 MEASURES = ("fidelity", "leakage", "recognised", "clean", "once", "together", "text_alignment")
 OBJECTS = ("missing", "doubled", "exchange", "collapse")  # of the judge that finds every object
 AGAIN = ("fidelity", "leakage", "recognised", "once", "together")  # what both judges measure
@@ -120,4 +122,4 @@ def interval(values: Sequence[float], draws: int = 10000) -> tuple[float, float,
     data = torch.tensor(values, dtype=torch.double)
     picks = torch.randint(len(data), (draws, len(data)), generator=torch.Generator().manual_seed(0))
     means = data[picks].mean(1).sort().values
-    return data.mean().item(), means[int(0.025 * draws)].item(), means[int(0.975 * draws) - 1].item()
+    return fmean(values), means[int(0.025 * draws)].item(), means[int(0.975 * draws) - 1].item()

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.study.measures import MEASURES, OBJECTS, interval
+from benchmarks.study.measures import FEWEST, MEASURES, OBJECTS, interval
 from benchmarks.study.record import task_of
 from sdk.miniworld import TASKS
 
@@ -69,14 +69,14 @@ def summary(rows: Sequence[dict[str, Any]], against: str | None = None, measures
 
 
 def cell(values: Sequence[float], measure: str, difference: bool) -> str:
-    """A mean with its interval; a difference whose interval holds 0 is in brackets: not significant."""
+    """A mean with its interval; a difference is in brackets, not significant, if that holds 0 or if scenes are few."""
     mean, low, high = interval(values)
     if measure in ("seconds", "memory_mb"):
         return f"{mean:+.0f}" if difference else f"{mean:.0f}"
     if not difference:
         return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
     shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return shown if low > 0 or high < 0 else f"({shown})"
+    return shown if (low > 0 or high < 0) and len(values) >= FEWEST else f"({shown})"
 
 
 def main() -> None:

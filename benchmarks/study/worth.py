@@ -37,7 +37,10 @@ def gathered(files: Sequence[Path], arm: str) -> Rows:
     found: Rows = {}
     same = (arm, f"{arm}-no-calibration", f"{arm}-code-weight")
     for file in files:
-        settings = json.loads(file.with_suffix(".json").read_text())
+        beside = file.with_suffix(".json")
+        if not beside.is_file():
+            raise SystemExit(f"{file} does not say what it was measured with, as {beside} would; leave it out")
+        settings = json.loads(beside.read_text())
         if settings["split"] != "test":
             raise SystemExit(f"{file} is of tuning scenes, which choose and do not report")
         base = settings.get("base", "bundled")

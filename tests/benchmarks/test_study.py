@@ -24,7 +24,7 @@ def rows(arm: str, fidelity: list[float], first: int = 0) -> list[dict]:
 def test_differences_are_of_scenes_that_both_were_run_on():
     found = [*rows("a", [0.5, 0.5, 0.5, 0.9]), *rows("b", [0.6, 0.7, 0.6]), *rows("c", [0.0], first=7)]
     lines = summary(found, "a", ["fidelity"]).splitlines()
-    assert lines[2].startswith("| b | 3 | +0.133 [+0.100,")
+    assert lines[2].startswith("| b | 3 | (+0.133 [+0.100,")
     assert len([line for line in lines if line]) == 3  # not a itself, nor c, which shares no scene with it
 
 
@@ -32,6 +32,13 @@ def test_differences_whose_interval_holds_zero_are_in_brackets():
     found = [*rows("a", [0.5] * 4), *rows("b", [0.6, 0.4, 0.6, 0.4])]
     assert "| (+0.000 [" in summary(found, "a", ["fidelity"])
     assert "(" not in summary(found, None, ["fidelity"])
+
+
+def test_a_difference_on_few_scenes_is_in_brackets_whatever_its_interval():
+    found = [*rows("a", [0.5] * 6), *rows("b", [0.6] * 5), *rows("c", [0.6] * 6)]
+    lines = summary(found, "a", ["fidelity"]).splitlines()
+    assert lines[2] == "| b | 5 | (+0.100 [+0.100, +0.100]) |"
+    assert lines[3] == "| c | 6 | +0.100 [+0.100, +0.100] |"
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_each_time():
@@ -64,7 +71,7 @@ def test_a_verdict_follows_the_interval(sign, low, high, said):
 def test_a_scene_with_several_seeds_counts_once():
     found = [*rows("a", [0.5, 0.5]), *rows("b", [0.6, 0.7]), *rows("b", [0.8, 0.9])]
     assert by_scene(found, "two", "b", "fidelity") == {0: pytest.approx(0.7), 1: pytest.approx(0.8)}
-    assert "| b | 2 | +0.250" in summary(found, "a", ["fidelity"])
+    assert "| b | 2 | (+0.250" in summary(found, "a", ["fidelity"])
 
 
 def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
@@ -74,7 +81,7 @@ def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
             json.dumps({"split": "test"} | ({"base": base} if base == "natural" else {}))
         )
         lines = ["task,scene,arm,calibration,together"]
-        for scene in range(3):
+        for scene in range(6):
             lines += [
                 f"two,{scene},disendiff:best-no-calibration,0.0,0.5",
                 f"two,{scene},disendiff:best,0.1,{0.5 + gain}",
@@ -82,7 +89,7 @@ def test_what_calibration_is_worth_is_paired_by_scene_and_base(tmp_path):
         file.write_text("\n".join([*lines, "two,0,dreambooth,,0.9"]) + "\n")
     found = gathered([tmp_path / "bundled.csv", tmp_path / "natural.csv"], "disendiff:best")
     assert "0.500; (+0.000" in table(found, "bundled", "two", "disendiff:best")
-    assert "| 0.1 | 3 |  | 0.700; +0.200 [+0.200, +0.200] |" in table(found, "natural", "two", "disendiff:best")
+    assert "| 0.1 | 6 |  | 0.700; +0.200 [+0.200, +0.200] |" in table(found, "natural", "two", "disendiff:best")
 
 
 def test_the_short_table_has_the_best_of_each_column_in_bold():
