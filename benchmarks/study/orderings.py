@@ -78,11 +78,11 @@ def verdict(sign: str, low: float, high: float) -> str:
     return "holds" if low > 0 else "reversed" if high < 0 else "not significant"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--task", choices=("two", "three"), default="two")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rows = read(arguments.files)
     print("| claimed by | claim | difference [95 % over scenes] | scenes | here |\n|---|---|---|---|---|")
     for claim in _claims():

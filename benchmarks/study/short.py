@@ -68,11 +68,11 @@ def common_scenes(rows: Sequence[dict[str, Any]], task: str) -> list[int]:
     return sorted(set.intersection(*runs)) if runs else []
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--tasks", default=",".join(SHOWN), help="default: all, %(default)s")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     tasks = arguments.tasks.split(",")
     if not set(tasks) <= TASKS.keys():
         parser.error(f"--tasks takes {', '.join(TASKS)}")

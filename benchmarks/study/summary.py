@@ -1,6 +1,7 @@
 """The study's tables: means with intervals over scenes, and paired differences to one arm.
 
 Usage: python -m benchmarks.study.summary FILE.csv ... [--against disendiff] [--measures image_1,image_2] [--scenes 10]
+    [--arms disendiff,dreambooth] [--tasks two,three]
 """
 
 from __future__ import annotations
@@ -79,14 +80,21 @@ def cell(values: Sequence[float], measure: str, difference: bool) -> str:
     return shown if (low > 0 or high < 0) and len(values) >= FEWEST else f"({shown})"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--against", help="an arm; prints paired differences to it, in brackets if not significant")
     parser.add_argument("--measures", default=",".join(SHOWN), help="columns of the file; default %(default)s")
     parser.add_argument("--scenes", type=int, help="the first so many; default all")
-    arguments = parser.parse_args()
+    parser.add_argument("--arms", help="in this order; default all")
+    parser.add_argument("--tasks", help="default all")
+    arguments = parser.parse_args(argv)
     rows = [r for r in read(arguments.files) if arguments.scenes is None or int(r["scene"]) < arguments.scenes]
+    if arguments.tasks:
+        rows = [row for row in rows if task_of(row) in arguments.tasks.split(",")]
+    if arguments.arms:
+        wanted = [*arguments.arms.split(","), *([arguments.against] if arguments.against else [])]
+        rows = sorted((row for row in rows if row["arm"] in wanted), key=lambda row: wanted.index(row["arm"]))
     print(summary(rows, arguments.against, arguments.measures.split(",")))
 
 

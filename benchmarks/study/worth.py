@@ -106,14 +106,14 @@ def plot(rows: Rows, weight: float, task: str, arm: str, output: Path) -> None:
     print(output)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--arm", default="disendiff:best")
     parser.add_argument("--task", choices=TASKS, default="two")
     parser.add_argument("--weight", type=float, default=0.1, help="of the figure")
     parser.add_argument("--output", type=Path, help="draw the figure there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     quiet()
     rows = gathered(arguments.files, arguments.arm)
     for base in dict.fromkeys(name for name, _ in rows):
