@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.measures import interval
+from benchmarks.study.measures import FEWEST, interval
 from benchmarks.study.summary import by_scene, read
 from sdk.miniworld import TASKS
 
@@ -69,8 +69,10 @@ def measure_of(rows: Sequence[dict[str, Any]], task: str, arm: str, measure: str
     return {scene: sum(part[scene] for part in parts) / len(parts) for scene in parts[0]}
 
 
-def verdict(sign: str, low: float, high: float) -> str:
+def verdict(sign: str, low: float, high: float, scenes: int) -> str:
     """``holds``, ``reversed`` or ``not significant``; a claim of equality is contradicted or not."""
+    if scenes < FEWEST:
+        low, high = min(low, 0.0), max(high, 0.0)  # whatever the interval says, as in the other tables
     if sign == "=":
         return "not contradicted" if low <= 0 <= high else "contradicted"
     if sign == "<":
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             mean, low, high = interval([first[scene] - second[scene] for scene in shared])
             print(
                 f"| {claim.source} | {claim.measure}: {claim.arm} {claim.sign} {claim.other} | {mean:+.3f} "
-                f"[{low:+.3f}, {high:+.3f}] | {len(shared)} | {verdict(claim.sign, low, high)} |"
+                f"[{low:+.3f}, {high:+.3f}] | {len(shared)} | {verdict(claim.sign, low, high, len(shared))} |"
             )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.study import orderings, rates, short, summary, worth
 
 PAGES = ("docs/study.md", "README.md")
-_TABLE = re.compile(r"<!-- python -m benchmarks\.study\.(\w+) ([^>]*?)\s*-->\n\n(?:\|[^\n]*\n|\n)*")
+_TABLE = re.compile(r"(<!-- python -m benchmarks\.study\.(\w+) ([^>]*?) -->)\n\n(?:\|[^\n]*\n|\n)*")
 _PRINT = {module.__name__.rpartition(".")[2]: module.main for module in (orderings, rates, short, summary, worth)}
 
 
@@ -29,9 +29,8 @@ def renewed(page: str) -> str:
 def _with_table(found: re.Match[str]) -> str:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        _PRINT[found[1]](shlex.split(found[2]))
-    comment = found[0].partition("-->")[0]
-    return f"{comment}-->\n\n{said.getvalue().strip()}\n\n"
+        _PRINT[found[2]](shlex.split(found[3]))
+    return f"{found[1]}\n\n{said.getvalue().strip()}\n\n"
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from benchmarks.study.summary import by_scene, read
 _MARK = " rates x "
 
 
-def table(rows: Sequence[dict[str, Any]], task: str = "two") -> str:
-    """Return the table of a task."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table, of scenes of two concepts."""
     named = [arm.split(_MARK) for arm in dict.fromkeys(row["arm"] for row in rows)]
     multiples = sorted({multiple for _, multiple in named}, key=float)
     lines = [f"| recognised alone, together | {' | '.join(f'{each} of the rates' for each in multiples)} | chosen |"]
@@ -28,7 +28,8 @@ def table(rows: Sequence[dict[str, Any]], task: str = "two") -> str:
     for method in dict.fromkeys(method for method, _ in named):
         found = {}
         for multiple in multiples:
-            both = [by_scene(rows, task, method + _MARK + multiple, measure) for measure in ("recognised", "together")]
+            arm = method + _MARK + multiple
+            both = [by_scene(rows, "two", arm, measure) for measure in ("recognised", "together")]
             found[multiple] = tuple(fmean(values.values()) for values in both)
         chosen = max(multiples, key=lambda each: (round(sum(found[each]), 6), each == "1", -float(each)))
         cells = [f"{alone:.2f}, {together:.2f}" for alone, together in found.values()]

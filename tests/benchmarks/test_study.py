@@ -65,7 +65,14 @@ def test_image_is_the_mean_over_together_and_each_alone():
     ],
 )
 def test_a_verdict_follows_the_interval(sign, low, high, said):
-    assert verdict(sign, low, high) == said
+    assert verdict(sign, low, high, 6) == said
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"), [(">", "not significant"), ("<", "not significant"), ("=", "not contradicted")]
+)
+def test_few_scenes_bear_no_verdict(sign, said):
+    assert verdict(sign, 0.1, 0.2, 5) == said
 
 
 def test_a_scene_with_several_seeds_counts_once():
